@@ -1,0 +1,190 @@
+"""The HTTP API as a Python class: make, list, reset, step and delete pools."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import httpx
+import msgspec
+
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    MalformedMessage,
+    ServerUnreachable,
+    TransportUnavailable,
+    VecServerError,
+    from_code,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ControlClient"]
+
+_PROBLEM: Final = "application/problem+json"
+_STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance", "code"})
+_CONNECT_S: Final = 10.0
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class ControlClient:
+    """Speaks HTTP with one server. Any thread may use it; close it, or use it as a context manager.
+
+    Every method raises the error that the server answered with, ``ServerUnreachable`` where nobody answers, and
+    ``DeadlineExceeded`` where the answer did not come in time.
+
+    Args:
+        url: Address of the server, as in ``http://127.0.0.1:8000``.
+        token: Sent as a bearer token; None for a server that asks for none.
+        timeout: Seconds to wait for an answer. Making a pool of slow environments takes the server a while.
+
+    Raises:
+        TransportUnavailable: The address is no HTTP address.
+    """
+
+    def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
+        self.url = url.rstrip("/")
+        address = _parse(self.url)
+        self._timeout = timeout
+        self._http = httpx.Client(
+            base_url=address,
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            timeout=httpx.Timeout(timeout, connect=_CONNECT_S),
+            trust_env=address.host
+            not in _LOOPBACK,  # a proxy from the environment has no way to this machine's loopback
+        )
+
+    def create_pool(self, **options: Any) -> dict[str, Any]:
+        """Make a pool.
+
+        Args:
+            **options: ``env_id``, ``num_envs`` and the other fields of ``POST /v1/pools``.
+
+        Returns:
+            The pool: its id under ``pool``, its addresses under ``endpoints``, and what it was made from.
+        """
+        return self._ask("POST", "/v1/pools", options)
+
+    def list_pools(self) -> list[dict[str, Any]]:
+        """All pools of the server."""
+        pools: list[dict[str, Any]] = self._ask("GET", "/v1/pools")["pools"]
+        return pools
+
+    def get_pool(self, pool: str) -> dict[str, Any]:
+        """One pool, as ``create_pool`` returned it, with its counters as they are now."""
+        return self._ask("GET", _path(pool))
+
+    def delete_pool(self, pool: str) -> None:
+        """End a pool and its processes."""
+        self._ask("DELETE", _path(pool))
+
+    def reset_pool(
+        self,
+        pool: str,
+        seed: int | list[int | None] | None = None,
+        *,
+        mask: list[bool] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Reset rows of a pool that no driver holds.
+
+        Args:
+            pool: Its id.
+            seed: One seed (row i gets ``seed + i``), or one a row.
+            mask: Rows to reset; None for all.
+            options: Passed to each environment's ``reset``.
+
+        Returns:
+            ``observations`` and ``infos``, as JSON values.
+        """
+        return self._ask("POST", f"{_path(pool)}/reset", {"seed": seed, "mask": mask, "options": options})
+
+    def step_pool(self, pool: str, actions: Any) -> dict[str, Any]:
+        """Step a pool that no driver holds: for trying things out, not for training.
+
+        Args:
+            pool: Its id.
+            actions: One action a row: lists or arrays, in dicts where the space is one.
+
+        Returns:
+            ``observations``, ``rewards``, ``terminated``, ``truncated`` and ``infos``, as JSON values.
+        """
+        return self._ask("POST", f"{_path(pool)}/step", {"actions": actions})
+
+    def envs(self, q: str | None = None) -> list[dict[str, Any]]:
+        """Environments that are registered at the server; ``q`` for those whose id contains a text."""
+        envs: list[dict[str, Any]] = self._ask("GET", "/v1/envs", params={"q": q} if q else None)["envs"]
+        return envs
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, params: dict[str, str] | None = None
+    ) -> dict[str, Any]:
+        content = None if body is None else msgspec.json.encode(body, enc_hook=_to_builtins)
+        headers = None if body is None else {"Content-Type": "application/json"}
+        try:
+            answer = self._http.request(method, path, content=content, headers=headers, params=params)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            raise ServerUnreachable(
+                f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server", url=self.url
+            ) from None
+        except httpx.TimeoutException:
+            raise DeadlineExceeded(
+                f"{self.url} did not answer {method} {path} within {self._timeout:g} s", url=self.url
+            ) from None
+        except httpx.TransportError as error:
+            raise ServerUnreachable(
+                f"{self.url} went away during {method} {path} ({error}): whether it was done is not known", url=self.url
+            ) from None
+        return self._read(answer)
+
+    def _read(self, answer: httpx.Response) -> dict[str, Any]:
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return {}
+        try:
+            value = msgspec.json.decode(answer.content, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            raise self._not_ours(answer) from None
+        if answer.is_success:
+            return value
+        if not answer.headers.get("content-type", "").startswith(_PROBLEM):
+            raise self._not_ours(answer)
+        details = {name: item for name, item in value.items() if name not in _STANDARD}
+        raise from_code(str(value.get("code")), str(value.get("detail")), details)
+
+    def _not_ours(self, answer: httpx.Response) -> VecServerError:
+        return MalformedMessage(
+            f"{self.url} answered with status {answer.status_code} and not as a vecserver does: is it one?"
+        )
+
+
+def _parse(url: str) -> httpx.URL:
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise TransportUnavailable(f"{url!r} is no address: {error}") from None
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise TransportUnavailable(f"{url!r} is no HTTP address; one is http://127.0.0.1:8000")
+    return address
+
+
+def _path(pool: str) -> str:
+    # a name is one segment: it never holds a slash that would reach another route
+    return f"/v1/pools/{httpx.URL(path=pool).raw_path.decode().replace('/', '%2F')}"
+
+
+def _to_builtins(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # a numpy array or scalar
+        return value.tolist()
+    raise TransportUnavailable(f"{value!r} is a {type(value).__name__}, which JSON cannot carry")

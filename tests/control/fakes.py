@@ -1,0 +1,167 @@
+"""A registry without processes: each pool is a ``SyncVectorEnv`` in this one, so the answers are real."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode
+
+from vecserver.pools.results import Batch, PoolView
+from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
+from vecserver.wire.actions import ActionFormat
+from vecserver.wire.errors import PoolStopping, UnknownPool
+from vecserver.wire.layout import Layout
+from vecserver.wire.messages import PoolInfo, Stats
+from vecserver.wire.spaces import space_to_json
+
+
+class _Pool:
+    def __init__(self, pool: str, spec: PoolSpec) -> None:
+        self.envs = gymnasium.make_vec(
+            spec.env_id,
+            spec.num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode[_MODES[spec.autoreset_mode]]},
+            **spec.env_kwargs,
+        )
+        self.format = ActionFormat(self.envs.single_action_space, spec.num_envs)
+        self.batches = self.resets = 0
+        self.pool, self.spec = pool, spec
+
+    def view(self) -> PoolView:
+        spec, layout = self.spec, Layout.of(self.envs.single_observation_space, self.spec.num_envs)
+        info = PoolInfo(
+            pool=self.pool,
+            env_id=spec.env_id,
+            num_envs=spec.num_envs,
+            autoreset_mode=spec.autoreset_mode,
+            observation_space=space_to_json(self.envs.single_observation_space),
+            action_space=space_to_json(self.envs.single_action_space),
+            layout=layout.describe(),
+            layout_hash=layout.hash,
+            metadata={"render_fps": 50},
+            render_mode=spec.render_mode,
+            engine="sync",
+            workers=1,
+            step_timeout=spec.step_timeout,
+            lease_ttl=spec.lease_ttl,
+            max_request=1 << 20,
+        )
+        stats = Stats(
+            state="ready",
+            reason="",
+            batches=self.batches,
+            env_steps=self.batches * spec.num_envs,
+            episodes=0,
+            resets=self.resets,
+            refused=0,
+            lease=0,
+            driver="",
+            idle_s=0.5,
+            arena_bytes=4096,
+            worker_pids=[2],
+            rss_bytes=[1000],
+            host_rss_bytes=2000,
+        )
+        return PoolView(
+            pool=self.pool,
+            spec=spec,
+            state="ready",
+            reason="",
+            endpoints={"tcp": "tcp://127.0.0.1:5555", "ipc": f"ipc:///tmp/{self.pool}"},
+            created=0.0,
+            creation_s=0.25,
+            host_pid=1,
+            info=info,
+            stats=stats,
+        )
+
+
+_MODES = {"NextStep": "NEXT_STEP", "SameStep": "SAME_STEP", "Disabled": "DISABLED"}
+
+
+class FakeRegistry:
+    """The registry's interface, with doors for tests.
+
+    Attributes:
+        fault: Raised by every method from now on, if set.
+        gate: Every method waits until it is set.
+        entered: Released once by each call that reached the gate.
+        hidden: Pools of which no host answers; True for those that are lost.
+    """
+
+    def __init__(self, caps: Caps | None = None) -> None:
+        self.caps = caps or Caps()
+        self.closing = False
+        self.fault: Exception | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Semaphore(0)
+        self.hidden: dict[str, bool] = {}
+        self._pools: dict[str, _Pool] = {}
+        self._ids = itertools.count()
+
+    def create(self, spec: PoolSpec, name: str | None = None) -> PoolView:
+        self._enter()
+        spec.check(self.caps)
+        if name is not None:
+            check_pool_name(name)
+        pool = _Pool(name or f"p-{next(self._ids)}", spec)
+        self._pools[pool.pool] = pool
+        return pool.view()
+
+    def get(self, pool: str) -> PoolView:
+        view = self._find(pool).view()
+        if pool not in self.hidden:
+            return view
+        return replace(view, stats=None, **({"state": "lost", "reason": "killed"} if self.hidden[pool] else {}))
+
+    def list(self) -> list[PoolView]:
+        self._enter()
+        return [self.get(pool) for pool in self._pools]
+
+    def reset(self, pool, *, seed=None, mask=None, options=None) -> Batch:
+        found = self._find(pool)
+        found.resets += 1
+        if mask is not None:
+            options = {**(options or {}), "reset_mask": np.array(mask)}
+        return Batch(*self._parts(found.envs.reset(seed=seed, options=options)))
+
+    @staticmethod
+    def _parts(result):
+        observations, infos = result
+        return observations, None, None, None, infos
+
+    def step(self, pool, actions) -> Batch:
+        found = self._find(pool)
+        arrays = found.format.coerce(actions)
+        found.format.check(arrays)
+        found.batches += 1
+        return Batch(*found.envs.step(arrays[0]))
+
+    def delete(self, pool: str, *, grace: float = 5.0) -> None:
+        self._find(pool).envs.close()
+        del self._pools[pool]
+
+    def close(self, grace: float = 5.0) -> None:
+        self.closing = True
+        for pool in list(self._pools):
+            self.delete(pool)
+
+    def _find(self, pool: str) -> _Pool:
+        self._enter()
+        if pool not in self._pools:
+            raise UnknownPool(f"no pool {pool!r}", pool=pool)
+        return self._pools[pool]
+
+    def _enter(self) -> None:
+        self.entered.release()
+        assert self.gate.wait(30)
+        if self.fault is not None:
+            raise self.fault
+        if self.closing:
+            raise PoolStopping("the server is shutting down")

@@ -1,0 +1,90 @@
+"""How one process wakes another: write the data, then the word that announces it, then ring.
+
+The bell is an eventfd. Its counter sits behind a kernel lock, so whoever reads a ring sees all that was written before
+it, on every architecture; the words in the arena are only hints to spin on and facts to report. Rings are counted,
+never lost: a waiter that needs W of them subtracts what it reads until none is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_SPIN_US", "Doorbell", "make_bell", "spin_until"]
+
+MAX_SPIN_US: Final = 200
+"""A wake of an idle core costs 50 to 200 µs on a virtual machine: to spin longer than that gains nothing."""
+
+
+def make_bell() -> int:
+    """Make the eventfd of a bell; the caller closes it."""
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+
+class Doorbell:
+    """One bell. Any process that holds the descriptor may ring; one waits.
+
+    Args:
+        fd: The eventfd; stays the caller's to close.
+        hangup_fd: A socket whose other end belongs to the process that rings: its end ends every wait.
+    """
+
+    def __init__(self, fd: int, hangup_fd: int | None = None) -> None:
+        self.fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        if hangup_fd is not None:
+            self._poll.register(hangup_fd, select.POLLRDHUP)
+
+    def ring(self) -> None:
+        """Announce that something was written."""
+        os.eventfd_write(self.fd, 1)
+
+    def take(self) -> int:
+        """The rings since the last call; 0 if there were none."""
+        try:
+            return os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return 0
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Block until somebody rings.
+
+        Args:
+            timeout: Seconds; None to wait until a ring or a hang-up.
+
+        Returns:
+            The rings since the last call; 0 when the time is over.
+
+        Raises:
+            EOFError: The other process is gone.
+        """
+        while True:
+            events = self._poll.poll(None if timeout is None else timeout * 1000)
+            rings = self.take()
+            if rings or (timeout is not None and not events):
+                return rings
+            if any(fd != self.fd for fd, _ in events):
+                raise EOFError("the process that rings this bell is gone")
+
+
+def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:
+    """Watch a condition without giving up the core, at most ``spin_us`` microseconds.
+
+    Returns:
+        Whether the condition came true.
+    """
+    if ready():
+        return True
+    if spin_us <= 0:
+        return False
+    end = perf_counter_ns() + int(min(spin_us, MAX_SPIN_US) * 1000)
+    while perf_counter_ns() < end:
+        if ready():
+            return True
+    return False

@@ -1,0 +1,137 @@
+"""The one class that drives an arena: writes a command, rings the workers, waits for them, reads what they left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vecserver.arena.doorbell import spin_until
+from vecserver.arena.views import MESSAGE, STEP, DriverLine, Status, WorkerLine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+
+    from vecserver.arena.doorbell import Doorbell
+    from vecserver.arena.views import ArenaViews
+    from vecserver.wire.actions import ActionFormat
+
+__all__ = ["ArenaDriver", "ShardResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardResult:
+    """What one worker left behind for a command.
+
+    Attributes:
+        payload: Its infos, faults or results; valid until its next command. None when it did not fit the side area and
+            comes over the worker's socket.
+        faulted: Whether the payload holds faults.
+    """
+
+    payload: memoryview | None
+    faulted: bool
+
+
+class ArenaDriver:
+    """Runs one command at a time over all workers of an arena.
+
+    One thread owns it. A caller starts a command, waits until it is finished, then collects; starting another before
+    that is a defect of the caller.
+
+    Args:
+        views: The arena.
+        actions: How action batches are stored.
+        worker_bells: One bell a worker, rung here.
+        done_bell: Rung by every worker once a command.
+        spin_us: How long a wait may spin before it blocks.
+    """
+
+    def __init__(
+        self,
+        views: ArenaViews,
+        actions: ActionFormat,
+        worker_bells: Sequence[Doorbell],
+        done_bell: Doorbell,
+        spin_us: float = 0.0,
+    ) -> None:
+        self._views = views
+        self._actions = actions
+        self._bells = worker_bells
+        self._done_bell = done_bell
+        self._spin_us = spin_us
+        self._seq = 0
+        self._missing = 0
+        self.slot = 0
+        """The slot of the last command: where its results are."""
+
+    @property
+    def done_fd(self) -> int:
+        """Becomes readable when a worker finishes: for a poller that waits for other things too."""
+        return self._done_bell.fd
+
+    def start_step(self, arrays: Sequence[np.ndarray]) -> None:
+        """Store a checked action batch and have every worker step its shard into the next slot."""
+        self._actions.store(arrays, self._views.actions, self._views.codes)
+        self._start(STEP)
+
+    def start_message(self, *, fills_slot: bool) -> None:
+        """Have every worker read a message from its socket.
+
+        Args:
+            fills_slot: Whether the command writes observations, and so takes the next slot.
+        """
+        self._start(MESSAGE, fills_slot=fills_slot)
+
+    def _start(self, opcode: int, *, fills_slot: bool = True) -> None:
+        self._seq += 1
+        if fills_slot:
+            self.slot = (self.slot + 1) % self._views.plan.slot_count
+        self._missing = len(self._bells)
+        for line in self._views.driver_lines:
+            line[DriverLine.OPCODE] = opcode
+            line[DriverLine.SLOT] = self.slot
+            line[DriverLine.SEQ] = self._seq
+        for bell in self._bells:
+            bell.ring()
+
+    def poll(self) -> bool:
+        """Whether every worker has finished; never blocks."""
+        if self._missing:
+            self._missing -= self._done_bell.take()
+        return self._missing == 0
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until every worker has finished: spin a little, then block.
+
+        Returns:
+            Whether they have; False when the time is over.
+        """
+        spin_until(self._words_done, self._spin_us)
+        while not self.poll():
+            rings = self._done_bell.wait(timeout)
+            if not rings:
+                return False
+            self._missing -= rings
+        return True
+
+    def _words_done(self) -> bool:
+        return all(line[WorkerLine.DONE] == self._seq for line in self._views.worker_lines)
+
+    def unfinished(self) -> list[int]:
+        """The workers that have not finished the last command."""
+        return [i for i, line in enumerate(self._views.worker_lines) if line[WorkerLine.DONE] != self._seq]
+
+    def current_row(self, worker: int) -> int:
+        """The row that a worker is stepping now."""
+        return int(self._views.worker_lines[worker][WorkerLine.ROW])
+
+    def collect(self) -> list[ShardResult]:
+        """What the workers left for the finished command, in the order of their shards."""
+        results = []
+        for line, side in zip(self._views.worker_lines, self._views.sides, strict=True):
+            length = line[WorkerLine.SIDE_LENGTH]
+            payload = side[:length] if length <= len(side) else None
+            results.append(ShardResult(payload, line[WorkerLine.STATUS] == Status.FAULT))
+        return results

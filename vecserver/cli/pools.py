@@ -1,0 +1,139 @@
+"""``vecserver pools``: make, list, show, reset and delete the pools of a server."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from vecserver.cli.output import DEFAULT_URL, AsJson, Url, connect, print_json, print_pairs, print_table
+
+__all__ = ["register"]
+
+PoolId = Annotated[str, typer.Argument(metavar="POOL", help="Id of the pool.")]
+
+pools = typer.Typer(help="Make, list, show, reset and delete pools.", no_args_is_help=True)
+
+
+@pools.command("list")
+def list_pools(url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
+    """List the pools."""
+    with connect(url) as client:
+        found = client.list_pools()
+    if as_json:
+        print_json(found)
+        return
+    columns = ("pool", "env", "rows", "workers", "engine", "state", "driver", "batches", "env steps")
+    print_table(columns, [_row(pool) for pool in found], empty=f"no pools at {url}")
+
+
+def _row(pool: dict[str, Any]) -> tuple[Any, ...]:
+    stats = pool["stats"] or {"driver": "?", "batches": "?", "env_steps": "?"}
+    described = (pool[name] for name in ("pool", "env_id", "num_envs", "workers", "engine", "state"))
+    return (*described, stats["driver"] or "-", stats["batches"], stats["env_steps"])
+
+
+@pools.command("create")
+def create_pool(
+    env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="A registered id, or module:Id-v0.")],
+    num_envs: Annotated[int, typer.Option("--num-envs", "-n", help="Rows.")],
+    engine: Annotated[str | None, typer.Option(help="auto, envs, async or sync.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="as many as pay")] = None,
+    autoreset_mode: Annotated[str | None, typer.Option(help="NextStep, SameStep or Disabled.")] = None,
+    render_mode: Annotated[str | None, typer.Option(help="Passed to gymnasium.make.")] = None,
+    kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Object passed to gymnasium.make.")] = None,
+    step_timeout: Annotated[float | None, typer.Option(help="Seconds that a batch may take.")] = None,
+    lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
+    name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
+    url: Url = DEFAULT_URL,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Make a pool."""
+    options = {
+        "engine": engine,
+        "workers": workers,
+        "autoreset_mode": autoreset_mode,
+        "render_mode": render_mode,
+        "env_kwargs": _parse_kwargs(kwargs),
+        "step_timeout": step_timeout,
+        "lease_ttl": lease_ttl,
+        "name": name,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    with connect(url) as client:
+        pool = client.create_pool(env_id=env_id, num_envs=num_envs, **given)
+    _print_pool(pool, as_json=as_json)
+
+
+def _parse_kwargs(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"no JSON: {error}", param_hint="--kwargs") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter('a JSON object, as in {"render_fps": 30}', param_hint="--kwargs")
+    return value
+
+
+@pools.command("show")
+def show_pool(pool: PoolId, url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
+    """Show a pool."""
+    with connect(url) as client:
+        found = client.get_pool(pool)
+    _print_pool(found, as_json=as_json)
+
+
+def _print_pool(pool: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(pool)
+        return
+    shown = {name: value for name, value in pool.items() if name not in {"spaces", "layout", "stats", "endpoints"}}
+    endpoints = {f"endpoint {transport}": address for transport, address in pool["endpoints"].items()}
+    print_pairs({**shown, **endpoints, **(pool["stats"] or {})})
+
+
+@pools.command("reset")
+def reset_pool(
+    pool: PoolId,
+    seed: Annotated[int | None, typer.Option(help="Row i gets this seed + i.")] = None,
+    url: Url = DEFAULT_URL,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Reset every row of a pool that no trainer drives."""
+    with connect(url) as client:
+        batch = client.reset_pool(pool, seed)
+    if as_json:
+        print_json(batch)
+    else:
+        typer.echo(f"{pool} is reset")
+
+
+@pools.command("delete")
+def delete_pools(
+    ids: Annotated[list[str] | None, typer.Argument(metavar="[POOL]...", help="Ids of pools.")] = None,
+    url: Url = DEFAULT_URL,
+    *,
+    all_pools: Annotated[bool, typer.Option("--all", help="Every pool of the server.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete pools, their processes and their episodes."""
+    if bool(ids) == all_pools:
+        raise typer.BadParameter("name the pools, or say --all", param_hint="POOL")
+    with connect(url) as client:
+        doomed = [str(pool["pool"]) for pool in client.list_pools()] if all_pools else list(ids or ())
+        for pool in doomed:
+            client.delete_pool(pool)
+            if not as_json:
+                typer.echo(f"{pool} is deleted")
+    if as_json:
+        print_json({"deleted": doomed})
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.add_typer(pools, name="pools")

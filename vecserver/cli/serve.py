@@ -1,0 +1,91 @@
+"""``vecserver serve``: run a server until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import stat
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = ["register"]
+
+
+class LogLevel(StrEnum):
+    """How much a server writes to stderr."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 for any free one.", show_default="8000")] = None,
+    data_ports: Annotated[
+        str | None,
+        typer.Option(metavar="A-B", help="Ports of the pools' ZeroMQ sockets.", show_default="any free ones"),
+    ] = None,
+    max_pools: Annotated[int | None, typer.Option(help="Pools at once.", show_default="64")] = None,
+    max_num_envs: Annotated[int | None, typer.Option(help="Rows of one pool.", show_default="4096")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine without any credentials.")
+    ] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="What is written to stderr.", show_default="info; warning with --parent-fd")
+    ] = None,
+    parent_fd: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="An inherited Unix stream socket: the address is written to it, and its end ends the server.",
+        ),
+    ] = None,
+) -> None:
+    """Run a server until Ctrl+C or SIGTERM.
+
+    Each setting may be a variable instead: VECSERVER_PORT, VECSERVER_DATA_PORT_RANGE and so on. Without an option there are
+    VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR.
+    """
+    from vecserver import config, serve
+
+    if parent_fd is not None and not _is_socket(parent_fd):
+        raise typer.BadParameter(f"{parent_fd} is no open socket", param_hint="--parent-fd")
+    try:
+        settings = config.load(
+            host=host,
+            port=port,
+            data_port_range=data_ports,
+            max_pools=max_pools,
+            max_num_envs=max_num_envs,
+            insecure=insecure,
+        )
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    is_private = parent_fd is not None
+    serve.run(
+        settings,
+        parent_fd=parent_fd,
+        log_level=log_level or (LogLevel.WARNING if is_private else LogLevel.INFO),
+        announce=None if is_private else _announce,
+    )
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def _announce(url: str) -> None:
+    body = '{"env_id": "CartPole-v1", "num_envs": 8}'
+    typer.echo(f"vecserver at {url}  (docs at {url}/docs, Ctrl+C stops it)")
+    typer.echo(f"a first pool:  curl {url}/v1/pools --json '{body}'")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command()(serve)

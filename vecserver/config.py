@@ -1,0 +1,124 @@
+"""The settings of a server: from the command line, then ``VECSERVER_`` variables, then the defaults here.
+
+Composed once, at the edge; nothing below this module reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from vecserver.pools.spec import Caps
+
+__all__ = ["Settings", "is_loopback", "load"]
+
+_PREFIX = "VECSERVER_"
+
+
+def _parse_port_range(value: Any) -> Any:
+    """``"9000-9100"`` or ``"9000"`` as a pair; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    first, dash, last = value.partition("-")
+    try:
+        return int(first), int(last if dash else first)
+    except ValueError:
+        raise ValueError("two ports with a dash between, as in 9000-9100") from None
+
+
+def _default_runtime_dir() -> Path:
+    """The user's own runtime directory where there is a usable one, else that for temporary files."""
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(own if own and os.access(own, os.W_OK | os.X_OK) else tempfile.gettempdir())
+
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+DataPort = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """How one server runs.
+
+    Attributes:
+        host: Address that HTTP and the pools' tcp sockets listen on.
+        port: HTTP port; 0 for any free one.
+        data_port_range: First and last port of the pools' tcp sockets; None for any free ones.
+        max_pools: Pools at once.
+        max_num_envs: Rows of one pool.
+        max_arena_bytes: Shared memory of one pool.
+        start_timeout: Seconds that a pool may take to start.
+        grace: Seconds that a pool may take to stop by itself.
+        runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
+            sockets. A path much longer than ``/run/user/1000`` leaves no room for them.
+        insecure: Listen beyond this machine although nothing there asks for credentials or encrypts.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: Port = 8000
+    data_port_range: Annotated[
+        tuple[DataPort, DataPort] | None,
+        NoDecode,
+        BeforeValidator(_parse_port_range),
+    ] = None
+    max_pools: int = Field(Caps().max_pools, ge=1)
+    max_num_envs: int = Field(Caps().max_num_envs, ge=1)
+    max_arena_bytes: int = Field(Caps().max_arena_bytes, ge=1)
+    start_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
+    grace: float = Field(5.0, gt=0, allow_inf_nan=False)
+    runtime_dir: Path = Field(default_factory=_default_runtime_dir)
+    insecure: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.data_port_range is not None and self.data_port_range[0] > self.data_port_range[1]:
+            raise ValueError(f"data_port_range ends ({self.data_port_range[1]}) before it begins")
+        if not self.insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host} can be reached from other machines, and whoever reaches it may run any registered "
+                "environment here and read every batch in transit: there are no credentials and no encryption. Keep "
+                "127.0.0.1 and tunnel to it (ssh -L), or say --insecure where everybody on the network is trusted"
+            )
+        return self
+
+    @property
+    def caps(self) -> Caps:
+        """The limits that the registry enforces."""
+        return Caps(max_pools=self.max_pools, max_num_envs=self.max_num_envs, max_arena_bytes=self.max_arena_bytes)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name other than ``localhost`` counts as reachable."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load(**given: Any) -> Settings:
+    """Compose the settings.
+
+    Args:
+        **given: Settings that were given explicitly; None for one that was not.
+
+    Raises:
+        ValueError: One sentence that names the setting, where it came from and what it may be.
+    """
+    explicit = {name: value for name, value in given.items() if value is not None}
+    try:
+        return Settings(**explicit)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if not first["loc"]:
+            raise ValueError(message) from None
+        name = str(first["loc"][0])
+        source = name if name in explicit else f"{_PREFIX}{name.upper()}"
+        raise ValueError(f"{source} is {first['input']!r}: {message}") from None

@@ -1,0 +1,83 @@
+"""The HTTP app: routes, guards and metrics around a registry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from vecserver import __version__
+from vecserver.control.environments import environment_routes
+from vecserver.control.guards import BodyLimit, LoopbackHosts
+from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
+from vecserver.control.pools import pool_routes
+from vecserver.control.problems import Problem, install
+
+if TYPE_CHECKING:
+    from vecserver.pools.registry import Registry
+
+__all__ = ["create_app"]
+
+_DESCRIPTION = (
+    "Pools of Gymnasium environments. Trainers step them over ZeroMQ; this is how pools are made and watched."
+)
+
+
+def create_app(registry: Registry, *, loopback_only: bool = True) -> FastAPI:
+    """Build the app of one server.
+
+    Args:
+        registry: The pools; whoever made it closes it.
+        loopback_only: Refuse requests whose Host header is no loopback name.
+
+    Returns:
+        An ASGI app.
+    """
+    app = FastAPI(
+        title="vecserver", version=__version__, description=_DESCRIPTION, redoc_url=None, redirect_slashes=False
+    )
+    metrics = CollectorRegistry()
+    routers = (pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes())
+    for router in routers:
+        app.include_router(router)
+    install(app, [*app.routes, *(route for router in routers for route in router.routes)])
+    # the middleware added last is the outermost
+    app.add_middleware(BodyLimit)
+    if loopback_only:
+        app.add_middleware(LoopbackHosts)
+    app.add_middleware(RequestObserver, metrics=HttpMetrics(metrics))
+    _describe_problems(app)
+    return app
+
+
+def _index_routes() -> APIRouter:
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/", summary="Where things are")
+    async def index() -> dict[str, str]:
+        return {
+            "name": "vecserver",
+            "version": __version__,
+            "pools": "/v1/pools",
+            "envs": "/v1/envs",
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "health": "/healthz",
+            "ready": "/readyz",
+            "metrics": "/metrics",
+        }
+
+    return router
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Add the schema that the routes' problem responses refer to."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        document.setdefault("components", {}).setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # the way FastAPI documents for extending it

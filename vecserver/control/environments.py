@@ -1,0 +1,56 @@
+"""The environments that a pool can be made of: those registered in this process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gymnasium
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from vecserver.control.problems import problems
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
+
+__all__ = ["EnvAnswer", "EnvList", "environment_routes"]
+
+
+class EnvAnswer(BaseModel):
+    """A registered environment."""
+
+    id: str
+    namespace: str | None
+    entry_point: str | None = Field(description="`module:attribute`")
+    max_episode_steps: int | None
+
+    @classmethod
+    def of(cls, spec: EnvSpec) -> EnvAnswer:
+        """One entry of Gymnasium's registry."""
+        entry = spec.entry_point
+        if callable(entry):
+            entry = f"{entry.__module__}:{getattr(entry, '__qualname__', type(entry).__qualname__)}"
+        return cls(id=spec.id, namespace=spec.namespace, entry_point=entry, max_episode_steps=spec.max_episode_steps)
+
+
+class EnvList(BaseModel):
+    """Registered environments, in the order of their ids."""
+
+    envs: list[EnvAnswer]
+
+
+def registered_envs(query: str) -> EnvList:
+    """The registered environments whose id contains a text, whatever its case."""
+    matching = (spec for id_, spec in sorted(gymnasium.registry.items()) if query.lower() in id_.lower())
+    return EnvList(envs=[EnvAnswer.of(spec) for spec in matching])
+
+
+def environment_routes() -> APIRouter:
+    """The route that lists environments."""
+    router = APIRouter(prefix="/v1", tags=["environments"])
+
+    @router.get("/envs", summary="List registered environments", responses=problems())
+    def list_envs(q: str = "") -> EnvList:
+        return registered_envs(q)
+
+    return router

@@ -1,0 +1,96 @@
+"""What is refused before any route sees it: requests for another host's name, and bodies too large."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from starlette.datastructures import Headers
+
+from vecserver.control.problems import answer
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts"]
+
+MAX_BODY_BYTES: Final = 8 << 20
+"""4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
+
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class LoopbackHosts:
+    """Middleware of a server that listens on loopback: takes requests for this machine's loopback names only.
+
+    A page elsewhere may point its own name at 127.0.0.1 and would then be of the same origin as this server; the Host
+    header still has that name.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request for one of the names, refuse any other."""
+        if scope["type"] != "lifespan":
+            host = Headers(scope=scope).get("host", "")
+            if _without_port(host).lower() not in _LOOPBACK_NAMES:
+                refusal = MalformedMessage(
+                    f"the Host header is {host!r}; this server answers to localhost, 127.0.0.1 and [::1] only"
+                )
+                await answer(refusal, scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdecimal() else host
+
+
+class BodyLimit:
+    """Middleware that reads a request's body up to a limit and hands it on whole.
+
+    It reads ahead of the routes because a refusal in the middle of their reading would come out as theirs.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request with its whole body, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            whole = await self._read(scope, receive)
+        except MessageTooLarge as error:
+            await answer(error, scope, {"Connection": "close"})(scope, receive, send)
+            return
+        pending: list[Message] = [whole]
+
+        async def replay() -> Message:
+            return pending.pop() if pending else await receive()
+
+        await self.app(scope, replay, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> Message:
+        declared = Headers(scope=scope).get("content-length", "0")
+        self._check(int(declared) if declared.isdecimal() else 0)
+        body = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":  # the client went away
+                return message
+            body += message.get("body", b"")
+            self._check(len(body))
+            if not message.get("more_body", False):
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    def _check(self, size: int) -> None:
+        if size > self.limit:
+            raise MessageTooLarge(
+                f"the body has {size} bytes or more, the limit is {self.limit}: step large batches over ZeroMQ",
+                limit=self.limit,
+            )

@@ -1,0 +1,194 @@
+"""The bodies of requests and answers, as pydantic models: they exist at the HTTP edge only."""
+
+from __future__ import annotations
+
+import difflib
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vecserver.pools.spec import PoolSpec
+from vecserver.wire.errors import DeadlineExceeded, InvalidSpec, PoolLost
+
+if TYPE_CHECKING:
+    from vecserver.pools.results import PoolView
+
+__all__ = [
+    "BatchAnswer",
+    "PoolAnswer",
+    "PoolList",
+    "PoolRequest",
+    "ResetRequest",
+    "Spaces",
+    "StatsAnswer",
+    "StepRequest",
+]
+
+Seed = Annotated[int, Field(ge=0, le=2**62)]  # row i gets seed + i, which still fits the wire's 64 bits
+
+
+class _Request(BaseModel):
+    """A body whose unknown fields are refused by name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_fields(cls, data: Any) -> Any:
+        known = list(cls.model_fields)
+        unknown = [name for name in data if name not in known] if isinstance(data, dict) else []
+        if unknown:
+            close = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else "there is no such field"
+            raise InvalidSpec(
+                f"unknown field {unknown[0]!r}: {hint} Known: {', '.join(known)}",
+                field=str(unknown[0]),
+                known=known,
+            )
+        return data
+
+
+class PoolRequest(_Request):
+    """The options of a pool: those of ``make_vec``, and a name."""
+
+    env_id: str = Field(description="A registered id, or `module:Id-v0`", examples=["CartPole-v1"])
+    num_envs: int = Field(description="Rows", examples=[8])
+    engine: str = Field("auto", description="`auto`, `envs`, `async` or `sync`")
+    workers: int | None = Field(None, description="Worker processes; null for as many as pay")
+    autoreset_mode: str = Field("NextStep", description="`NextStep`, `SameStep` or `Disabled`")
+    render_mode: str | None = Field(None, description="Passed to `gymnasium.make`")
+    env_kwargs: dict[str, Any] = Field({}, description="Passed to `gymnasium.make`")
+    step_timeout: float = Field(60.0, description="Seconds that a batch may take")
+    lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
+    name: str | None = Field(None, description="Its id; null for one made up")
+
+    def spec(self) -> PoolSpec:
+        """What the registry makes a pool from."""
+        return PoolSpec(**self.model_dump(exclude={"name"}))
+
+
+class ResetRequest(_Request):
+    """Which rows to reset, and how."""
+
+    seed: Seed | list[Seed | None] | None = Field(None, description="One seed (row i gets seed + i), or one a row")
+    mask: list[bool] | None = Field(None, description="Rows to reset; null for all")
+    options: dict[str, Any] | None = Field(None, description="Passed to each environment's `reset`")
+
+
+class StepRequest(_Request):
+    """One action a row."""
+
+    actions: Any = Field(description="A batch of the action space: an array of num_envs rows, or objects of such")
+
+
+class Spaces(BaseModel):
+    """The spaces of one row, as `docs/protocol.md` describes them."""
+
+    observation: dict[str, Any]
+    action: dict[str, Any]
+
+
+class StatsAnswer(BaseModel):
+    """The counters of a pool; its attributes are those of `Stats` in `docs/protocol.md`."""
+
+    state: str
+    reason: str
+    batches: int
+    env_steps: int
+    episodes: int
+    resets: int
+    refused: int
+    lease: int
+    driver: str
+    idle_s: float
+    arena_bytes: int
+    worker_pids: list[int]
+    rss_bytes: list[int]
+    host_rss_bytes: int
+
+    @classmethod
+    def of(cls, view: PoolView) -> StatsAnswer:
+        """The counters in a view.
+
+        Raises:
+            PoolLost: The pool's host is gone.
+            DeadlineExceeded: The host lives and did not answer in time.
+        """
+        if view.stats is not None:
+            return cls(**msgspec.to_builtins(view.stats))
+        if view.state == "lost":
+            raise PoolLost(f"pool {view.pool} is lost: {view.reason}", pool=view.pool)
+        raise DeadlineExceeded(f"the host of pool {view.pool} did not answer in time; ask again", pool=view.pool)
+
+
+class PoolAnswer(BaseModel):
+    """A pool."""
+
+    pool: str = Field(description="Its id")
+    state: str = Field(description="`ready`, `broken` or `lost`")
+    reason: str = Field(description="Why it is not ready")
+    env_id: str
+    num_envs: int
+    engine: str = Field(description="What the workers run; never `auto`")
+    workers: int
+    autoreset_mode: str
+    render_mode: str | None
+    env_kwargs: dict[str, Any]
+    step_timeout: float
+    lease_ttl: float
+    endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
+    spaces: Spaces
+    layout: dict[str, Any] = Field(description="Where each array lies in a slot")
+    metadata: dict[str, Any]
+    arena_bytes: int | None = Field(description="Its shared memory; null when its host does not answer")
+    stats: StatsAnswer | None = Field(description="Its counters; null when its host does not answer")
+    host_pid: int
+    created: datetime
+    creation_s: float = Field(description="Seconds it took to make")
+
+    @classmethod
+    def of(cls, view: PoolView) -> PoolAnswer:
+        """A pool as its registry sees it."""
+        info, spec = view.info, view.spec
+        stats = StatsAnswer.of(view) if view.stats is not None else None
+        return cls(
+            pool=view.pool,
+            state=view.state,
+            reason=view.reason,
+            env_id=info.env_id,
+            num_envs=info.num_envs,
+            engine=info.engine,
+            workers=info.workers,
+            autoreset_mode=info.autoreset_mode,
+            render_mode=info.render_mode,
+            env_kwargs=spec.env_kwargs,
+            step_timeout=info.step_timeout,
+            lease_ttl=info.lease_ttl,
+            endpoints=view.endpoints,
+            spaces=Spaces(observation=info.observation_space, action=info.action_space),
+            layout=info.layout,
+            metadata=info.metadata,
+            arena_bytes=stats.arena_bytes if stats is not None else None,
+            stats=stats,
+            host_pid=view.host_pid,
+            created=datetime.fromtimestamp(view.created, UTC),
+            creation_s=view.creation_s,
+        )
+
+
+class PoolList(BaseModel):
+    """All pools."""
+
+    pools: list[PoolAnswer]
+
+
+class BatchAnswer(BaseModel):
+    """One result of a pool; non-finite numbers are null."""
+
+    observations: Any = Field(description="In the structure of the observation space, num_envs rows")
+    rewards: list[float | None] | None = Field(description="One a row; null after a reset")
+    terminated: list[bool] | None = Field(description="One a row; null after a reset")
+    truncated: list[bool] | None = Field(description="One a row; null after a reset")
+    infos: dict[str, Any] = Field(description="Gymnasium's merged infos: `_key` says which rows of `key` are set")

@@ -1,0 +1,168 @@
+"""Whether the server lives, whether it takes work, and its Prometheus metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import Response
+
+from vecserver.control.problems import CODE_KEY, problems
+from vecserver.metrics import POOL_FAMILIES, PoolFamily
+from vecserver.wire.errors import InternalError, PoolStopping
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from vecserver.pools.registry import Registry
+    from vecserver.pools.results import PoolView
+
+__all__ = ["HttpMetrics", "RequestObserver", "observe_routes"]
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Other methods are counted together: a label's values come from here, not from whoever asks."""
+
+_SECONDS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 60.0)
+_LABELS: Final = ("pool", "env_id")
+
+
+class HttpMetrics:
+    """Counters of one app's requests.
+
+    Args:
+        registry: Where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "vecserver_http_requests", "HTTP requests answered.", ("method", "route", "status"), registry=registry
+        )
+        self._seconds = Histogram(
+            "vecserver_http_request_seconds",
+            "Seconds from a request's head to the end of its answer.",
+            ("method", "route"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._refusals = Counter("vecserver_http_refusals", "Problems answered.", ("code",), registry=registry)
+
+    def count(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count one answered request.
+
+        Args:
+            scope: Its ASGI scope, as the routes left it.
+            status: The status of the answer.
+            seconds: How long it took.
+        """
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        self._requests.labels(method, route, str(status)).inc()
+        self._seconds.labels(method, route).observe(seconds)
+        if CODE_KEY in scope:
+            self._refusals.labels(scope[CODE_KEY]).inc()
+
+
+class RequestObserver:
+    """Middleware that counts every request, refused ones too; it belongs outermost."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self.app = app
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request and count how it ended."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 0
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        except Exception:
+            # answered further out, where defects become problems
+            status = InternalError.http_status
+            scope[CODE_KEY] = InternalError.code
+            raise
+        finally:
+            self.metrics.count(scope, status, time.perf_counter() - begin)
+
+
+class _PoolCollector(Collector):
+    """Asks for the pools at each scrape; a deleted pool's samples end with it."""
+
+    def __init__(self, pools: Registry) -> None:
+        self._pools = pools
+
+    def collect(self) -> Iterable[Metric]:
+        views = self._pools.list()
+        yield _states(views)
+        yield _gauge("vecserver_pool_num_envs", "Rows.", views, lambda view: view.info.num_envs)
+        yield _gauge("vecserver_pool_workers", "Worker processes.", views, lambda view: view.info.workers)
+        yield _gauge("vecserver_pool_creation_seconds", "Seconds it took to make.", views, lambda view: view.creation_s)
+        for family in POOL_FAMILIES:
+            yield _from_stats(family, views)
+
+
+def _states(views: Sequence[PoolView]) -> Metric:
+    metric = GaugeMetricFamily("vecserver_pools", "Pools by state.", labels=("state",))
+    for state in ("ready", "broken", "lost"):
+        metric.add_metric((state,), sum(view.state == state for view in views))
+    return metric
+
+
+def _gauge(name: str, text: str, views: Sequence[PoolView], read: Any) -> Metric:
+    metric = GaugeMetricFamily(name, text, labels=_LABELS)
+    for view in views:
+        metric.add_metric((view.pool, view.info.env_id), read(view))
+    return metric
+
+
+def _from_stats(family: PoolFamily, views: Sequence[PoolView]) -> Metric:
+    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
+    metric = kind(family.name, family.help, labels=_LABELS)
+    for view in views:
+        if view.stats is not None:
+            metric.add_metric((view.pool, view.info.env_id), family.read(view.stats))
+    return metric
+
+
+def observe_routes(pools: Registry, metrics: CollectorRegistry) -> APIRouter:
+    """The routes that operators and their tools ask.
+
+    Args:
+        pools: The pools.
+        metrics: Where this app's metrics are registered; the pools' and the process's are added.
+    """
+    metrics.register(_PoolCollector(pools))
+    ProcessCollector(registry=metrics)
+    router = APIRouter(tags=["operation"])
+
+    # these two wait for nothing, so they answer while every thread is busy with pools
+    @router.get("/healthz", summary="Whether the server lives")
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping))
+    async def readyz() -> dict[str, str]:
+        if pools.closing:
+            raise PoolStopping("the server is shutting down")
+        return {"status": "ready"}
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    def scrape() -> Response:
+        return Response(generate_latest(metrics), media_type=CONTENT_TYPE_LATEST)
+
+    return router

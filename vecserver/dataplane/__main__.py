@@ -1,0 +1,100 @@
+"""A pool's host process: ``python -m vecserver.dataplane CONTROL_FD``.
+
+Its server writes one line of JSON to the control socket, says by it what to make, and reads one line back: the pool is
+ready, or why not. From then on a byte on that socket, or its end, means stop.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import zmq
+
+from vecserver.dataplane.dispatch import Dispatcher
+from vecserver.dataplane.endpoints import open_router
+from vecserver.dataplane.loop import HostLoop
+from vecserver.dataplane.stats import pool_stats
+from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
+from vecserver.pools.host import Host
+from vecserver.wire.errors import VecServerError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_LAST_REPLY_MS = 200
+"""How long the answer to the last batch may take to leave."""
+
+
+class _Signals:
+    """Notes a request to stop; the loop looks at it when a wait is interrupted."""
+
+    def __init__(self) -> None:
+        self.stop = False
+        # Ctrl-C in a terminal reaches every process of the group; only the server decides about pools
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.stop = True
+
+
+def main(control_fd: int) -> int:
+    """Run a host process; returns its exit status."""
+    signals = _Signals()
+    with socket.socket(fileno=control_fd) as control:
+        try:
+            start = receive_start(control)
+        except EOFError:
+            return 1
+        host = Host(start.pool, start.spec, start.caps, start.spin_us)
+        ipc_path = Path(start.ipc_path)
+        try:
+            return _serve(host, start, control, ipc_path, signals)
+        finally:
+            host.stop(start.grace)
+            ipc_path.unlink(missing_ok=True)
+
+
+def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path, signals: _Signals) -> int:
+    context = zmq.Context()
+    try:
+        host.start(start.start_timeout, abort_fd=control.fileno())
+        router, endpoints = open_router(
+            context,
+            ipc_path=ipc_path,
+            bind_host=start.bind_host,
+            port_range=start.port_range,
+            max_request=host.info.max_request,
+        )
+    except VecServerError as error:
+        send_line(control, HostFailed(error.code, error.message, error.details))
+        context.destroy(linger=0)
+        return 0
+    epoch = secrets.randbits(63) | 1
+    dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host))
+    send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
+    gc.collect()
+    gc.freeze()
+    loop = HostLoop(host, dispatcher, router, control, lambda: signals.stop)
+    try:
+        loop.run()
+        loop.drain(start.grace)
+    finally:
+        router.close(linger=_LAST_REPLY_MS)
+        context.term()
+    return 0
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(levelname)s host %(process)d: %(message)s")
+    os.set_blocking(int(sys.argv[1]), True)
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,329 @@
+"""What to do with each message: pure, no sockets. Frames come in, replies come out; the host runs the commands.
+
+At most one command runs. A request that needs the host while one runs waits in a short queue, except that the driver's
+own repeated request is told at once how far it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from vecserver.wire import messages
+from vecserver.wire.errors import (
+    InternalError,
+    LeaseHeld,
+    MalformedMessage,
+    PoolBroken,
+    StillRunning,
+    VecServerError,
+)
+from vecserver.wire.frames import Buffer, Flag, Header, Kind, digest_of, split
+from vecserver.wire.session import Session, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from vecserver.pools.host import Outcome
+    from vecserver.wire.messages import PoolInfo, Stats
+
+__all__ = ["Dispatcher", "PoolPort", "Reply"]
+
+_MAX_WAITING: Final = 16
+"""Requests that may wait for the command that runs; observers beyond it are told to come again."""
+
+_log = logging.getLogger(__name__)
+_EMPTY: Final = b""
+
+
+class Reply(NamedTuple):
+    """One message to one peer."""
+
+    peer: bytes
+    header: bytes
+    ext: bytes
+    body: bytes | memoryview
+
+
+class PoolPort(Protocol):
+    """What the dispatch needs of a host."""
+
+    info: PoolInfo
+    broken: VecServerError | None
+
+    def begin_step(self, ext: Buffer, body: Buffer) -> None:
+        """Begin to step, or refuse the batch."""
+
+    def begin_reset(self, request: messages.Reset) -> None:
+        """Begin to reset rows, or refuse."""
+
+    def begin_call(self, request: messages.Call) -> None:
+        """Begin to call every row, or refuse."""
+
+    def begin_render(self, rows: list[int] | None) -> None:
+        """Begin to render rows, or refuse."""
+
+    def slot_body(self, slot: int) -> memoryview:
+        """The bytes of a slot."""
+
+    def progress(self) -> tuple[int, int]:
+        """First and last row still at work."""
+
+
+class _Running(NamedTuple):
+    """The command that runs and whom its reply goes to."""
+
+    peer: bytes
+    header: Header
+    since_ns: int
+
+
+class _Request(NamedTuple):
+    peer: bytes
+    header: Header
+    ext: Buffer
+    body: Buffer
+
+
+_SEQUENCED: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
+_WITH_SLOT: Final = frozenset({Kind.STEP, Kind.RESET})
+
+
+class Dispatcher:
+    """Answers the messages of one pool. One thread owns it: the loop that owns the sockets.
+
+    Args:
+        host: The pool.
+        epoch: The pool's incarnation.
+        clock_ns: Monotonic clock in nanoseconds.
+        stats: Makes the answer to PING from the refusals so far, the lease, the driver's name and its idle time.
+    """
+
+    def __init__(
+        self,
+        host: PoolPort,
+        epoch: int,
+        clock_ns: Callable[[], int],
+        stats: Callable[[int, int, str, float], Stats],
+    ) -> None:
+        self._host = host
+        self._clock_ns = clock_ns
+        self._stats = stats
+        self._session = Session(epoch)
+        self._driver = ""
+        self._driver_seen_ns = 0
+        self._refused = 0
+        self._running: _Running | None = None
+        self._waiting: deque[_Request] = deque()
+        self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
+        self._handlers: dict[int, Callable[[_Request], Reply | None]] = {
+            Kind.HELLO: self._hello,
+            Kind.ATTACH: self._attach,
+            Kind.STEP: self._sequenced,
+            Kind.RESET: self._sequenced,
+            Kind.CALL: self._sequenced,
+            Kind.RENDER: self._render,
+            Kind.PING: self._ping,
+            Kind.DETACH: self._detach,
+        }
+
+    @property
+    def running(self) -> bool:
+        """Whether a command runs, whose end must be told with ``finished``."""
+        return self._running is not None
+
+    def message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
+        """Take one message; the reply is None when it comes later, from ``finished``."""
+        try:
+            header, ext, body = split(frames, self._host.info.max_request)
+        except VecServerError as error:
+            self._refused += 1
+            return self._error(peer, _salvage(frames), error)
+        return self._handle(_Request(peer, header, ext, body))
+
+    def _handle(self, request: _Request) -> Reply | None:
+        try:
+            return self._handlers.get(request.header.kind, _refuse_answer)(request)
+        except VecServerError as error:
+            self._refused += 1
+            return self._error(request.peer, request.header, error)
+        except Exception as error:  # noqa: BLE001 - a defect here must reach the client, not end the pool
+            _log.exception("a request of kind %d failed", request.header.kind)
+            return self._error(request.peer, request.header, InternalError(f"a defect of the server: {error!r}"))
+
+    def _hello(self, request: _Request) -> Reply:
+        messages.decode(request.ext, messages.Hello)
+        return self._answer(request, messages.encode(messages.HelloReply("vecserver", self._host.info.pool)))
+
+    def _attach(self, request: _Request) -> Reply | None:
+        attach = messages.decode(request.ext, messages.Attach)
+        lease = 0
+        if attach.drive:
+            if self._running is not None:
+                self._wait(request)
+                return None
+            self._check_free(force=attach.force)
+            lease = self._session.grant()
+            self._cached = None
+            self._driver = attach.client or "unnamed"
+            self._driver_seen_ns = self._clock_ns()
+        attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last)
+        return self._answer(request, messages.encode(attached))
+
+    def _check_free(self, *, force: bool) -> None:
+        idle_s = self._idle_s()
+        if self._driver and idle_s < self._host.info.lease_ttl and not force:
+            raise LeaseHeld(
+                f"{self._driver} drives this pool, last heard of {idle_s:.1f} s ago: close that client, wait "
+                f"{self._host.info.lease_ttl:g} s of silence, or attach with force",
+                driver=self._driver,
+                idle_s=idle_s,
+            )
+
+    def _idle_s(self) -> float:
+        return (self._clock_ns() - self._driver_seen_ns) / 1e9
+
+    def _sequenced(self, request: _Request) -> Reply | None:
+        header = request.header
+        if digest_of(request.ext, request.body) != header.digest:
+            raise MalformedMessage("ext and body do not have the digest that the header gives")
+        verdict = self._session.judge(header)
+        if verdict in (Verdict.RUN, Verdict.REPLAY, Verdict.IN_PROGRESS):
+            self._driver_seen_ns = self._clock_ns()
+        if verdict is Verdict.RUN:
+            if self._running is not None:  # an observer's frames are being rendered
+                self._wait(request)
+                return None
+            self._begin(request)
+            self._session.begin(header)
+            return None
+        if verdict is Verdict.REPLAY:
+            return self._replay(request.peer)
+        if verdict is Verdict.IN_PROGRESS:
+            return self._in_progress(request)
+        raise self._session.refusal(verdict, header)
+
+    def _begin(self, request: _Request) -> None:
+        self._check_whole()
+        kind = request.header.kind
+        if kind == Kind.STEP:
+            self._host.begin_step(request.ext, request.body)
+        elif kind == Kind.RESET:
+            self._host.begin_reset(messages.decode(request.ext, messages.Reset))
+        else:
+            self._host.begin_call(messages.decode(request.ext, messages.Call))
+        self._running = _Running(request.peer, request.header, self._clock_ns())
+
+    def _check_whole(self) -> None:
+        if self._host.broken is not None:
+            raise PoolBroken(
+                f"the pool cannot step any more: {self._host.broken.message}; delete it and make another",
+                reason=self._host.broken.message,
+            )
+
+    def _replay(self, peer: bytes) -> Reply:
+        assert self._cached is not None
+        header, ext, body = self._cached
+        return Reply(peer, header._replace(flags=header.flags | Flag.REPLAYED).pack(), ext, body)
+
+    def _in_progress(self, request: _Request) -> Reply:
+        assert self._running is not None
+        # The driver asks again, perhaps from a fresh socket: that is where it listens now
+        self._running = self._running._replace(peer=request.peer)
+        elapsed = (self._clock_ns() - self._running.since_ns) / 1e9
+        ext = messages.encode(messages.InProgress(elapsed, self._host.progress()))
+        return self._reply(request.peer, request.header, Kind.IN_PROGRESS, ext)
+
+    def _render(self, request: _Request) -> Reply | None:
+        if self._running is not None:
+            self._wait(request)
+            return None
+        self._check_whole()
+        self._host.begin_render(messages.decode(request.ext, messages.Render).rows)
+        self._running = _Running(request.peer, request.header, self._clock_ns())
+        return None
+
+    def _ping(self, request: _Request) -> Reply:
+        if request.header.lease and request.header.lease == self._session.lease:
+            self._driver_seen_ns = self._clock_ns()
+        stats = self._stats(self._refused, self._session.lease, self._driver, self._idle_s() if self._driver else 0.0)
+        return self._answer(request, messages.encode(stats))
+
+    def _detach(self, request: _Request) -> Reply:
+        if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
+            self._driver = ""
+        return self._answer(request, _EMPTY)
+
+    def _wait(self, request: _Request) -> None:
+        if len(self._waiting) >= _MAX_WAITING:
+            raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
+        self._waiting.append(request)
+
+    def finished(self, outcome: Outcome) -> list[Reply]:
+        """The command that ran has ended: its reply, and what had waited for it."""
+        running = self._running
+        assert running is not None
+        self._running = None
+        replies = [self._finish(running, outcome)]
+        while self._waiting and self._running is None:
+            reply = self._handle(self._waiting.popleft())
+            if reply is not None:
+                replies.append(reply)
+        return replies
+
+    def _finish(self, running: _Running, outcome: Outcome) -> Reply:
+        header = running.header
+        kind, status, ext, slot = header.kind, 0, outcome.ext, 0
+        contents: bytes | memoryview = _EMPTY
+        if outcome.error is not None:
+            kind, status, ext = Kind.ERROR, outcome.error.number, messages.encode_error(outcome.error)
+        elif header.kind in _WITH_SLOT:
+            slot, contents = outcome.slot, self._host.slot_body(outcome.slot)
+        answer = Header(
+            kind=kind,
+            flags=Flag.ANSWER,
+            status=status,
+            slot=slot,
+            rows=self._host.info.num_envs,
+            lease=header.lease,
+            epoch=self._session.epoch,
+            seq=header.seq,
+            t_steps=1 if header.kind == Kind.STEP else 0,
+            body_length=len(contents),
+            clock=self._clock_ns(),
+        )
+        if header.kind in _SEQUENCED:
+            self._session.finish()
+            self._cached = (answer, ext, contents)
+        return Reply(running.peer, answer.pack(), ext, contents)
+
+    def _answer(self, request: _Request, ext: bytes) -> Reply:
+        return self._reply(request.peer, request.header, request.header.kind, ext)
+
+    def _reply(self, peer: bytes, header: Header, kind: int, ext: bytes, status: int = 0) -> Reply:
+        answer = Header(
+            kind=kind,
+            flags=Flag.ANSWER,
+            status=status,
+            lease=header.lease,
+            epoch=self._session.epoch,
+            seq=header.seq,
+            clock=self._clock_ns(),
+        )
+        return Reply(peer, answer.pack(), ext, _EMPTY)
+
+    def _error(self, peer: bytes, header: Header, error: VecServerError) -> Reply:
+        return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), error.number)
+
+
+def _refuse_answer(request: _Request) -> Reply | None:
+    raise MalformedMessage(f"{Kind(request.header.kind).name} is an answer, not a request")
+
+
+def _salvage(frames: Sequence[bytes]) -> Header:
+    """The header of a refused message, so that its sender can match the error; an empty one if there is none."""
+    try:
+        return Header.unpack(frames[0])
+    except (VecServerError, IndexError):
+        return Header(Kind.ERROR)

@@ -1,0 +1,123 @@
+"""The loop of a host process: one thread waits for messages, finished commands, dead workers and its server's word.
+
+There is no second thread: a batch is written into the arena, the workers are rung, and the same loop waits for their
+bell. A hand-over between an I/O thread and a step thread would cost a wake, and the interpreter's lock, twice a batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+import zmq
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from vecserver.dataplane.dispatch import Dispatcher, Reply
+    from vecserver.pools.host import Host
+
+__all__ = ["HostLoop"]
+
+_log = logging.getLogger(__name__)
+
+_BURST: Final = 32
+"""Messages taken before the loop looks elsewhere: a flood must not starve the bell."""
+
+_COPY_LIMIT: Final = 64 << 10
+"""Bytes from which handing memory to ZeroMQ is cheaper than copying it."""
+
+_EAGER_WAIT_S: Final = 0.002
+"""How long a fresh batch is waited for at the bell alone, before all descriptors are watched: most finish within it."""
+
+_DRAIN_POLL_MS: Final = 50
+
+
+class HostLoop:
+    """Runs one pool until its server says stop or is gone.
+
+    Args:
+        host: The pool.
+        dispatcher: Its rules.
+        router: Its socket.
+        control: The socket to the server: any byte, or its end, means stop.
+        stop_requested: Whether a signal asked to stop.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        dispatcher: Dispatcher,
+        router: zmq.Socket[bytes],
+        control: socket.socket,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._host = host
+        self._dispatcher = dispatcher
+        self._router = router
+        self._control = control
+        self._stop_requested = stop_requested
+        self._worker_fds = host.worker_fds
+        self._poller = zmq.Poller()
+        self._poller.register(router, zmq.POLLIN)
+        self._poller.register(host.done_fd, zmq.POLLIN)
+        self._poller.register(control.fileno(), zmq.POLLIN)
+        for fd in self._worker_fds:
+            self._poller.register(fd, zmq.POLLIN)
+
+    def run(self) -> None:
+        """Serve until told to stop."""
+        while not self._stop_requested():
+            ready = dict(self._poller.poll())
+            if self._control.fileno() in ready:
+                return
+            self._note_dead_workers(ready)
+            self._finish_command()
+            if self._router in ready:
+                self._take_messages()
+
+    def drain(self, grace: float) -> None:
+        """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
+        deadline = monotonic() + grace
+        while self._dispatcher.running and monotonic() < deadline:
+            self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
+            self._finish_command()
+
+    def _note_dead_workers(self, ready: dict[object, int]) -> None:
+        for fd in [fd for fd in self._worker_fds if fd in ready]:
+            self._poller.unregister(fd)
+            self._host.worker_exited(self._worker_fds.pop(fd))
+            assert self._host.broken is not None
+            _log.error("pool %s is broken: %s", self._host.pool, self._host.broken.message)
+
+    def _finish_command(self) -> None:
+        if not self._dispatcher.running or not self._host.poll():
+            return
+        for reply in self._dispatcher.finished(self._host.collect()):
+            self._send(reply)
+        self._host.count()
+
+    def _take_messages(self) -> None:
+        for _ in range(_BURST):
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            idle = not self._dispatcher.running
+            reply = self._dispatcher.message(peer, frames)
+            if reply is not None:
+                self._send(reply)
+            elif idle and self._dispatcher.running and self._host.wait(_EAGER_WAIT_S):
+                self._finish_command()
+
+    def _send(self, reply: Reply) -> None:
+        copy = len(reply.body) < _COPY_LIMIT
+        # A peer that left, or that does not read, gets nothing: it asks again with the same number when it is back
+        with suppress(zmq.Again, zmq.ZMQError):
+            self._router.send(reply.peer, zmq.SNDMORE | zmq.NOBLOCK)
+            self._router.send(reply.header, zmq.SNDMORE | zmq.NOBLOCK)
+            self._router.send(reply.ext, zmq.SNDMORE | zmq.NOBLOCK)
+            self._router.send(reply.body, zmq.NOBLOCK, copy=copy)

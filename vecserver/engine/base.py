@@ -1,0 +1,187 @@
+"""What an engine must do, and what it is given to do it with."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from gymnasium import spaces
+from gymnasium.vector.utils import batch_space, iterate
+
+from vecserver.wire.layout import assemble
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import numpy as np
+
+    from vecserver.wire.actions import ActionFormat
+    from vecserver.wire.layout import SlotViews
+
+__all__ = ["Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "fault_of"]
+
+_MAX_TEXT: Final = 16 << 10
+"""Characters of a fault's message and of its traceback: an error fits into a reply whatever an environment says."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine's environments are like."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResetCommand:
+    """How to reset a shard.
+
+    Attributes:
+        seeds: One seed or None a row of the shard.
+        mask: Which rows; None for all.
+        options: Handed to every environment.
+    """
+
+    seeds: list[int | None]
+    mask: list[bool] | None
+    options: dict[str, Any] | None
+
+
+class RowFaults(Exception):
+    """Environments raised. The rows that did not have finished the command.
+
+    Attributes:
+        faults: ``{"row", "type", "message", "traceback"}`` each.
+    """
+
+    def __init__(self, faults: list[dict[str, Any]]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+
+def fault_of(row: int, error: BaseException) -> dict[str, Any]:
+    """Describe an exception as data; never fails, whatever the exception is."""
+    return {
+        "row": row,
+        "type": type(error).__name__,
+        "message": _text(lambda: str(error)),
+        "traceback": _text(lambda: "".join(traceback.format_exception(error))),
+    }
+
+
+def _text(make: Callable[[], str]) -> str:
+    try:
+        text = make()
+    except Exception as error:  # noqa: BLE001 - an exception's own __str__ may raise anything
+        text = f"<no text: {type(error).__name__} while it was made>"
+    text = text.encode("utf-8", "replace").decode()  # lone surrogates cannot travel
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}\n…\n{text[-_MAX_TEXT // 2 :]}"
+
+
+class Shard:
+    """The part of the arena that one engine reads and writes: its rows of every slot, and its actions.
+
+    Args:
+        first: The shard's first row.
+        end: One past its last row.
+        slots: The slots of the arena.
+        actions: The pool's action format.
+        action_area: The arena's action area.
+        codes: The dtype codes of the action leaves.
+        progress: The worker's line of words, where the row being stepped is noted.
+    """
+
+    def __init__(
+        self,
+        first: int,
+        end: int,
+        slots: Iterable[SlotViews],
+        actions: ActionFormat,
+        action_area: memoryview,
+        codes: memoryview,
+        progress: memoryview,
+    ) -> None:
+        self.first = first
+        self.size = end - first
+        self.rows = slice(first, end)
+        self.slots = [
+            type(slot)(
+                tuple(leaf[self.rows] for leaf in slot.observations),
+                slot.rewards[self.rows],
+                slot.terminated[self.rows],
+                slot.truncated[self.rows],
+                slot.autoreset[self.rows],
+            )
+            for slot in slots
+        ]
+        self.progress = progress
+        self._format = actions
+        self._area = action_area
+        self._codes = codes
+        self._nested = isinstance(actions.space, spaces.Dict | spaces.Tuple)
+        self._batched_space = batch_space(actions.space, self.size)
+        self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
+
+    def _load(self) -> list[np.ndarray[Any, Any]]:
+        codes = bytes(self._codes)
+        views = self._views.get(codes)
+        if views is None:
+            views = self._views[codes] = self._format.load(self._area, codes, self.rows)
+        # A copy: an environment may keep its action, and the next batch overwrites the arena
+        return [view.copy() for view in views]
+
+    def action_batch(self) -> Any:
+        """The shard's actions as one batch, in the structure of the batched space; the engine's own."""
+        return assemble(self._format.space, iter(self._load()))
+
+    def actions(self) -> list[Any]:
+        """The shard's actions row by row, each as ``SyncVectorEnv`` hands it to its environment."""
+        batch = self.action_batch()
+        return list(iterate(self._batched_space, batch)) if self._nested else list(batch)
+
+
+class Engine(Protocol):
+    """Runs the environments of one shard; owned by one worker.
+
+    A worker builds it, reads ``info``, binds it to the arena once, then gives it commands one at a time. Commands that
+    return bytes return the payload of infos for the side area, empty where there are none.
+    """
+
+    info: EngineInfo
+
+    def bind(self, shard: Shard) -> None:
+        """Take the part of the arena to work on."""
+
+    def step(self, slot: int) -> bytes:
+        """Step every row with the actions in the arena and write the results into a slot.
+
+        Raises:
+            RowFaults: Environments raised; the other rows have stepped.
+        """
+
+    def reset(self, slot: int, command: ResetCommand) -> bytes:
+        """Reset rows; rows that are left out get their last observation again.
+
+        Raises:
+            RowFaults: Environments raised; the other rows are reset.
+        """
+
+    def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
+        """Call a method, or read an attribute, of every row or of some, by number in the pool.
+
+        Raises:
+            RowFaults: Environments raised.
+        """
+
+    def assign(self, name: str, values: list[Any]) -> None:
+        """Set an attribute, one value a row.
+
+        Raises:
+            RowFaults: Environments raised.
+        """
+
+    def close(self) -> None:
+        """Close the environments; errors while closing are reported, not raised."""

@@ -1,0 +1,137 @@
+"""Messages between a host and its worker, over a socket pair: a four-byte length, then msgpack.
+
+The step path never comes here. Commands that need more than an opcode do (start, reset, call, render), and payloads
+that are larger than a side area.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["Bind", "Call", "Close", "Failed", "Ready", "Render", "Reset", "Start", "receive", "receive_bytes", "send"]
+
+_LENGTH: Final = struct.Struct("<I")
+_MAX_MESSAGE: Final = (1 << 32) - 1
+
+
+class Start(msgspec.Struct, frozen=True, tag=True):
+    """First message to a worker: what to make.
+
+    Attributes:
+        rows: First and end row of its shard.
+    """
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    render_mode: str | None
+    autoreset_mode: str
+    engine: str
+    num_envs: int
+    rows: tuple[int, int]
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    """A worker's answer to Start: its environments exist. Spaces as ``wire.spaces`` describes them."""
+
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    metadata: dict[str, Any]
+    render_mode: str | None
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """A worker's answer when its environments could not be made: ``fault`` has row, type, message, traceback."""
+
+    fault: dict[str, Any]
+
+
+class Bind(msgspec.Struct, frozen=True, tag=True):
+    """The arena has its size: map it.
+
+    Attributes:
+        shards: The rows of every worker, from which the plan of the arena follows.
+        shard: Which of them is this worker's.
+        spin_us: How long its waits may spin.
+    """
+
+    shards: tuple[tuple[int, int], ...]
+    shard: int
+    layout_hash: int
+    spin_us: float
+
+
+class Reset(msgspec.Struct, frozen=True, tag=True):
+    """Reset rows of the shard; ``options`` are codec bytes, empty for None."""
+
+    seeds: list[int | None]
+    mask: list[bool] | None
+    options: bytes
+
+
+class Call(msgspec.Struct, frozen=True, tag=True):
+    """Call a method or read an attribute of every row, or set one; ``arguments`` are codec bytes."""
+
+    name: str
+    arguments: bytes
+    assign: bool
+
+
+class Render(msgspec.Struct, frozen=True, tag=True):
+    """Render rows of the shard, given by their number in the pool."""
+
+    rows: list[int]
+
+
+class Close(msgspec.Struct, frozen=True, tag=True):
+    """Close the environments and leave."""
+
+
+Message = Start | Ready | Failed | Bind | Reset | Call | Render | Close
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def send(sock: socket.socket, message: Message | bytes | memoryview) -> None:
+    """Send a message, or raw bytes, whole.
+
+    Raises:
+        OSError: The other process is gone or did not take it in time.
+    """
+    data = message if isinstance(message, bytes | memoryview) else _encoder.encode(message)
+    if len(data) > _MAX_MESSAGE:
+        raise OSError(f"a payload of {len(data)} bytes does not fit a message")
+    sock.sendall(_LENGTH.pack(len(data)))
+    sock.sendall(data)
+
+
+def receive(sock: socket.socket) -> Message:
+    """Receive one message.
+
+    Raises:
+        EOFError: The other process is gone.
+        OSError: Nothing came in the socket's time.
+    """
+    return _decoder.decode(receive_bytes(sock))
+
+
+def receive_bytes(sock: socket.socket) -> bytearray:
+    """Receive the raw bytes of one message; errors as ``receive``."""
+    (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
+    return _exactly(sock, length)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        count = sock.recv_into(view)
+        if not count:
+            raise EOFError("the process at the other end of the socket is gone")
+        view = view[count:]
+    return data

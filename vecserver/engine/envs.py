@@ -1,0 +1,241 @@
+"""The engine ``envs``: k separate environments in one loop, each as Gymnasium's vector environments run it.
+
+One loop for each autoreset mode, because the loop is what a pool spends its time in. An environment that raises does
+not stop the others: the fault is reported after the last row has stepped.
+"""
+
+from __future__ import annotations
+
+import logging
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecserver.arena.views import WorkerLine
+from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.rows import observation_writer
+from vecserver.wire.infos import encode_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import gymnasium
+
+    from vecserver.engine.base import ResetCommand, Shard
+
+__all__ = ["EnvsEngine"]
+
+_log = logging.getLogger(__name__)
+_ROW = WorkerLine.ROW
+
+
+class _Batch:
+    """What a shard's rows returned, gathered in lists: one write a field is cheaper than one a row."""
+
+    __slots__ = ("faults", "infos", "rewards", "terminated", "truncated")
+
+    def __init__(self) -> None:
+        self.rewards: list[Any] = []
+        self.terminated: list[Any] = []
+        self.truncated: list[Any] = []
+        self.infos: list[tuple[int, dict[str, Any]]] = []
+        self.faults: list[dict[str, Any]] = []
+
+
+class EnvsEngine:
+    """Separate environments, stepped one after the other.
+
+    Args:
+        make: Makes one environment.
+        rows: First and end row of the shard.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+
+    Raises:
+        RowFaults: An environment could not be made; names its row.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str) -> None:
+        self._first = rows[0]
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        for row in range(*rows):
+            try:
+                self._envs.append(make())
+                self._check_spaces(row)
+            except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
+                self.close()
+                raise RowFaults([fault_of(row, error)]) from None
+        env = self._envs[0]
+        self.info = EngineInfo(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
+        self._steps = [env.step for env in self._envs]
+        self._resets = [env.reset for env in self._envs]
+        self._done = [False] * len(self._envs)
+        self._mode = autoreset_mode
+        loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
+        self._loop = loops[autoreset_mode]
+
+    def _check_spaces(self, row: int) -> None:
+        first, env = self._envs[0], self._envs[-1]
+        for name in ("observation_space", "action_space"):
+            if getattr(env, name) != getattr(first, name):
+                raise ValueError(
+                    f"the {name} of row {row} is {getattr(env, name)}, not {getattr(first, name)} as before"
+                )
+
+    def bind(self, shard: Shard) -> None:
+        """Take the part of the arena to work on."""
+        self._shard = shard
+        self._slot = 0
+        self._writers = [observation_writer(self.info.observation_space, slot) for slot in shard.slots]
+
+    def step(self, slot: int) -> bytes:
+        """Step every row into a slot."""
+        self._slot = slot
+        batch = _Batch()
+        restarting = list(self._done)
+        actions = self._shard.actions()
+        size = len(self._envs)
+        row = 0
+        while row < size:
+            # One try around the whole loop costs nothing a row; after a fault the loop goes on behind the faulty row
+            try:
+                self._loop(row, actions, self._writers[slot], batch)
+                break
+            except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
+                row = len(batch.rewards)
+                batch.faults.append(fault_of(self._first + row, error))
+                batch.rewards.append(0.0)
+                batch.terminated.append(False)
+                batch.truncated.append(False)
+                row += 1
+        return self._publish(slot, batch, restarting)
+
+    def _publish(self, slot: int, batch: _Batch, restarting: list[bool]) -> bytes:
+        views = self._shard.slots[slot]
+        try:
+            views.rewards[:] = batch.rewards
+        except (ValueError, TypeError):  # a reward of shape (1,) among plain numbers: numpy takes it one by one
+            for row, reward in enumerate(batch.rewards):
+                views.rewards[row] = np.asarray(reward).item()
+        views.terminated[:] = batch.terminated
+        views.truncated[:] = batch.truncated
+        views.autoreset[:] = restarting if self._mode == "NextStep" else self._done
+        if batch.faults:
+            raise RowFaults(batch.faults)
+        return encode_rows(batch.infos) if batch.infos else b""
+
+    def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
+        steps, resets, done, first = self._steps, self._resets, self._done, self._first
+        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
+        progress = self._shard.progress
+        for row in range(start, len(steps)):
+            progress[_ROW] = first + row
+            if done[row]:
+                observation, info = resets[row]()
+                reward: Any = 0.0
+                terminated: Any = False
+                truncated: Any = False
+            else:
+                observation, reward, terminated, truncated, info = steps[row](actions[row])
+            write(row, observation)
+            if info:
+                batch.infos.append((first + row, info))
+            done[row] = terminated or truncated
+            terminations.append(terminated)
+            truncations.append(truncated)
+            rewards.append(reward)
+
+    def _same_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
+        steps, done, first = self._steps, self._done, self._first
+        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
+        progress = self._shard.progress
+        for row in range(start, len(steps)):
+            progress[_ROW] = first + row
+            observation, reward, terminated, truncated, info = steps[row](actions[row])
+            done[row] = terminated or truncated
+            if done[row]:
+                # copied before the reset: an environment may reuse its buffers
+                final = {"final_obs": deepcopy(observation), "final_info": deepcopy(info)}
+                batch.infos.append((first + row, final))
+                observation, info = self._resets[row]()
+            write(row, observation)
+            if info:
+                batch.infos.append((first + row, info))
+            terminations.append(terminated)
+            truncations.append(truncated)
+            rewards.append(reward)
+
+    def _disabled(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
+        steps, first = self._steps, self._first
+        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
+        progress = self._shard.progress
+        for row in range(start, len(steps)):
+            progress[_ROW] = first + row
+            observation, reward, terminated, truncated, info = steps[row](actions[row])
+            write(row, observation)
+            if info:
+                batch.infos.append((first + row, info))
+            terminations.append(terminated)
+            truncations.append(truncated)
+            rewards.append(reward)
+
+    def reset(self, slot: int, command: ResetCommand) -> bytes:
+        """Reset rows into a slot."""
+        views, before = self._shard.slots[slot], self._shard.slots[self._slot]
+        for leaf, last in zip(views.observations, before.observations, strict=True):
+            leaf[:] = last
+        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
+            flags[:] = 0
+        self._slot = slot
+        write = self._writers[slot]
+        infos: list[tuple[int, dict[str, Any]]] = []
+        faults = []
+        for row, reset in enumerate(self._resets):
+            if command.mask is not None and not command.mask[row]:
+                continue
+            self._shard.progress[_ROW] = self._first + row
+            try:
+                observation, info = reset(seed=command.seeds[row], options=command.options)
+                write(row, observation)
+            except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
+                faults.append(fault_of(self._first + row, error))
+                continue
+            self._done[row] = False
+            if info:
+                infos.append((self._first + row, info))
+        if faults:
+            raise RowFaults(faults)
+        return encode_rows(infos) if infos else b""
+
+    def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
+        """Call a method or read an attribute of rows."""
+
+        def run(env: gymnasium.Env[Any, Any]) -> Any:
+            attribute = env.get_wrapper_attr(name)
+            return attribute(*args, **kwargs) if callable(attribute) else attribute
+
+        return self._each(run, [row - self._first for row in rows] if rows is not None else range(len(self._envs)))
+
+    def assign(self, name: str, values: list[Any]) -> None:
+        """Set an attribute, one value a row."""
+        pending = iter(values)
+        self._each(lambda env: env.set_wrapper_attr(name, next(pending)), range(len(self._envs)))
+
+    def _each(self, run: Callable[[gymnasium.Env[Any, Any]], Any], rows: Iterable[int]) -> list[Any]:
+        results, faults = [], []
+        for row in rows:
+            try:
+                results.append(run(self._envs[row]))
+            except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
+                faults.append(fault_of(self._first + row, error))
+        if faults:
+            raise RowFaults(faults)
+        return results
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self._envs:
+            try:
+                env.close()
+            except BaseException:  # noqa: BLE001 - the others must be closed whatever this one raises
+                _log.exception("an environment raised while it was closed")

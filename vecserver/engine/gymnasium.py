@@ -1,0 +1,195 @@
+"""The engines ``async`` and ``sync``: Gymnasium's own vector environments, whole, in one worker.
+
+``async`` is the reference that the others are compared with. Its known traps are kept away from the pool: what an
+environment raises is turned into a picklable carrier inside the environment's process (Gymnasium hangs for ever on an
+exception that cannot be pickled), and after a fault the vector environment is made again at the next reset.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.orphans import die_with_parent
+from vecserver.wire.infos import encode_merged
+from vecserver.wire.layout import leaf_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver.engine.base import ResetCommand, Shard
+
+__all__ = ["AsyncEngine", "SyncEngine"]
+
+_log = logging.getLogger(__name__)
+
+
+class _RowRaised(Exception):
+    """Carries a fault out of an environment's process as one string of JSON."""
+
+
+class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Outermost wrapper of a row: every exception leaves it as ``_RowRaised``."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], row: int) -> None:
+        super().__init__(env)
+        self._row = row
+
+    def _carry(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return run(*args, **kwargs)
+        except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
+            raise _RowRaised(json.dumps(fault_of(self._row, error))) from None
+
+    def step(self, action: Any) -> Any:
+        return self._carry(self.env.step, action)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self._carry(self.env.reset, seed=seed, options=options)
+
+    def get_wrapper_attr(self, name: str) -> Any:
+        attribute = self._carry(self.env.get_wrapper_attr, name)
+        return partial(self._carry, attribute) if callable(attribute) else attribute
+
+    def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
+        del force  # gymnasium before 1.2 has no such argument
+        return bool(self._carry(self.env.set_wrapper_attr, name, value))
+
+
+def _make_row(make: Callable[[], gymnasium.Env[Any, Any]], row: int, worker_pid: int) -> gymnasium.Env[Any, Any]:
+    die_with_parent(worker_pid)
+    try:
+        return _FaultCarrier(make(), row)
+    except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
+        raise _RowRaised(json.dumps(fault_of(row, error))) from None
+
+
+class _VectorEngine:
+    """Runs one of Gymnasium's vector environments over all rows of a pool.
+
+    Args:
+        make: Makes one environment.
+        rows: First and end row; always all rows of the pool.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+
+    Raises:
+        RowFaults: An environment could not be made; names its row.
+    """
+
+    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str) -> None:
+        self._first, self._size = rows[0], rows[1] - rows[0]
+        self._makers = [partial(_make_row, make, row, os.getpid()) for row in range(*rows)]
+        self._mode = AutoresetMode(autoreset_mode)
+        self._envs = self._guarded(self._start)
+        self._usable = True
+        envs = self._envs
+        metadata = {key: value for key, value in envs.metadata.items() if key != "autoreset_mode"}
+        self.info = EngineInfo(envs.single_observation_space, envs.single_action_space, metadata, envs.render_mode)
+
+    def _start(self) -> VectorEnv[Any, Any, Any]:
+        raise NotImplementedError
+
+    def bind(self, shard: Shard) -> None:
+        """Take the part of the arena to work on."""
+        self._shard = shard
+        self._done = np.zeros(self._size, np.bool_)
+
+    def step(self, slot: int) -> bytes:
+        """Step every row into a slot."""
+        if not self._usable:
+            error = ResetNeeded("an environment raised before: reset the pool, then step it")
+            raise RowFaults([fault_of(self._first, error)])
+        actions = self._shard.action_batch()
+        observations, rewards, terminated, truncated, infos = self._guarded(self._envs.step, actions)
+        views = self._shard.slots[slot]
+        self._write(slot, observations)
+        views.rewards[:], views.terminated[:], views.truncated[:] = rewards, terminated, truncated
+        done = terminated | truncated
+        views.autoreset[:] = self._done if self._mode is AutoresetMode.NEXT_STEP else done
+        self._done = done if self._mode is not AutoresetMode.DISABLED else self._done
+        return encode_merged(infos)
+
+    def _write(self, slot: int, observations: Any) -> None:
+        parts = leaf_values(self.info.observation_space, observations)
+        for leaf, part in zip(self._shard.slots[slot].observations, parts, strict=True):
+            leaf[:] = part
+
+    def reset(self, slot: int, command: ResetCommand) -> bytes:
+        """Reset rows into a slot; after a fault the vector environment is made again first."""
+        if not self._usable:
+            self._envs = self._guarded(self._start)
+            self._usable = True
+        options = command.options
+        if command.mask is not None:
+            mask = np.array(command.mask, np.bool_)
+            options = {**(options or {}), "reset_mask": mask}
+            self._done = self._done & ~mask
+        else:
+            self._done = np.zeros(self._size, np.bool_)
+        observations, infos = self._guarded(partial(self._envs.reset, seed=command.seeds, options=options))
+        views = self._shard.slots[slot]
+        self._write(slot, observations)
+        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
+            flags[:] = 0
+        return encode_merged(infos)
+
+    def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
+        """Call a method or read an attribute of rows; Gymnasium asks all of them."""
+        results = list(self._guarded(partial(self._envs.call, name, *args, **kwargs)))
+        return results if rows is None else [results[row - self._first] for row in rows]
+
+    def assign(self, name: str, values: list[Any]) -> None:
+        """Set an attribute, one value a row."""
+        self._guarded(partial(self._envs.set_attr, name, values))
+
+    def _guarded(self, run: Callable[..., Any], *args: Any) -> Any:
+        """Run something that may raise what an environment raised; afterwards Gymnasium's object is of no more use."""
+        try:
+            return run(*args)
+        except _RowRaised as carried:
+            fault = json.loads(str(carried))
+        except Exception as error:  # noqa: BLE001 - Gymnasium itself refused
+            fault = fault_of(self._first, error)
+        self._usable = False
+        self.close()
+        raise RowFaults([fault])
+
+    def close(self) -> None:
+        """Close the vector environment, by force where it is not whole any more."""
+        envs = getattr(self, "_envs", None)
+        if envs is None or envs.closed:
+            return
+        try:
+            envs.close(**self._close_arguments())
+        except Exception:  # noqa: BLE001 - the worker leaves whatever Gymnasium raises here
+            _log.exception("the vector environment raised while it was closed")
+
+    def _close_arguments(self) -> dict[str, Any]:
+        return {}
+
+
+class AsyncEngine(_VectorEngine):
+    """Gymnasium's ``AsyncVectorEnv``: a process a row."""
+
+    def _start(self) -> VectorEnv[Any, Any, Any]:
+        # fork: the worker has neither threads nor a ZeroMQ context, and a fresh interpreter a row would take seconds
+        return AsyncVectorEnv(self._makers, context="fork", autoreset_mode=self._mode, copy=False)
+
+    def _close_arguments(self) -> dict[str, Any]:
+        return {"terminate": not self._usable}
+
+
+class SyncEngine(_VectorEngine):
+    """Gymnasium's ``SyncVectorEnv``."""
+
+    def _start(self) -> VectorEnv[Any, Any, Any]:
+        return SyncVectorEnv(self._makers, autoreset_mode=self._mode, copy=False)

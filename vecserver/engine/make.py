@@ -1,0 +1,25 @@
+"""Make one environment of a pool, and one space check for all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+__all__ = ["EnvMaker"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvMaker:
+    """Makes environments the way ``gymnasium.make`` does."""
+
+    env_id: str
+    env_kwargs: dict[str, Any]
+    render_mode: str | None
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        """Make one environment; whatever its constructor raises comes out."""
+        if self.render_mode is None:
+            return gymnasium.make(self.env_id, **self.env_kwargs)
+        return gymnasium.make(self.env_id, render_mode=self.render_mode, **self.env_kwargs)

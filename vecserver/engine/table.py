@@ -1,0 +1,37 @@
+"""The engines by name, loaded when a worker needs one."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import gymnasium
+
+    from vecserver.engine.base import Engine
+
+__all__ = ["WHOLE_POOL", "make_engine", "resolve"]
+
+_ENGINES: Final = {
+    "envs": "vecserver.engine.envs:EnvsEngine",
+    "async": "vecserver.engine.gymnasium:AsyncEngine",
+    "sync": "vecserver.engine.gymnasium:SyncEngine",
+}
+WHOLE_POOL: Final = frozenset({"async", "sync"})
+"""Engines that run all rows of a pool in one worker."""
+
+
+def resolve(name: str) -> str:
+    """The engine that ``auto`` stands for: the fastest whose numbers are those of N seeded environments."""
+    return "envs" if name == "auto" else name
+
+
+def make_engine(
+    name: str, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str
+) -> Engine:
+    """Make an engine and its environments; errors as the engine's own."""
+    module, _, attribute = _ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), attribute)(make, rows, autoreset_mode)
+    return engine

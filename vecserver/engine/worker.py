@@ -1,0 +1,199 @@
+"""The worker process: makes the environments of one shard, then obeys the driver of the arena until told to close.
+
+It is started as ``python -m vecserver.engine`` with four inherited descriptors: the socket to its host, the arena's
+memory, the bell it waits for and the bell it rings. It is killed by the kernel when its host's main thread ends, and
+leaves by itself when the socket's other end is gone.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import signal
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from vecserver.arena.doorbell import Doorbell, spin_until
+from vecserver.arena.memory import map_memory
+from vecserver.arena.plan import ArenaPlan
+from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
+from vecserver.engine.base import ResetCommand, RowFaults, Shard, fault_of
+from vecserver.engine.channel import Bind, Call, Close, Failed, Ready, Render, Reset, Start, receive, send
+from vecserver.engine.make import EnvMaker
+from vecserver.engine.orphans import die_with_parent
+from vecserver.engine.table import make_engine
+from vecserver.wire.actions import ActionFormat
+from vecserver.wire.codec import pack, unpack
+from vecserver.wire.layout import Layout
+from vecserver.wire.spaces import space_to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver.engine.base import Engine
+
+__all__ = ["main"]
+
+_log = logging.getLogger(__name__)
+
+
+def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: int) -> None:
+    """Run a worker until its host closes it or is gone.
+
+    Args:
+        host_pid: The host's process id.
+        socket_fd: The socket to the host.
+        memory_fd: The arena's memory, sized when the host sends Bind.
+        bell_fd: The eventfd that calls this worker.
+        done_fd: The eventfd that this worker rings when it has finished.
+    """
+    die_with_parent(host_pid)
+    # The terminal's Ctrl-C is for the process that owns the pool; it decides what happens to its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with socket.socket(fileno=socket_fd) as sock, suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        start = receive(sock)
+        assert isinstance(start, Start)
+        engine = _make(start, sock)
+        if engine is None:
+            return
+        try:
+            bind = receive(sock)
+            if isinstance(bind, Close):
+                return
+            assert isinstance(bind, Bind)
+            worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, done_fd)
+            gc.collect()
+            gc.freeze()  # what exists now lives as long as the worker: the collector need not look at it again
+            send(sock, Ready({}, {}, {}, None))
+            worker.run()
+        finally:
+            engine.close()
+
+
+def _make(start: Start, sock: socket.socket) -> Engine | None:
+    try:
+        maker = EnvMaker(start.env_id, start.env_kwargs, start.render_mode)
+        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode)
+    except RowFaults as faults:
+        send(sock, Failed(faults.faults[0]))
+        return None
+    try:
+        info = engine.info
+        ready = Ready(
+            space_to_json(info.observation_space),
+            space_to_json(info.action_space),
+            _json_only(info.metadata),
+            info.render_mode,
+        )
+    except Exception as error:  # noqa: BLE001 - an unsupported space, or a metadata of the wrong type
+        engine.close()
+        send(sock, Failed(fault_of(start.rows[0], error)))
+        return None
+    send(sock, ready)
+    return engine
+
+
+def _json_only(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The entries of an environment's metadata that a description can carry."""
+    plain = (str, int, float, bool, type(None))
+
+    def carried(value: Any) -> bool:
+        return isinstance(value, plain) or (isinstance(value, list) and all(isinstance(item, plain) for item in value))
+
+    return {str(key): value for key, value in metadata.items() if carried(value)}
+
+
+class _Worker:
+    """Waits for the bell, runs the command, writes the results, rings back."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        engine: Engine,
+        start: Start,
+        bind: Bind,
+        memory_fd: int,
+        bell_fd: int,
+        done_fd: int,
+    ) -> None:
+        self._sock = sock
+        self._engine = engine
+        layout = Layout.of(engine.info.observation_space, start.num_envs)
+        actions = ActionFormat(engine.info.action_space, start.num_envs)
+        plan = ArenaPlan.of(layout, actions, bind.shards)
+        views = ArenaViews(plan, layout, map_memory(memory_fd, plan.size))
+        views.verify(bind.layout_hash)
+        self._orders = views.driver_lines[bind.shard]
+        self._line = views.worker_lines[bind.shard]
+        self._side = views.sides[bind.shard]
+        self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
+        self._done = Doorbell(done_fd)
+        self._spin_us = bind.spin_us
+        first, end = bind.shards[bind.shard]
+        self._first, self._end = first, end
+        engine.bind(Shard(first, end, views.slots, actions, views.actions, views.codes, self._line))
+        self._handlers: dict[type, Callable[[Any, int], bytes]] = {
+            Reset: self._reset,
+            Call: self._call,
+            Render: self._render,
+        }
+
+    def run(self) -> None:
+        """Obey until Close.
+
+        Raises:
+            EOFError: The host is gone.
+        """
+        orders, bell, step = self._orders, self._bell, self._engine.step
+        seq = 0
+
+        def called() -> bool:
+            return bool(orders[DriverLine.SEQ] != seq)
+
+        while True:
+            if not (spin_until(called, self._spin_us) and bell.take()):
+                bell.wait()
+            seq = orders[DriverLine.SEQ]
+            slot = orders[DriverLine.SLOT]
+            if orders[DriverLine.OPCODE] == STEP:
+                self._finish(seq, step, slot)
+                continue
+            message = receive(self._sock)
+            if isinstance(message, Close):
+                return
+            self._finish(seq, self._handlers[type(message)], message, slot)
+
+    def _finish(self, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
+        status = Status.OK
+        try:
+            payload = run(*arguments)
+        except RowFaults as faults:
+            status, payload = Status.FAULT, pack(faults.faults)
+        except Exception as error:  # noqa: BLE001 - a defect here must reach the caller, not hang it
+            _log.exception("the worker of rows %d to %d failed", self._first, self._end - 1)
+            status, payload = Status.FAULT, pack([fault_of(self._first, error)])
+        fits = len(payload) <= len(self._side)
+        if fits:
+            self._side[: len(payload)] = payload
+        line = self._line
+        line[WorkerLine.SIDE_LENGTH] = len(payload)
+        line[WorkerLine.STATUS] = status
+        line[WorkerLine.DONE] = seq
+        self._done.ring()
+        if not fits:
+            send(self._sock, payload)
+
+    def _reset(self, message: Reset, slot: int) -> bytes:
+        options = unpack(message.options) if message.options else None
+        return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
+
+    def _call(self, message: Call, _slot: int) -> bytes:
+        if message.assign:
+            self._engine.assign(message.name, unpack(message.arguments))
+            return b""
+        args, kwargs = unpack(message.arguments)
+        return pack(self._engine.call(message.name, args, kwargs))
+
+    def _render(self, message: Render, _slot: int) -> bytes:
+        return pack(self._engine.call("render", [], {}, message.rows))

@@ -1,0 +1,1 @@
+"""Pools: what one is made from, its host process, and the registry that creates, watches and removes them."""

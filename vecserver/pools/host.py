@@ -1,0 +1,375 @@
+"""A pool's host: starts its workers, owns its arena, runs one command at a time. No network, no environment code.
+
+A command is begun, then waited for, then collected. Between begin and collect the caller is free to watch its sockets:
+``done_fd`` becomes readable when a worker finishes, each ``worker_fds`` entry when a worker ends.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from vecserver.arena.doorbell import Doorbell, make_bell
+from vecserver.arena.driver import ArenaDriver
+from vecserver.arena.memory import create, map_memory, size_and_seal
+from vecserver.arena.plan import ArenaPlan, even_shards
+from vecserver.arena.views import ArenaViews
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start
+from vecserver.engine.table import WHOLE_POOL, resolve
+from vecserver.pools.workers import WorkerProcess
+from vecserver.wire.actions import ActionFormat
+from vecserver.wire.codec import pack, unpack
+from vecserver.wire.errors import (
+    CapExceeded,
+    EnvCreationFailed,
+    EnvFault,
+    InvalidSpec,
+    VecServerError,
+    WorkerDied,
+)
+from vecserver.wire.infos import join
+from vecserver.wire.layout import Layout
+from vecserver.wire.messages import Call as CallRequest
+from vecserver.wire.messages import PoolInfo
+from vecserver.wire.messages import Reset as ResetRequest
+from vecserver.wire.spaces import space_from_json
+
+if TYPE_CHECKING:
+    from vecserver.pools.spec import Caps, PoolSpec
+    from vecserver.wire.frames import Buffer
+
+__all__ = ["Host", "Outcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        slot: The slot with its results.
+        ext: Infos of a step or reset, results of a call: the ext of the reply.
+        error: What went wrong; None when nothing did.
+    """
+
+    slot: int
+    ext: bytes
+    error: VecServerError | None = None
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a pool has done since it was made."""
+
+    batches: int = 0
+    env_steps: int = 0
+    episodes: int = 0
+    resets: int = 0
+
+
+class Host:
+    """One pool's workers and arena. One thread owns it, the process's main thread.
+
+    Args:
+        pool: The pool's id.
+        spec: What to make.
+        caps: The server's limits.
+        spin_us: How long waits may spin before they block.
+    """
+
+    def __init__(self, pool: str, spec: PoolSpec, caps: Caps, spin_us: float = 0.0) -> None:
+        self.pool = pool
+        self.spec = spec
+        self._caps = caps
+        self._spin_us = spin_us
+        self.counters = Counters()
+        self.broken: VecServerError | None = None
+        self._stepping = False
+        self._workers: list[WorkerProcess] = []
+        self._bound = False
+        self._memory_fd = create(f"vecserver-{pool}")
+        self._done_fd = make_bell()
+
+    def start(self, timeout: float, abort_fd: int) -> None:
+        """Start the workers, make the environments and the arena.
+
+        Args:
+            timeout: Seconds this may take.
+            abort_fd: Readable when the pool is not wanted any more.
+
+        Raises:
+            EnvCreationFailed: An environment could not be made; has its own message.
+            InvalidSpec: Rows differ in their spaces.
+            CapExceeded: The arena would be larger than the server allows.
+            HostStartFailed: It took too long.
+            PoolStopping: The pool is not wanted any more.
+            WorkerDied: A worker ended while it started.
+        """
+        deadline = monotonic() + timeout
+        shards = even_shards(self.spec.num_envs, self._worker_count())
+        for shard, rows in enumerate(shards):
+            self._workers.append(WorkerProcess(shard, rows, self._memory_fd, self._done_fd))
+        for worker in self._workers:
+            worker.send(self._start_message(worker.rows))
+        ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
+        self._check_same_spaces(ready)
+        self._describe(ready[0])
+        self._make_arena(shards)
+        for worker in self._workers:
+            worker.send(Bind(shards, worker.shard, self.layout.hash, self._spin_us))
+        for worker in self._workers:
+            self._expect_ready(worker, deadline, abort_fd)
+        self._bound = True
+
+    def _worker_count(self) -> int:
+        if self.engine in WHOLE_POOL:
+            return 1
+        if self.spec.workers is not None:
+            return self.spec.workers
+        return min(len(os.sched_getaffinity(0)), self.spec.num_envs, self._caps.max_workers)
+
+    @property
+    def engine(self) -> str:
+        """The engine that runs, ``auto`` resolved."""
+        return resolve(self.spec.engine)
+
+    def _start_message(self, rows: tuple[int, int]) -> Start:
+        spec = self.spec
+        return Start(
+            env_id=spec.env_id,
+            env_kwargs=spec.env_kwargs,
+            render_mode=spec.render_mode,
+            autoreset_mode=spec.autoreset_mode,
+            engine=self.engine,
+            num_envs=spec.num_envs,
+            rows=rows,
+        )
+
+    @staticmethod
+    def _expect_ready(worker: WorkerProcess, deadline: float, abort_fd: int) -> Ready:
+        message = worker.receive(deadline, abort_fd)
+        if isinstance(message, Failed):
+            fault = message.fault
+            raise EnvCreationFailed(
+                f"the environment of row {fault['row']} could not be made: {fault['type']}: {fault['message']}",
+                faults=[fault],
+            )
+        assert isinstance(message, Ready)
+        return message
+
+    def _check_same_spaces(self, ready: list[Ready]) -> None:
+        for worker, message in zip(self._workers, ready, strict=True):
+            for name in ("observation_space", "action_space"):
+                if getattr(message, name) != getattr(ready[0], name):
+                    raise InvalidSpec(f"the {name} of row {worker.rows[0]} differs from the one of row 0")
+
+    def _describe(self, ready: Ready) -> None:
+        spec = self.spec
+        self.actions = ActionFormat(space_from_json(ready.action_space), spec.num_envs)
+        self.layout = Layout.of(space_from_json(ready.observation_space), spec.num_envs)
+        self.info = PoolInfo(
+            pool=self.pool,
+            env_id=spec.env_id,
+            num_envs=spec.num_envs,
+            autoreset_mode=spec.autoreset_mode,
+            observation_space=ready.observation_space,
+            action_space=ready.action_space,
+            layout=self.layout.describe(),
+            layout_hash=self.layout.hash,
+            metadata=ready.metadata,
+            render_mode=ready.render_mode,
+            engine=self.engine,
+            workers=len(self._workers),
+            step_timeout=spec.step_timeout,
+            lease_ttl=spec.lease_ttl,
+            max_request=self.actions.area_size,
+        )
+
+    def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:
+        plan = ArenaPlan.of(self.layout, self.actions, shards)
+        if plan.size > self._caps.max_arena_bytes:
+            raise CapExceeded(
+                f"the arena of {self.spec.num_envs} rows would have {plan.size} bytes; max_arena_bytes of this server "
+                f"is {self._caps.max_arena_bytes}",
+                cap="max_arena_bytes",
+                limit=self._caps.max_arena_bytes,
+                asked=plan.size,
+            )
+        size_and_seal(self._memory_fd, plan.size)
+        self.arena_bytes = plan.size
+        self._views = ArenaViews(plan, self.layout, map_memory(self._memory_fd, plan.size))
+        self._views.stamp(self.layout.hash, 0)
+        bells = [worker.bell for worker in self._workers]
+        self._driver = ArenaDriver(self._views, self.actions, bells, Doorbell(self._done_fd), self._spin_us)
+
+    @property
+    def done_fd(self) -> int:
+        """Readable when a worker has finished a command."""
+        return self._done_fd
+
+    @property
+    def worker_fds(self) -> dict[int, int]:
+        """Process descriptor → shard: readable when that worker has ended."""
+        return {worker.pidfd: worker.shard for worker in self._workers}
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers."""
+        return [worker.pid for worker in self._workers]
+
+    def begin_step(self, ext: Buffer, body: Buffer) -> None:
+        """Begin to step every row with an encoded action batch.
+
+        Raises:
+            InvalidAction: The batch does not fit; nothing was stepped.
+            MalformedMessage: The bytes are no batch; nothing was stepped.
+        """
+        arrays = self.actions.decode(ext, body)
+        self.actions.check(arrays)
+        self._stepping = True
+        self._driver.start_step(arrays)
+
+    def begin_reset(self, request: ResetRequest) -> None:
+        """Begin to reset rows.
+
+        Raises:
+            InvalidSpec: Seeds or mask of another length than the pool.
+        """
+        rows = self.spec.num_envs
+        for name, values in (("seeds", request.seeds), ("mask", request.mask)):
+            if values is not None and len(values) != rows:
+                raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
+        seeds = request.seeds or [None] * rows
+        options = request.options or b""
+        self._begin_messages(
+            [
+                Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
+                for first, end in self._rows
+            ],
+            fills_slot=True,
+        )
+
+    def begin_call(self, request: CallRequest) -> None:
+        """Begin to call a method, or to read or set an attribute, of every row.
+
+        Raises:
+            InvalidSpec: Values to set that are not one a row.
+        """
+        arguments = [request.arguments] * len(self._workers)
+        if request.assign:
+            values = unpack(request.arguments)
+            if not isinstance(values, list) or len(values) != self.spec.num_envs:
+                raise InvalidSpec(f"one value a row is needed to set {request.name!r}", field="arguments")
+            arguments = [pack(values[first:end]) for first, end in self._rows]
+        self._begin_messages([Call(request.name, part, request.assign) for part in arguments], fills_slot=False)
+
+    def begin_render(self, rows: list[int] | None) -> None:
+        """Begin to render rows, by number; None for all.
+
+        Raises:
+            InvalidSpec: A row that the pool does not have.
+        """
+        wanted = range(self.spec.num_envs) if rows is None else rows
+        for row in wanted:
+            if not 0 <= row < self.spec.num_envs:
+                raise InvalidSpec(f"row {row} of a pool with {self.spec.num_envs} rows", field="rows")
+        self._begin_messages(
+            [Render([row for row in wanted if first <= row < end]) for first, end in self._rows], fills_slot=False
+        )
+
+    @property
+    def _rows(self) -> list[tuple[int, int]]:
+        return [worker.rows for worker in self._workers]
+
+    def _begin_messages(self, messages: list[Any], *, fills_slot: bool) -> None:
+        self._stepping = False
+        # Ring first: a worker that reads already takes a message that is larger than the socket's buffer
+        self._driver.start_message(fills_slot=fills_slot)
+        for worker, message in zip(self._workers, messages, strict=True):
+            try:
+                worker.send(message)
+            except WorkerDied as error:
+                self.broken = self.broken or error
+
+    def poll(self) -> bool:
+        """Whether the command has finished, or cannot finish any more; never blocks."""
+        return self.broken is not None or self._driver.poll()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the command; returns whether it has finished."""
+        return self.broken is not None or self._driver.wait(timeout)
+
+    def collect(self) -> Outcome:
+        """What the finished command left."""
+        slot = self._driver.slot
+        if self.broken is not None:
+            return Outcome(slot, b"", self.broken)
+        try:
+            payloads, faults = self._payloads()
+        except WorkerDied as error:
+            self.broken = error
+            return Outcome(slot, b"", error)
+        if faults:
+            return Outcome(slot, b"", _env_fault(faults))
+        return Outcome(slot, join(payloads))
+
+    def _payloads(self) -> tuple[list[bytes | memoryview], list[dict[str, Any]]]:
+        payloads: list[bytes | memoryview] = []
+        faults: list[dict[str, Any]] = []
+        for worker, result in zip(self._workers, self._driver.collect(), strict=True):
+            payload = result.payload if result.payload is not None else memoryview(worker.receive_bytes())
+            if result.faulted:
+                faults += unpack(payload)
+            else:
+                payloads.append(payload)
+        return payloads, faults
+
+    def count(self) -> None:
+        """Add the finished command to the counters; called after its reply is on the way."""
+        if not self._stepping:
+            return
+        slot = self._views.slots[self._driver.slot]
+        self.counters.batches += 1
+        self.counters.env_steps += self.spec.num_envs
+        if self.spec.autoreset_mode == "NextStep":
+            self.counters.env_steps -= int(np.count_nonzero(slot.autoreset))
+        self.counters.episodes += int(np.count_nonzero(slot.terminated | slot.truncated))
+
+    def slot_body(self, slot: int) -> memoryview:
+        """The bytes of a slot: the body of a reply."""
+        return self._views.slot_bytes[slot]
+
+    def progress(self) -> tuple[int, int]:
+        """First and last row of what is still being stepped: from the row at work to its shard's end."""
+        unfinished = self._driver.unfinished()
+        if not unfinished:
+            return 0, 0
+        worker = self._workers[unfinished[0]]
+        return self._driver.current_row(unfinished[0]), worker.rows[1] - 1
+
+    def worker_exited(self, shard: int) -> None:
+        """Note that a worker has ended: the pool cannot step any more."""
+        self.broken = self.broken or self._workers[shard].died()
+
+    def stop(self, grace: float) -> None:
+        """End the workers, by force after ``grace`` seconds; nothing of them is left."""
+        deadline = monotonic() + grace
+        if self._bound:
+            self._driver.start_message(fills_slot=False)
+        for worker in self._workers:
+            worker.ask_to_close()
+        for worker in self._workers:
+            worker.end(deadline)
+        self._workers.clear()
+        os.close(self._memory_fd)
+        os.close(self._done_fd)
+
+
+def _env_fault(faults: list[dict[str, Any]]) -> EnvFault:
+    first = min(faults, key=lambda fault: int(fault["row"]))
+    ordered = sorted(faults, key=lambda fault: int(fault["row"]))
+    more = f" (and {len(faults) - 1} more rows)" if len(faults) > 1 else ""
+    return EnvFault(f"row {first['row']} raised {first['type']}: {first['message']}{more}", faults=ordered)

@@ -1,0 +1,122 @@
+"""The server's own line to a pool: the ordinary messages over the pool's ipc endpoint, one socket a conversation."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import zmq
+
+from vecserver.wire import messages
+from vecserver.wire.errors import DeadlineExceeded
+from vecserver.wire.frames import Header, Kind, digest_of, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    import msgspec
+
+    from vecserver.wire.frames import Buffer
+
+__all__ = ["PoolLink"]
+
+_LOOK_AROUND_MS: Final = 100
+"""How long a wait may go on before it is asked whether the host still runs."""
+
+
+class PoolLink:
+    """Asks one pool, and waits for each answer. One thread owns it; use it as a context manager.
+
+    Args:
+        context: The process's ZeroMQ context.
+        endpoint: The pool's ipc address.
+        max_reply: Largest legal body of an answer, in bytes.
+        check_alive: Raises when the pool's host process is gone; called while an answer is waited for.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        max_reply: int,
+        check_alive: Callable[[], None],
+    ) -> None:
+        self._endpoint = endpoint
+        self._max_reply = max_reply
+        self._check_alive = check_alive
+        self._lease = 0
+        self._epoch = 0
+        self._seq = 0
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        self._socket.connect(endpoint)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        self._socket.close()
+
+    def ping(self, timeout: float) -> messages.Stats:
+        """The pool's counters.
+
+        Raises:
+            DeadlineExceeded: It does not answer.
+        """
+        _, ext, _ = self._ask(Kind.PING, b"", b"", timeout)
+        return messages.decode(ext, messages.Stats)
+
+    def attach(self, timeout: float) -> None:
+        """Become the driver.
+
+        Raises:
+            LeaseHeld: Another one is.
+        """
+        client = f"control plane (pid {os.getpid()})"
+        header, ext, _ = self._ask(Kind.ATTACH, messages.encode(messages.Attach(client=client)), b"", timeout)
+        self._epoch = header.epoch
+        self._lease = messages.decode(ext, messages.Attached).lease
+
+    def detach(self, timeout: float) -> None:
+        """Give the pool back."""
+        self._ask(Kind.DETACH, b"", b"", timeout)
+
+    def sequenced(self, kind: Kind, ext: bytes | msgspec.Struct, body: Buffer, timeout: float) -> tuple[Buffer, Buffer]:
+        """Run a sequenced request; returns ext and body of its answer. Errors of the tree come out as they are."""
+        self._seq += 1
+        data = ext if isinstance(ext, bytes) else messages.encode(ext)
+        _, reply_ext, reply_body = self._ask(kind, data, body, timeout, self._seq)
+        return reply_ext, reply_body
+
+    def _ask(self, kind: Kind, ext: bytes, body: Buffer, timeout: float, seq: int = 0) -> tuple[Header, Any, Any]:
+        header = Header(
+            kind=kind,
+            lease=self._lease,
+            epoch=self._epoch,
+            seq=seq,
+            digest=digest_of(ext, body),
+            body_length=len(body),
+        )
+        deadline = monotonic() + timeout
+        self._wait(zmq.POLLOUT, kind, deadline, timeout)
+        self._socket.send_multipart([header.pack(), ext, body])
+        while True:
+            self._wait(zmq.POLLIN, kind, deadline, timeout)
+            answer, reply_ext, reply_body = split(self._socket.recv_multipart(), self._max_reply)
+            if answer.kind == Kind.ERROR:
+                raise messages.decode_error(reply_ext)
+            if answer.kind == kind and answer.seq == seq:
+                return answer, reply_ext, reply_body
+
+    def _wait(self, event: int, kind: Kind, deadline: float, timeout: float) -> None:
+        while not self._socket.poll(_LOOK_AROUND_MS, event):
+            self._check_alive()
+            if monotonic() > deadline:
+                raise DeadlineExceeded(
+                    f"the pool did not answer {kind.name} within {timeout:g} s", endpoint=self._endpoint
+                )

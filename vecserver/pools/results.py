@@ -1,0 +1,67 @@
+"""What the registry answers: values inside the server, turned into JSON only at the HTTP edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from vecserver.pools.spec import PoolSpec
+    from vecserver.wire.messages import PoolInfo, Stats
+
+__all__ = ["Batch", "PoolView"]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One result of a pool.
+
+    Attributes:
+        observations: In the structure of the batched observation space, numpy arrays with N rows.
+        rewards: float64 [N]; None after a reset.
+        terminated: bool [N]; None after a reset.
+        truncated: bool [N]; None after a reset.
+        infos: Gymnasium's merged infos.
+    """
+
+    observations: Any
+    rewards: np.ndarray[Any, Any] | None
+    terminated: np.ndarray[Any, Any] | None
+    truncated: np.ndarray[Any, Any] | None
+    infos: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """A pool as its registry sees it now.
+
+    Attributes:
+        pool: Its id.
+        spec: What it was made from.
+        state: ``ready``, ``broken`` (cannot step; ``reason`` says why), or ``lost`` (its host process is
+            gone) or ``silent`` (the host does not answer).
+        reason: Why it is not ready; empty when it is.
+        endpoints: Transport → ZeroMQ address: ``tcp`` and ``ipc``.
+        epoch: The pool's incarnation.
+        created: Seconds since the epoch, for people.
+        creation_s: Seconds it took to make.
+        host_pid: Process id of its host.
+        info: Its spaces, layout and limits.
+        arena_bytes: Size of its shared memory.
+        stats: Its counters; None when its host does not answer.
+    """
+
+    pool: str
+    spec: PoolSpec
+    state: str
+    reason: str
+    endpoints: dict[str, str]
+    epoch: int
+    created: float
+    creation_s: float
+    host_pid: int
+    info: PoolInfo
+    arena_bytes: int
+    stats: Stats | None

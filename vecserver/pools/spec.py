@@ -1,0 +1,134 @@
+"""What a pool is made from, checked before anything is started."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import gymnasium
+import msgspec
+
+from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
+
+__all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "nearest_env_ids"]
+
+ENGINES: Final = ("auto", "envs", "async", "sync")
+AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
+_POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE)
+_NEAREST: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Limits of one server; a refusal names the cap it met.
+
+    Attributes:
+        max_pools: Pools at once.
+        max_num_envs: Rows of one pool.
+        max_workers: Workers of one pool.
+        max_arena_bytes: Shared memory of one pool.
+    """
+
+    max_pools: int = 64
+    max_num_envs: int = 4096
+    max_workers: int = 256
+    max_arena_bytes: int = 8 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSpec:
+    """The options of a pool; the same names in ``make_vec``, in HTTP and on the command line.
+
+    Attributes:
+        env_id: A registered Gymnasium id, or ``module:Id-v0`` to import the module that registers it first.
+        num_envs: Rows.
+        engine: What a worker runs: ``envs`` (each row an environment of its own), ``async`` or ``sync`` (Gymnasium's
+            vector environments, in one worker), ``auto`` for the fastest that gives the same numbers.
+        workers: Worker processes; None for as many as pay.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, as ``gymnasium.vector.AutoresetMode``.
+        render_mode: Passed to ``gymnasium.make``.
+        env_kwargs: Passed to ``gymnasium.make``; JSON values.
+        step_timeout: Seconds a driver waits for a batch before it is told that none came.
+        lease_ttl: Seconds of silence after which another driver may take the pool.
+    """
+
+    env_id: str
+    num_envs: int
+    engine: str = "auto"
+    workers: int | None = None
+    autoreset_mode: str = "NextStep"
+    render_mode: str | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    step_timeout: float = 60.0
+    lease_ttl: float = 60.0
+
+    def check(self, caps: Caps) -> None:
+        """Refuse what can be refused without starting a process.
+
+        Raises:
+            InvalidSpec: An option out of range; names the option and what it may be.
+            CapExceeded: A cap of the server; names the cap.
+            UnknownEnv: The id is not registered here; names the nearest.
+        """
+        _check_range("num_envs", self.num_envs, "max_num_envs", caps.max_num_envs)
+        if self.workers is not None:
+            _check_range("workers", self.workers, "max_workers", caps.max_workers)
+            if self.workers > self.num_envs:
+                raise InvalidSpec(f"workers is {self.workers}, more than num_envs ({self.num_envs})", field="workers")
+        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("autoreset_mode", self.autoreset_mode, AUTORESET_MODES)
+        if self.engine in ("async", "sync") and self.workers not in (None, 1):
+            raise InvalidSpec(f"engine {self.engine!r} runs in one worker, not in {self.workers}", field="workers")
+        for name in ("step_timeout", "lease_ttl"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InvalidSpec(f"{name} is a finite number of seconds above 0", field=name)
+        try:
+            msgspec.json.encode(self.env_kwargs)
+        except (TypeError, msgspec.MsgspecError, ValueError) as error:
+            raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
+        self._check_registered()
+
+    def _check_registered(self) -> None:
+        # module:Id-v0 registers when it is imported, which only a worker may do
+        if ":" not in self.env_id and self.env_id not in gymnasium.registry:
+            nearest = nearest_env_ids(self.env_id)
+            hint = (
+                f"did you mean {', '.join(nearest)}?" if nearest else "GET /v1/envs lists the ids that are registered"
+            )
+            raise UnknownEnv(f"no environment is registered as {self.env_id!r}: {hint}", nearest=nearest)
+
+
+def _check_range(name: str, value: int, cap_name: str, cap: int) -> None:
+    if value < 1:
+        raise InvalidSpec(f"{name} is {value}; it is at least 1", field=name)
+    if value > cap:
+        raise CapExceeded(
+            f"{name} is {value}; {cap_name} of this server is {cap}", cap=cap_name, limit=cap, asked=value
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidSpec(f"{name} is {value!r}; it is one of {', '.join(choices)}", field=name)
+
+
+def nearest_env_ids(env_id: str) -> list[str]:
+    """Registered ids that look like this one, most alike first."""
+    lowered = {known.lower(): known for known in gymnasium.registry}
+    close = difflib.get_close_matches(env_id.lower(), lowered, n=_NEAREST, cutoff=0.5)
+    return [lowered[known] for known in close]
+
+
+def check_pool_name(name: str) -> None:
+    """Refuse a name that could not stand in a path or a file name.
+
+    Raises:
+        InvalidSpec: Says what a name may hold.
+    """
+    if not _POOL_NAME.fullmatch(name):
+        raise InvalidSpec(
+            f"{name!r} is no pool name: letters, digits, '.', '_', '-', at most 63, beginning with a letter or digit",
+            field="name",
+        )

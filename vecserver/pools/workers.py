@@ -1,0 +1,152 @@
+"""One worker process as its host sees it: started, spoken to, watched, ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from vecserver.arena.doorbell import Doorbell, make_bell
+from vecserver.engine.channel import Close, receive, receive_bytes, send
+from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
+
+if TYPE_CHECKING:
+    from vecserver.engine.channel import Message
+
+__all__ = ["WorkerProcess"]
+
+_ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
+)
+"""There is a worker a core already: more threads in each would only take turns."""
+
+_SEND_TIMEOUT: Final = 10.0
+"""Seconds a worker may take to read a message it was called for; only a stuck one takes longer."""
+
+
+class WorkerProcess:
+    """Starts a worker and owns its socket, bell and process descriptor.
+
+    The host's main thread makes it: the kernel kills a worker when the thread that started it ends.
+
+    Args:
+        shard: Its number.
+        rows: First and end row of its shard.
+        memory_fd: The arena's memory; stays the caller's.
+        done_fd: The bell the worker rings; stays the caller's.
+    """
+
+    def __init__(self, shard: int, rows: tuple[int, int], memory_fd: int, done_fd: int) -> None:
+        self.shard = shard
+        self.rows = rows
+        self._sock, theirs = socket.socketpair()
+        self._bell_fd = make_bell()
+        fds = (theirs.fileno(), memory_fd, self._bell_fd, done_fd)
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "vecserver.engine", str(os.getpid()), *map(str, fds)],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr,  # what environments print must not mix with what the host says
+                pass_fds=fds,
+                env={**os.environ, **_ONE_THREAD},
+            )
+        self.pid = self._process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+        self.bell = Doorbell(self._bell_fd)
+        self._sock.settimeout(_SEND_TIMEOUT)
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            WorkerDied: The worker is gone, or stuck.
+        """
+        try:
+            send(self._sock, message)
+        except OSError:
+            raise self.died() from None
+
+    def receive(self, deadline: float, abort_fd: int) -> Message:
+        """Wait for a message while the worker starts.
+
+        Args:
+            deadline: On the monotonic clock.
+            abort_fd: Readable when the pool is not wanted any more.
+
+        Raises:
+            PoolStopping: It is not.
+            HostStartFailed: Nothing came in time.
+            WorkerDied: The worker is gone.
+        """
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        poll.register(abort_fd, select.POLLIN)
+        events = poll.poll(max(0.0, deadline - monotonic()) * 1000)
+        if any(fd == abort_fd for fd, _ in events):
+            raise PoolStopping("the pool was given up while its environments were made")
+        if not events:
+            raise HostStartFailed(
+                f"the environments of rows {self.rows[0]} to {self.rows[1] - 1} were not made in time",
+                rows=list(self.rows),
+            )
+        try:
+            return receive(self._sock)
+        except (EOFError, OSError):
+            raise self.died() from None
+
+    def receive_bytes(self) -> bytearray:
+        """Take a payload that did not fit the side area.
+
+        Raises:
+            WorkerDied: The worker is gone, or stuck.
+        """
+        try:
+            return receive_bytes(self._sock)
+        except (EOFError, OSError):
+            raise self.died() from None
+
+    def died(self) -> WorkerDied:
+        """The error that says how this worker ended; waits a moment for its exit code."""
+        try:
+            exitcode: int | None = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            exitcode = None
+        how = "does not answer" if exitcode is None else _how_it_ended(exitcode)
+        first, last = self.rows[0], self.rows[1] - 1
+        return WorkerDied(
+            f"worker {self.shard} (rows {first} to {last}, pid {self.pid}) {how}",
+            shard=self.shard,
+            rows=[first, last],
+            exitcode=exitcode,
+        )
+
+    def ask_to_close(self) -> None:
+        """Ask the worker to close its environments and leave; one that is gone already needs no asking."""
+        with suppress(OSError):
+            send(self._sock, Close())
+
+    def end(self, deadline: float) -> None:
+        """Wait for the worker to leave; kill it at the deadline. Afterwards nothing of it is left."""
+        try:
+            self._process.wait(max(0.0, deadline - monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._sock.close()
+        os.close(self.pidfd)
+        os.close(self._bell_fd)
+
+
+def _how_it_ended(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"left with exit code {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"

@@ -1,0 +1,247 @@
+"""One server from its settings to its end: the socket, the registry, the app, the signals, and what is cleaned up."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import uvicorn
+
+from vecserver.config import is_loopback
+from vecserver.control.app import create_app
+from vecserver.pools.registry import Registry
+from vecserver.wire.errors import PortUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from vecserver.config import Settings
+
+__all__ = ["run"]
+
+_HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
+_BACKLOG: Final = 128
+_LAST_ANSWERS_S: Final = 2
+"""Seconds that requests in flight have for their answers once all pools are gone."""
+
+
+def run(
+    settings: Settings,
+    *,
+    parent_fd: int | None = None,
+    log_level: str = "info",
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGTERM, SIGINT or the parent's end; in the main thread, for signals to be seen.
+
+    The first signal refuses new pools, ends all pools within the grace and then stops listening; a second one exits at
+    once, and the pools' processes end because their server is gone.
+
+    Args:
+        settings: How to run.
+        parent_fd: An inherited Unix stream socket. One line ``{"url", "pid"}`` is written to it when the server accepts
+            requests, and the server stops when the other end is closed, by whatever end of that process.
+        log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        announce: Called with the address when the server accepts requests.
+
+    Raises:
+        PortUnavailable: The port cannot be listened on.
+    """
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    with (
+        _listen(settings.host, settings.port) as listener,
+        _own_directory(settings.runtime_dir) as directory,
+        closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
+    ):
+        address, port = listener.getsockname()[:2]
+        url = _url(address, port)
+
+        def on_ready() -> None:
+            if parent is not None:
+                parent.tell(url)
+            if announce is not None:
+                announce(url)
+
+        registry = Registry(
+            host_command=_HOST_COMMAND,
+            runtime_dir=directory,
+            bind_host=address,
+            port_range=settings.data_port_range,
+            caps=settings.caps,
+            start_timeout=settings.start_timeout,
+        )
+        app = create_app(registry, loopback_only=is_loopback(settings.host))
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            log_level=log_level,
+            lifespan="off",
+            server_header=False,
+            timeout_graceful_shutdown=_LAST_ANSWERS_S,
+        )
+        server = _Server(
+            config,
+            on_ready=on_ready,
+            drain=lambda: registry.close(settings.grace),
+            abandon=lambda: shutil.rmtree(directory, ignore_errors=True),
+        )
+        if parent is not None:
+            parent.watch(server.stop)
+        try:
+            server.run(sockets=[listener])
+        finally:
+            registry.close(settings.grace)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with an end of its own.
+
+    Args:
+        config: uvicorn's.
+        on_ready: Called once requests are accepted.
+        drain: Called in a thread of its own after the first signal, while requests are still answered.
+        abandon: Called at the second signal, before the process exits at once.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        on_ready: Callable[[], None],
+        drain: Callable[[], None],
+        abandon: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+        self._drain = drain
+        self._abandon = abandon
+        self._signalled = False
+
+    def stop(self) -> None:
+        """Ask the server to end; any thread may."""
+        self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # a signal handler's arguments
+        # uvicorn's own would raise the signal again at the end and so skip what is cleaned up after it
+        if self._signalled:
+            self._abandon()
+            os._exit(128 + sig)
+        self._signalled = True
+        self.stop()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def main_loop(self) -> None:
+        await super().main_loop()
+        # not in this thread: signals, /healthz and the answers to requests in flight need it
+        await asyncio.to_thread(self._drain)
+
+
+class _Parent:
+    """The process that started this one, at the other end of an inherited socket.
+
+    Args:
+        fd: The socket; owned from here on.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.set_inheritable(False)
+        self._watcher: threading.Thread | None = None
+
+    def tell(self, url: str) -> None:
+        """Say where the server is; a parent that is gone already is the watcher's matter."""
+        line = json.dumps({"url": url, "pid": os.getpid()}) + "\n"
+        try:
+            self._socket.sendall(line.encode())
+        except ConnectionError:
+            logging.getLogger(__name__).info("the parent was gone before the server was ready")
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call a function, from a thread of its own, when the other end is closed."""
+
+        def wait() -> None:
+            try:
+                while self._socket.recv(64):
+                    pass  # nothing is expected, and nothing it says keeps it alive
+            except ConnectionError:
+                pass  # reset instead of closed: gone all the same
+            on_gone()
+
+        self._watcher = threading.Thread(target=wait, name="parent-watch", daemon=True)
+        self._watcher.start()
+
+    def close(self) -> None:
+        """End the watcher and close the socket."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the watcher
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+        if self._watcher is not None:
+            self._watcher.join()
+        self._socket.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Listen on a TCP port before anything else is started, so that a port in use costs nothing and is named.
+
+    Raises:
+        PortUnavailable: Says why, and what to do.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise PortUnavailable(f"host {host!r} is no address of this machine: {error.strerror}", host=host) from None
+    family, kind, protocol, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)  # two servers may bind the same port; only one may listen
+    except OSError as error:
+        listener.close()
+        raise PortUnavailable(_why_not(error, host, port), host=host, port=port) from None
+    return listener
+
+
+def _why_not(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} of {host} is in use: choose another with --port (0 for any free one), or stop what listens "
+            f"there (`ss -ltnp sport = :{port}` names it)"
+        )
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges that this process does not have: choose one above 1023 with --port"
+    return f"{host} port {port} cannot be listened on: {error.strerror}"
+
+
+def _url(address: str, port: int) -> str:
+    """Where this machine reaches the server."""
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # compared, not bound
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+@contextmanager
+def _own_directory(base: Path) -> Iterator[Path]:
+    """A directory that only this user may enter, removed at the end."""
+    base.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="vecserver-", dir=base))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,216 @@
+"""Action batches: from what a caller passes to the bytes of an action block, and the checks on the way.
+
+Gymnasium hands each environment the action in the dtype its caller used, so a float64 batch for a float32 Box gives
+other numbers than its rounded copy. The block therefore carries each leaf in the caller's dtype; it names the dtypes
+only where they differ from the space's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+from gymnasium import spaces
+
+from vecserver.wire.errors import InvalidAction, MalformedMessage, UnsupportedSpace
+from vecserver.wire.layout import leaf_spaces, leaf_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vecserver.wire.frames import Buffer
+
+__all__ = ["ActionFormat"]
+
+Array = np.ndarray[Any, Any]
+_ALIGNMENT: Final = 8
+_DTYPES: Final = ("?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+"""The dtypes an action leaf may have; a leaf's code in the arena is its position here."""
+_CODES: Final = {np.dtype(name): code for code, name in enumerate(_DTYPES)}
+_BY_NAME: Final = {dtype.str: dtype for dtype in _CODES}
+_RANKS: Final = {"b": 0, "i": 1, "u": 1, "f": 2}
+"""An action may have any dtype of its space's rank or below: integers for floats, never floats for integers."""
+_NAMES: Final = msgspec.msgpack.Decoder(list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """One array of the batched action."""
+
+    name: str
+    space: spaces.Space[Any]
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    offset: int  # in the arena's action area, where every element has room for the widest dtype
+
+
+def _round_up(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class ActionFormat:
+    """How the actions of one pool are checked, encoded and stored.
+
+    Args:
+        space: The single action space of a row.
+        num_envs: Rows.
+
+    Raises:
+        UnsupportedSpace: A part of the space has no fixed size, or a dtype that no action may have.
+    """
+
+    def __init__(self, space: spaces.Space[Any], num_envs: int) -> None:
+        self.space = space
+        self.num_envs = num_envs
+        leaves, offset = [], 0
+        for path, leaf in leaf_spaces(space):
+            dtype, shape = np.dtype(leaf.dtype), (num_envs, *(leaf.shape or ()))
+            if dtype not in _CODES:
+                raise UnsupportedSpace(f"{leaf} has dtype {dtype.str}; actions have one of {', '.join(_BY_NAME)}")
+            leaves.append(_Leaf(path, leaf, dtype, shape, offset))
+            offset += _round_up(8 * prod(shape))
+        self._leaves = tuple(leaves)
+        self.area_size = offset
+        """Bytes of the arena's action area: an upper bound of a block's length in any dtypes."""
+        self.leaf_count = len(leaves)
+        self._usual = tuple(leaf.dtype for leaf in leaves)
+
+    def coerce(self, actions: Any) -> list[Array]:
+        """Turn a batch of actions into one C-ordered array a leaf, in the caller's dtypes.
+
+        Args:
+            actions: A batch as ``gymnasium.vector.VectorEnv.step`` takes it: an array or sequence of ``num_envs`` rows,
+                or dicts and tuples of these where the space is one.
+
+        Raises:
+            InvalidAction: The structure, length, shape or dtype does not fit the space.
+        """
+        try:
+            parts = list(leaf_values(self.space, actions))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise InvalidAction(
+                f"the action batch does not have the structure of {self.space}: {error!r}; nothing was stepped"
+            ) from None
+        return [self._coerce_leaf(leaf, part) for leaf, part in zip(self._leaves, parts, strict=True)]
+
+    def _coerce_leaf(self, leaf: _Leaf, part: Any) -> Array:
+        where = f"the action batch{f' at {leaf.name}' if leaf.name else ''}"
+        try:
+            array = np.asarray(part, order="C")
+        except (TypeError, ValueError, RuntimeError) as error:  # ragged sequences; a tensor of an accelerator
+            raise InvalidAction(f"{where} is no array: {error}; nothing was stepped") from None
+        if array.shape != leaf.shape:
+            if array.shape[:1] != leaf.shape[:1]:
+                got = array.shape[0] if array.ndim else "no"
+                raise InvalidAction(f"{where} has {got} rows, the pool has {self.num_envs}; nothing was stepped")
+            raise InvalidAction(f"{where} has shape {array.shape} instead of {leaf.shape}; nothing was stepped")
+        if not _fits(array.dtype, leaf.dtype):
+            raise InvalidAction(
+                f"{where} has dtype {array.dtype}, {leaf.space} takes {leaf.dtype}; nothing was stepped"
+            )
+        return array
+
+    def check(self, arrays: Sequence[Array]) -> None:
+        """Refuse values that no environment could take.
+
+        Integers outside their space and NaN are refused. Finite numbers beyond a Box's bounds pass, as they do in
+        Gymnasium: Gaussian policies emit them and environments clip them.
+
+        Args:
+            arrays: One array a leaf, as ``coerce`` or ``decode`` gave them.
+
+        Raises:
+            InvalidAction: Names the first row, its value and the space.
+        """
+        for leaf, array in zip(self._leaves, arrays, strict=True):
+            bad = _outside(leaf.space, array)
+            if bad is not None and bad.any():
+                row = int(np.argwhere(bad.reshape(self.num_envs, -1).any(axis=1))[0, 0])
+                raise InvalidAction(
+                    f"row {row}: action {array[row]} is outside {leaf.space}; nothing was stepped, the batch can be "
+                    "sent again",
+                    row=row,
+                )
+
+    def encode(self, arrays: Sequence[Array]) -> tuple[bytes, bytes | memoryview]:
+        """Encode arrays as the ext and body of a STEP request.
+
+        Returns:
+            The ext, empty where every leaf has its space's dtype, and the body: the leaves one after the other, each
+            padded to 8 bytes.
+        """
+        dtypes = tuple(array.dtype for array in arrays)
+        ext = b"" if dtypes == self._usual else msgspec.msgpack.encode([dtype.str for dtype in dtypes])
+        if len(arrays) == 1 and arrays[0].nbytes % _ALIGNMENT == 0:
+            return ext, arrays[0].reshape(-1).data.cast("B") if arrays[0].size else b""
+        return ext, b"".join(array.tobytes().ljust(_round_up(array.nbytes), b"\0") for array in arrays)
+
+    def decode(self, ext: Buffer, body: Buffer) -> list[Array]:
+        """Views of a STEP request's body, one array a leaf; no copy.
+
+        Raises:
+            InvalidAction: A dtype that does not fit the space.
+            MalformedMessage: The ext names no dtypes, or the body has another length than they say.
+        """
+        dtypes = self._usual if not len(ext) else self._decode_dtypes(ext)
+        arrays, offset = [], 0
+        for leaf, dtype in zip(self._leaves, dtypes, strict=True):
+            end = offset + _round_up(dtype.itemsize * prod(leaf.shape))
+            if end > len(body):
+                break
+            arrays.append(np.ndarray(leaf.shape, dtype, body, offset))
+            offset = end
+        if len(arrays) != self.leaf_count or offset != len(body):
+            raise MalformedMessage(
+                f"the actions of {self.num_envs} rows of {self.space} do not have {len(body)} bytes; "
+                "nothing was stepped"
+            )
+        return arrays
+
+    def _decode_dtypes(self, ext: Buffer) -> tuple[np.dtype[Any], ...]:
+        try:
+            names = _NAMES.decode(ext)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise MalformedMessage(f"the ext of a STEP names no dtypes: {error}") from None
+        if len(names) != self.leaf_count:
+            raise MalformedMessage(f"the ext of a STEP names {len(names)} dtypes for {self.leaf_count} leaves")
+        for leaf, name in zip(self._leaves, names, strict=True):
+            if name not in _BY_NAME or not _fits(_BY_NAME[name], leaf.dtype):
+                raise InvalidAction(f"an action batch of dtype {name!r:.40}, {leaf.space} takes {leaf.dtype}")
+        return tuple(_BY_NAME[name] for name in names)
+
+    def store(self, arrays: Sequence[Array], area: memoryview, codes: memoryview) -> None:
+        """Write a batch into the arena's action area and its dtype codes beside it."""
+        for i, (leaf, array) in enumerate(zip(self._leaves, arrays, strict=True)):
+            np.ndarray(leaf.shape, array.dtype, area, leaf.offset)[...] = array
+            codes[i] = _CODES[array.dtype]
+
+    def load(self, area: memoryview, codes: bytes, rows: slice) -> list[Array]:
+        """Views of some rows of the action area, one array a leaf, in the dtypes that ``codes`` name."""
+        return [
+            np.ndarray(leaf.shape, np.dtype(_DTYPES[code]), area, leaf.offset)[rows]
+            for leaf, code in zip(self._leaves, codes, strict=True)
+        ]
+
+
+def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
+    return dtype in _CODES and _RANKS[dtype.kind] <= _RANKS[wanted.kind]
+
+
+def _outside(space: spaces.Space[Any], array: Array) -> Array | None:
+    """Which elements no environment could take; None where none can be wrong."""
+    if isinstance(space, spaces.Box):
+        return np.isnan(array) if array.dtype.kind == "f" else None
+    if isinstance(space, spaces.MultiBinary):
+        return None if array.dtype.kind == "b" else (array != 0) & (array != 1)
+    if isinstance(space, spaces.Discrete):
+        low: Any = int(space.start)  # Python's integers: the sum may not fit the space's dtype
+        high: Any = low + int(space.n) - 1
+    else:
+        assert isinstance(space, spaces.MultiDiscrete)
+        low, high = space.start, space.start + space.nvec - 1
+    outside: Array = (array < low) | (array > high)
+    return outside

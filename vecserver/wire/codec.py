@@ -1,0 +1,252 @@
+"""Values of infos, calls and options ↔ msgpack, so that what comes out has the types that went in.
+
+msgpack alone turns tuples into lists and knows no numpy. Here arrays, numpy scalars, tuples, big integers and mappings
+with keys that are no strings travel as extension types; everything else is refused with ``Unportable`` (or dropped and
+counted, for infos, which must never fail a step). No pickle, in any direction.
+
+::
+
+    ext type 1   array          [dtype.str, shape, C-order bytes]
+    ext type 2   numpy scalar   [dtype.str, bytes]
+    ext type 3   tuple          [items …]
+    ext type 4   object array   [shape, items …]
+    ext type 5   integer beyond 64 bits: two's complement, little-endian
+    ext type 6   mapping with other keys than text: [[key, value], …]
+    ext type 7   graph instance [nodes, edges, edge_links]
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+from gymnasium.spaces import GraphInstance
+
+from vecserver.wire.errors import MalformedMessage, Unportable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_DEPTH", "numeric_dtype", "pack", "portable", "unpack"]
+
+MAX_DEPTH: Final = 32
+"""Nesting that a value may have; deeper ones are refused before they exhaust the decoder's stack."""
+
+_ARRAY, _SCALAR, _TUPLE, _OBJECTS, _BIGINT, _MAP, _GRAPH = range(1, 8)
+_INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
+_NUMERIC_KINDS: Final = frozenset("biufcSUmM")
+_DTYPE_NAME: Final = re.compile(r"[<>|][biufcSU][0-9]{1,10}|[<>][mM]8(\[[0-9]{0,9}[A-Za-z]+\])?")
+"""What ``dtype.str`` gives for these kinds. ``np.dtype`` itself would parse a language of structures and aliases."""
+_MAX_CODE_POINT: Final = 0x10FFFF
+_Ext = msgspec.msgpack.Ext
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def pack(value: Any) -> bytes:
+    """Encode a value.
+
+    Raises:
+        Unportable: The value, or something inside it, is none of the types that can travel.
+    """
+    return _encode(portable(value))
+
+
+def portable(value: Any, path: str = "value", depth: int = 0) -> Any:
+    """Turn a value into one that msgpack encodes without loss.
+
+    Args:
+        value: Any value.
+        path: Where it stands, for the error's text.
+        depth: How deep it is nested already.
+
+    Raises:
+        Unportable: The value, or something inside it, is none of the types that can travel.
+    """
+    convert = _CONVERTERS.get(type(value))
+    if convert is not None:
+        if depth > MAX_DEPTH:
+            raise Unportable(f"{path} is nested deeper than {MAX_DEPTH} levels")
+        return convert(value, path, depth)
+    if isinstance(value, np.generic):
+        return _scalar(value, path)
+    raise Unportable(
+        f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel: use numbers, text, "
+        "bytes, numpy arrays, lists, tuples and dicts"
+    )
+
+
+def _same(value: Any, _path: str, _depth: int) -> Any:
+    return value
+
+
+def _int(value: int, _path: str, _depth: int) -> Any:
+    if _INT64_MIN <= value <= _UINT64_MAX:
+        return value
+    return _Ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
+
+
+def _text(value: str, path: str, _depth: int) -> Any:
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Unportable(f"{path} has a lone surrogate in its text, which cannot travel: {value!a:.80}") from None
+    return value
+
+
+def _dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if all(type(key) is str for key in value):
+        return {_text(key, path, depth): portable(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
+    pairs = [
+        [portable(key, f"key {i} of {path}", depth + 1), portable(item, f"item {i} of {path}", depth + 1)]
+        for i, (key, item) in enumerate(value.items())
+    ]
+    return _Ext(_MAP, _encode(pairs))
+
+
+def _items(value: Any, path: str, depth: int) -> list[Any]:
+    return [portable(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
+
+
+def _tuple(value: tuple[Any, ...], path: str, depth: int) -> Any:
+    return _Ext(_TUPLE, _encode(_items(value, path, depth)))
+
+
+def _graph(value: GraphInstance, path: str, depth: int) -> Any:
+    return _Ext(_GRAPH, _encode(_items(value, path, depth)))
+
+
+def _array(value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
+    if value.dtype.kind in _NUMERIC_KINDS and value.dtype.itemsize:
+        return _Ext(_ARRAY, _encode([value.dtype.str, value.shape, value.tobytes()]))
+    if value.dtype == object:
+        return _Ext(_OBJECTS, _encode([value.shape, _items(value.ravel().tolist(), path, depth)]))
+    raise Unportable(f"{path} is an array of dtype {value.dtype}, which cannot travel")
+
+
+def _scalar(value: np.generic, path: str) -> Any:
+    if value.dtype.kind in _NUMERIC_KINDS:
+        # sliced: numpy gives an empty text bytes that its dtype does not have
+        return _Ext(_SCALAR, _encode([value.dtype.str, value.tobytes()[: value.dtype.itemsize]]))
+    raise Unportable(f"{path} is a numpy scalar of dtype {value.dtype}, which cannot travel")
+
+
+_CONVERTERS: Final[dict[type, Callable[[Any, str, int], Any]]] = {
+    type(None): _same,
+    bool: _same,
+    float: _same,
+    str: _text,
+    bytes: _same,
+    int: _int,
+    dict: _dict,
+    list: _items,
+    tuple: _tuple,
+    GraphInstance: _graph,
+    np.ndarray: _array,
+}
+
+
+def unpack(data: bytes | bytearray | memoryview) -> Any:
+    """Decode what ``pack`` encoded. Arrays are writable and own their memory.
+
+    Raises:
+        MalformedMessage: The bytes are no encoding of a value.
+    """
+    try:
+        return _Decoder().decode(data)
+    except (msgspec.DecodeError, ValueError, TypeError, RecursionError, IndexError, OverflowError) as error:
+        raise MalformedMessage(f"undecodable value: {error}") from None
+
+
+class _Decoder:
+    """One decoding; counts the nesting of extension types, which msgspec's own limit does not see."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def decode(self, data: bytes | bytearray | memoryview) -> Any:
+        self._depth += 1
+        if self._depth > MAX_DEPTH + 2:  # the message itself, and MAX_DEPTH + 1 values inside one another
+            raise MalformedMessage(f"a value nested deeper than {MAX_DEPTH} levels")
+        value = msgspec.msgpack.decode(data, ext_hook=self._extension)
+        self._depth -= 1
+        return value
+
+    def _extension(self, code: int, data: memoryview) -> Any:
+        if code == _BIGINT:
+            return int.from_bytes(data, "little", signed=True)
+        builder = _BUILDERS.get(code)
+        if builder is None:
+            raise MalformedMessage(f"unknown extension type {code}")
+        return builder(self.decode(data))
+
+
+def numeric_dtype(name: Any) -> np.dtype[Any]:
+    """The dtype whose ``dtype.str`` is ``name``: numbers, text, bytes and times; no objects, structures or aliases.
+
+    Raises:
+        MalformedMessage: It names none of these.
+    """
+    with suppress(TypeError, ValueError):
+        if _DTYPE_NAME.fullmatch(name):
+            dtype: np.dtype[Any] = np.dtype(name)
+            return dtype
+    raise MalformedMessage(f"dtype {name!r:.80} is not taken")
+
+
+def _build_array(parts: list[Any]) -> np.ndarray[Any, Any]:
+    name, shape, data = parts
+    dtype = numeric_dtype(name)
+    if not dtype.itemsize:
+        raise MalformedMessage(f"an array of dtype {name}, whose elements have no bytes, could claim any shape")
+    _check_bytes(data)
+    _check_size(shape, len(data), dtype.itemsize)
+    # bytearray: the caller may write into what it received
+    array = np.frombuffer(bytearray(data), dtype).reshape(shape)
+    if dtype.kind == "U" and (array.reshape(-1).view(f"{name[0]}u4") > _MAX_CODE_POINT).any():
+        raise MalformedMessage("an array of text holds numbers that are no characters")
+    return array
+
+
+def _build_scalar(parts: list[Any]) -> Any:
+    name, data = parts
+    dtype = numeric_dtype(name)
+    _check_bytes(data)
+    _check_size([], len(data), dtype.itemsize)
+    # numpy strips trailing zeros from text and bytes that it reads out of a buffer
+    if dtype.kind == "U":
+        return np.str_(data.decode("utf-32-be" if name[0] == ">" else "utf-32-le", "surrogatepass"))
+    return np.bytes_(data) if dtype.kind == "S" else np.frombuffer(data, dtype)[0]
+
+
+def _build_objects(parts: list[Any]) -> np.ndarray[Any, Any]:
+    shape, items = parts
+    _check_size(shape, len(items), 1)
+    flat = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        flat[i] = item
+    return flat.reshape(shape)
+
+
+def _check_bytes(data: Any) -> None:
+    if not isinstance(data, bytes):
+        raise MalformedMessage(f"the elements of an array are bytes, not {type(data).__name__}")
+
+
+def _check_size(shape: Any, length: int, itemsize: int) -> None:
+    if any(type(n) is not int or n < 0 for n in shape) or prod(shape) * itemsize != length:
+        raise MalformedMessage(f"an array of shape {shape!r:.80} cannot have {length} bytes, {itemsize} an element")
+
+
+_BUILDERS: Final[dict[int, Callable[[Any], Any]]] = {
+    _ARRAY: _build_array,
+    _SCALAR: _build_scalar,
+    _TUPLE: tuple,
+    _OBJECTS: _build_objects,
+    _MAP: dict,
+    _GRAPH: lambda parts: GraphInstance(*parts),
+}

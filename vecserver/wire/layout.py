@@ -1,0 +1,159 @@
+"""Where each array lies in a slot and in an action block: computed from the spaces, the same on both ends.
+
+A slot holds, each 64-byte aligned::
+
+    observation leaves (N, …) · reward f8[N] · terminated u1[N] · truncated u1[N] · autoreset u1[N]
+
+An observation's leaves are the arrays of its space in the space's own order: one for a Box, Discrete, MultiDiscrete or
+MultiBinary, those of its parts for Dict and Tuple.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import numpy as np
+from gymnasium import spaces
+
+from vecserver.wire.errors import UnsupportedSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["Field", "Layout", "SlotViews", "assemble", "leaf_spaces", "leaf_values"]
+
+_ALIGNMENT: Final = 64
+"""A cache line: two workers that write neighbouring fields never share one."""
+
+_LEAVES: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+Array = np.ndarray[Any, Any]
+
+
+def leaf_spaces(space: spaces.Space[Any], name: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Yield the path and space of every leaf, in order.
+
+    Raises:
+        UnsupportedSpace: A part of the space has no fixed size.
+    """
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from leaf_spaces(child, f"{name}/{key}")
+    elif isinstance(space, spaces.Tuple):
+        for i, child in enumerate(space.spaces):
+            yield from leaf_spaces(child, f"{name}/{i}")
+    elif isinstance(space, _LEAVES):
+        yield name, space
+    else:
+        raise UnsupportedSpace(
+            f"{space} is a {type(space).__name__}, which has no fixed size: pools take Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict and Tuple of these"
+        )
+
+
+def leaf_values(space: spaces.Space[Any], value: Any) -> Iterator[Any]:
+    """Yield the parts of a value (of one row, or batched) in the order of ``leaf_spaces``."""
+    if isinstance(space, spaces.Dict):
+        for key, child in space.spaces.items():
+            yield from leaf_values(child, value[key])
+    elif isinstance(space, spaces.Tuple):
+        for child, part in zip(space.spaces, value, strict=True):
+            yield from leaf_values(child, part)
+    else:
+        yield value
+
+
+def assemble(space: spaces.Space[Any], leaves: Iterator[Any]) -> Any:
+    """Put leaves back into the structure of a space: the inverse of ``leaf_values``."""
+    if isinstance(space, spaces.Dict):
+        return {key: assemble(child, leaves) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(assemble(child, leaves) for child in space.spaces)
+    return next(leaves)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One array of a slot: ``shape`` includes the rows, ``offset`` is in bytes from the slot's start."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def view(self, buffer: Any, base: int = 0) -> Array:
+        """This field's array in a buffer that holds a slot at ``base``; no copy."""
+        return np.ndarray(self.shape, np.dtype(self.dtype), buffer, base + self.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class SlotViews:
+    """The arrays of one slot, all views of the same buffer."""
+
+    observations: tuple[Array, ...]
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    autoreset: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The fields of a slot.
+
+    Attributes:
+        num_envs: Rows.
+        fields: The observation's leaves, then reward, terminated, truncated and autoreset.
+        slot_size: Bytes of a slot: the length of a reply's body.
+    """
+
+    num_envs: int
+    fields: tuple[Field, ...]
+    slot_size: int
+
+    @classmethod
+    def of(cls, observation_space: spaces.Space[Any], num_envs: int) -> Layout:
+        """Lay out a slot for ``num_envs`` rows of a single observation space.
+
+        Raises:
+            UnsupportedSpace: A part of the space has no fixed size.
+        """
+        parts = [
+            (f"observation{path}", np.dtype(leaf.dtype), tuple(leaf.shape or ()))
+            for path, leaf in leaf_spaces(observation_space)
+        ]
+        parts += [
+            ("reward", np.dtype(np.float64), ()),
+            ("terminated", np.dtype(np.bool_), ()),
+            ("truncated", np.dtype(np.bool_), ()),
+            ("autoreset", np.dtype(np.bool_), ()),
+        ]
+        fields, offset = [], 0
+        for name, dtype, shape in parts:
+            field = Field(name, dtype.str, (num_envs, *shape), offset)
+            fields.append(field)
+            offset = -(-(offset + dtype.itemsize * prod(field.shape)) // _ALIGNMENT) * _ALIGNMENT
+        return cls(num_envs, tuple(fields), offset)
+
+    def describe(self) -> dict[str, Any]:
+        """The layout as a JSON value, for programs that do not compute it from the spaces."""
+        return {
+            "num_envs": self.num_envs,
+            "slot_size": self.slot_size,
+            "fields": [
+                {"name": f.name, "dtype": f.dtype, "shape": list(f.shape), "offset": f.offset} for f in self.fields
+            ],
+        }
+
+    @property
+    def hash(self) -> int:
+        """CRC-32 of the description: both ends compare it before they exchange a slot."""
+        return zlib.crc32(msgspec.json.encode(self.describe(), order="deterministic"))
+
+    def views(self, buffer: Any, base: int = 0) -> SlotViews:
+        """The arrays of the slot that begins ``base`` bytes into a buffer; no copy."""
+        *leaves, reward, terminated, truncated, autoreset = (field.view(buffer, base) for field in self.fields)
+        return SlotViews(tuple(leaves), reward, terminated, truncated, autoreset)

@@ -1,0 +1,207 @@
+"""What the ext of each message holds. Requests refuse unknown fields; answers ignore them, so they may grow.
+
+Values that environments decide (infos, arguments, results) are ``codec`` bytes inside these structs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from vecserver.wire.errors import MalformedMessage, VecServerError, from_code
+
+__all__ = [
+    "Attach",
+    "Attached",
+    "Call",
+    "ErrorReply",
+    "Hello",
+    "HelloReply",
+    "InProgress",
+    "PoolInfo",
+    "Render",
+    "Reset",
+    "Stats",
+    "decode",
+    "decode_error",
+    "encode",
+    "encode_error",
+]
+
+
+class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """HELLO: who asks. The header's version is what is negotiated."""
+
+    client: str = ""
+
+
+class HelloReply(msgspec.Struct, frozen=True):
+    """Answer to HELLO."""
+
+    server: str
+    pool: str
+
+
+class Attach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """ATTACH: ask for the pool's description, and with ``drive`` for its lease.
+
+    Attributes:
+        drive: Become the driver; without it only the description is asked for.
+        force: Take the lease from the driver that holds it.
+        client: A name for people: host and process id.
+    """
+
+    drive: bool = True
+    force: bool = False
+    client: str = ""
+
+
+class PoolInfo(msgspec.Struct, frozen=True):
+    """What a client must know of a pool.
+
+    Attributes:
+        observation_space: Single observation space, as ``spaces.space_to_json``.
+        action_space: Single action space, likewise.
+        layout: ``Layout.describe()``; ``layout_hash`` is its hash.
+        metadata: The environments' metadata, JSON values.
+        step_timeout: Seconds that a batch may take.
+        max_request: Largest body of a request, in bytes.
+    """
+
+    pool: str
+    env_id: str
+    num_envs: int
+    autoreset_mode: str
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    layout: dict[str, Any]
+    layout_hash: int
+    metadata: dict[str, Any]
+    render_mode: str | None
+    engine: str
+    workers: int
+    step_timeout: float
+    lease_ttl: float
+    max_request: int
+
+
+class Attached(msgspec.Struct, frozen=True):
+    """Answer to ATTACH; ``lease`` and ``last_seq`` are 0 for an observer. The header has lease and epoch too."""
+
+    info: PoolInfo
+    lease: int
+    epoch: int
+    last_seq: int
+    features: list[str] = []
+
+
+class Reset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """RESET: seeds and options a row.
+
+    Attributes:
+        seeds: One seed or None a row; None for no seeds at all.
+        mask: Rows to reset; None for all.
+        options: ``codec`` bytes of the options dict; None for none.
+    """
+
+    seeds: list[int | None] | None = None
+    mask: list[bool] | None = None
+    options: bytes | None = None
+
+
+class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """CALL: call a method or read an attribute of every row, or set one.
+
+    Attributes:
+        name: Method or attribute.
+        arguments: ``codec`` bytes of ``[args, kwargs]``; for ``assign``, of one value a row.
+        assign: Set the attribute instead of calling.
+    """
+
+    name: str
+    arguments: bytes
+    assign: bool = False
+
+
+class Render(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """RENDER: frames of some rows; None for all. Not sequenced."""
+
+    rows: list[int] | None = None
+
+
+class ErrorReply(msgspec.Struct, frozen=True):
+    """ERROR: an error of the tree in ``errors``."""
+
+    code: str
+    message: str
+    details: dict[str, Any] = {}
+
+
+class InProgress(msgspec.Struct, frozen=True):
+    """IN_PROGRESS: the request is running.
+
+    Attributes:
+        elapsed: Seconds since it began.
+        slowest_rows: First and last row of the shard that is furthest behind.
+    """
+
+    elapsed: float
+    slowest_rows: tuple[int, int]
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """Answer to PING.
+
+    Attributes:
+        state: The pool's state: ``ready`` or ``broken``, with ``reason``.
+        batches: STEP requests finished; ``env_steps`` counts rows stepped in them, autoreset steps left out.
+        episodes: Episodes that ended.
+        rss_bytes: Resident memory of the host and of each worker.
+    """
+
+    state: str
+    reason: str
+    batches: int
+    env_steps: int
+    episodes: int
+    resets: int
+    refused: int
+    lease: int
+    driver: str
+    idle_s: float
+    arena_bytes: int
+    worker_pids: list[int]
+    rss_bytes: list[int]
+    host_rss_bytes: int
+
+
+T = TypeVar("T")
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Encode a message as the bytes of an ext."""
+    return msgspec.msgpack.encode(message)
+
+
+def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
+    """Decode an ext; an empty one is a message of defaults.
+
+    Raises:
+        MalformedMessage: The bytes are no such message, or have a field it does not know.
+    """
+    try:
+        return msgspec.msgpack.decode(data if len(data) else b"\x80", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(f"the ext is no {kind.__name__}: {error}") from None
+
+
+def encode_error(error: VecServerError) -> bytes:
+    """Encode an error as the ext of an ERROR reply."""
+    return encode(ErrorReply(error.code, error.message, error.details))
+
+
+def decode_error(data: bytes | bytearray | memoryview) -> VecServerError:
+    """Build the error an ERROR reply carries; not raised."""
+    reply = decode(data, ErrorReply)
+    return from_code(reply.code, reply.message, reply.details)
