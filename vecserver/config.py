@@ -9,7 +9,7 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,7 +18,10 @@ from vecserver.pools.spec import Caps
 
 __all__ = ["Settings", "is_loopback", "load"]
 
-_PREFIX = "VECSERVER_"
+_PREFIX: Final = "VECSERVER_"
+
+_LONGEST_RUNTIME_DIR: Final = 70
+"""Bytes: a Unix socket's path has at most 107, of which the server's own folder and file take up to 37."""
 
 
 def _parse_port_range(value: Any) -> Any:
@@ -55,7 +58,7 @@ class Settings(BaseSettings):
         start_timeout: Seconds that a pool may take to start.
         grace: Seconds that a pool may take to stop by itself.
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
-            sockets. A path much longer than ``/run/user/1000`` leaves no room for them.
+            sockets and logs.
         insecure: Listen beyond this machine although nothing there asks for credentials or encrypts.
     """
 
@@ -80,6 +83,11 @@ class Settings(BaseSettings):
     def _check(self) -> Settings:
         if self.data_port_range is not None and self.data_port_range[0] > self.data_port_range[1]:
             raise ValueError(f"data_port_range ends ({self.data_port_range[1]}) before it begins")
+        if len(os.fsencode(self.runtime_dir)) > _LONGEST_RUNTIME_DIR:
+            raise ValueError(
+                f"runtime_dir {self.runtime_dir} is too long for the path of a Unix socket: choose one of at most "
+                f"{_LONGEST_RUNTIME_DIR} bytes"
+            )
         if not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"host {self.host} can be reached from other machines, and whoever reaches it may run any registered "

@@ -45,8 +45,10 @@ POOL_FAMILIES: Final = (
     PoolFamily("vecserver_pool_episodes", "counter", "Episodes that ended.", lambda s: s.episodes),
     PoolFamily("vecserver_pool_resets", "counter", "RESET requests finished.", lambda s: s.resets),
     PoolFamily("vecserver_pool_refused_requests", "counter", "Data plane requests refused.", lambda s: s.refused),
-    PoolFamily("vecserver_pool_driven", "gauge", "1 while a driver holds the lease.", lambda s: float(s.lease != 0)),
-    PoolFamily("vecserver_pool_idle_seconds", "gauge", "Seconds since the last request.", lambda s: s.idle_s),
+    PoolFamily("vecserver_pool_driven", "gauge", "1 while a driver holds the lease.", lambda s: bool(s.driver)),
+    PoolFamily(
+        "vecserver_pool_driver_silent_seconds", "gauge", "Seconds since the driver was heard.", lambda s: s.idle_s
+    ),
     PoolFamily("vecserver_pool_arena_bytes", "gauge", "Shared memory of the pool, in bytes.", lambda s: s.arena_bytes),
     PoolFamily(
         "vecserver_pool_host_resident_bytes",

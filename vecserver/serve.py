@@ -81,6 +81,7 @@ def run(
             port_range=settings.data_port_range,
             caps=settings.caps,
             start_timeout=settings.start_timeout,
+            grace=settings.grace,
         )
         app = create_app(registry, loopback_only=is_loopback(settings.host))
         config = uvicorn.Config(
@@ -94,7 +95,7 @@ def run(
         server = _Server(
             config,
             on_ready=on_ready,
-            drain=lambda: registry.close(settings.grace),
+            drain=registry.close,
             abandon=lambda: shutil.rmtree(directory, ignore_errors=True),
         )
         if parent is not None:
@@ -102,7 +103,7 @@ def run(
         try:
             server.run(sockets=[listener])
         finally:
-            registry.close(settings.grace)
+            registry.close()
 
 
 class _Server(uvicorn.Server):

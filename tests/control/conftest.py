@@ -39,8 +39,7 @@ def registry():
     fake = FakeRegistry()
     yield fake
     fake.fault = None
-    if not fake.closing:
-        fake.close()
+    fake.close()
 
 
 @pytest.fixture

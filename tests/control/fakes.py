@@ -73,6 +73,8 @@ class _Pool:
             state="ready",
             reason="",
             endpoints={"tcp": "tcp://127.0.0.1:5555", "ipc": f"ipc:///tmp/{self.pool}"},
+            epoch=2**64 - 1,
+            arena_bytes=4096,
             created=0.0,
             creation_s=0.25,
             host_pid=1,
@@ -91,7 +93,7 @@ class FakeRegistry:
         fault: Raised by every method from now on, if set.
         gate: Every method waits until it is set.
         entered: Released once by each call that reached the gate.
-        hidden: Pools of which no host answers; True for those that are lost.
+        hidden: The states of pools whose host does not answer: ``silent`` or ``lost``.
     """
 
     def __init__(self, caps: Caps | None = None) -> None:
@@ -101,12 +103,14 @@ class FakeRegistry:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Semaphore(0)
-        self.hidden: dict[str, bool] = {}
+        self.hidden: dict[str, str] = {}
         self._pools: dict[str, _Pool] = {}
         self._ids = itertools.count()
 
     def create(self, spec: PoolSpec, name: str | None = None) -> PoolView:
         self._enter()
+        if self.closing:
+            raise PoolStopping("the server is shutting down")
         spec.check(self.caps)
         if name is not None:
             check_pool_name(name)
@@ -118,7 +122,7 @@ class FakeRegistry:
         view = self._find(pool).view()
         if pool not in self.hidden:
             return view
-        return replace(view, stats=None, **({"state": "lost", "reason": "killed"} if self.hidden[pool] else {}))
+        return replace(view, stats=None, state=self.hidden[pool], reason="it went wrong")
 
     def list(self) -> list[PoolView]:
         self._enter()
@@ -143,11 +147,11 @@ class FakeRegistry:
         found.batches += 1
         return Batch(*found.envs.step(arrays[0]))
 
-    def delete(self, pool: str, *, grace: float = 5.0) -> None:
+    def delete(self, pool: str, *, grace: float | None = None) -> None:
         self._find(pool).envs.close()
         del self._pools[pool]
 
-    def close(self, grace: float = 5.0) -> None:
+    def close(self, grace: float | None = None) -> None:
         self.closing = True
         for pool in list(self._pools):
             self.delete(pool)
@@ -163,5 +167,3 @@ class FakeRegistry:
         assert self.gate.wait(30)
         if self.fault is not None:
             raise self.fault
-        if self.closing:
-            raise PoolStopping("the server is shutting down")

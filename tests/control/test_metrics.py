@@ -15,7 +15,7 @@ def scrape(http):
 
 
 def value(families, name, **labels):
-    family = families[name.removesuffix("_total")]
+    family = families[name.removesuffix("_total").removesuffix("_count")]
     return family.get((name, tuple(sorted(labels.items()))))
 
 
@@ -45,7 +45,7 @@ def test_every_family_of_a_pool_is_scraped(http, cartpole):
 
 def test_samples_end_with_their_pool(http, registry, cartpole):
     """A lost pool is counted by state and has no counters; a deleted one has no samples at all."""
-    registry.hidden["cart"] = True
+    registry.hidden["cart"] = "lost"
     found = scrape(http)
     assert value(found, "vecserver_pools", state="lost") == 1
     assert found["vecserver_pool_batches"] == {}

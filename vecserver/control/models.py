@@ -127,7 +127,7 @@ class PoolAnswer(BaseModel):
     """A pool."""
 
     pool: str = Field(description="Its id")
-    state: str = Field(description="`ready`, `broken` or `lost`")
+    state: str = Field(description="`ready`, `broken`, `silent` (its host does not answer) or `lost`")
     reason: str = Field(description="Why it is not ready")
     env_id: str
     num_envs: int
@@ -142,7 +142,8 @@ class PoolAnswer(BaseModel):
     spaces: Spaces
     layout: dict[str, Any] = Field(description="Where each array lies in a slot")
     metadata: dict[str, Any]
-    arena_bytes: int | None = Field(description="Its shared memory; null when its host does not answer")
+    epoch: str = Field(description="Its incarnation: 64 bits, as text because JSON numbers of some languages have 53")
+    arena_bytes: int = Field(description="Its shared memory")
     stats: StatsAnswer | None = Field(description="Its counters; null when its host does not answer")
     host_pid: int
     created: datetime
@@ -152,7 +153,6 @@ class PoolAnswer(BaseModel):
     def of(cls, view: PoolView) -> PoolAnswer:
         """A pool as its registry sees it."""
         info, spec = view.info, view.spec
-        stats = StatsAnswer.of(view) if view.stats is not None else None
         return cls(
             pool=view.pool,
             state=view.state,
@@ -170,8 +170,9 @@ class PoolAnswer(BaseModel):
             spaces=Spaces(observation=info.observation_space, action=info.action_space),
             layout=info.layout,
             metadata=info.metadata,
-            arena_bytes=stats.arena_bytes if stats is not None else None,
-            stats=stats,
+            arena_bytes=view.arena_bytes,
+            epoch=str(view.epoch),
+            stats=StatsAnswer.of(view) if view.stats is not None else None,
             host_pid=view.host_pid,
             created=datetime.fromtimestamp(view.created, UTC),
             creation_s=view.creation_s,

@@ -118,7 +118,7 @@ class _PoolCollector(Collector):
 
 def _states(views: Sequence[PoolView]) -> Metric:
     metric = GaugeMetricFamily("vecserver_pools", "Pools by state.", labels=("state",))
-    for state in ("ready", "broken", "lost"):
+    for state in ("ready", "broken", "silent", "lost"):
         metric.add_metric((state,), sum(view.state == state for view in views))
     return metric
 

@@ -94,7 +94,9 @@ def pool_routes(registry: Registry) -> APIRouter:
     def show_pool(pool: str) -> PoolAnswer:
         return PoolAnswer.of(registry.get(pool))
 
-    @router.delete("/{pool}", status_code=204, summary="Delete a pool", responses=problems(UnknownPool))
+    @router.delete(
+        "/{pool}", status_code=204, summary="Delete a pool", response_class=Response, responses=problems(UnknownPool)
+    )
     def delete_pool(pool: str) -> None:
         registry.delete(pool)
 

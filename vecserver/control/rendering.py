@@ -63,18 +63,19 @@ def _of_bytes(value: bytes | bytearray | memoryview) -> str:
     return base64.b64encode(value).decode()
 
 
-@to_json_value.register
-def _of_dict(value: dict) -> dict[str, Any]:  # type: ignore[type-arg]  # singledispatch takes no parametrised type
+@to_json_value.register(dict)
+def _of_dict(value: dict[Any, Any]) -> dict[str, Any]:
     return {_of_text(str(key)): to_json_value(item) for key, item in value.items()}
 
 
-@to_json_value.register
-def _of_sequence(value: list | tuple) -> list[Any]:
+@to_json_value.register(list)
+@to_json_value.register(tuple)
+def _of_sequence(value: list[Any] | tuple[Any, ...]) -> list[Any]:
     return [to_json_value(item) for item in value]
 
 
-@to_json_value.register
-def _of_array(value: np.ndarray) -> Any:  # type: ignore[type-arg]
+@to_json_value.register(np.ndarray)
+def _of_array(value: np.ndarray[Any, Any]) -> Any:
     if value.ndim == 0:
         return to_json_value(value[()])
     if value.dtype in _NATIVE:

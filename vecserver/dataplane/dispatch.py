@@ -304,7 +304,7 @@ class Dispatcher:
     def _reply(self, peer: bytes, header: Header, kind: int, ext: bytes, status: int = 0) -> Reply:
         answer = Header(
             kind=kind,
-            flags=Flag.ANSWER,
+            flags=Flag.ANSWER | Flag.REFUSED if status else Flag.ANSWER,
             status=status,
             lease=header.lease,
             epoch=self._session.epoch,

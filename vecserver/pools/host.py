@@ -244,6 +244,7 @@ class Host:
                 raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
         seeds = request.seeds or [None] * rows
         options = request.options or b""
+        self._resetting = True
         self._begin_messages(
             [
                 Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
@@ -330,6 +331,7 @@ class Host:
     def count(self) -> None:
         """Add the finished command to the counters; called after its reply is on the way."""
         if not self._stepping:
+            self.counters.resets += self._resetting
             return
         slot = self._views.slots[self._driver.slot]
         self.counters.batches += 1

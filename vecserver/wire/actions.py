@@ -130,7 +130,7 @@ class ActionFormat:
             if bad is not None and bad.any():
                 row = int(np.argwhere(bad.reshape(self.num_envs, -1).any(axis=1))[0, 0])
                 raise InvalidAction(
-                    f"row {row}: action {array[row]} is outside {leaf.space}; nothing was stepped, the batch can be "
+                    f"row {row}: action {array[row].tolist()!r:.200} is outside {leaf.space}; nothing was stepped, the batch can be "
                     "sent again",
                     row=row,
                 )
@@ -206,11 +206,9 @@ def _outside(space: spaces.Space[Any], array: Array) -> Array | None:
         return np.isnan(array) if array.dtype.kind == "f" else None
     if isinstance(space, spaces.MultiBinary):
         return None if array.dtype.kind == "b" else (array != 0) & (array != 1)
-    if isinstance(space, spaces.Discrete):
-        low: Any = int(space.start)  # Python's integers: the sum may not fit the space's dtype
-        high: Any = low + int(space.n) - 1
-    else:
-        assert isinstance(space, spaces.MultiDiscrete)
-        low, high = space.start, space.start + space.nvec - 1
+    assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
+    count = space.n if isinstance(space, spaces.Discrete) else space.nvec
+    low: Any = space.start
+    high: Any = space.start + (count - 1)  # start + count may be beyond the dtype
     outside: Array = (array < low) | (array > high)
     return outside

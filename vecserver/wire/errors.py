@@ -23,6 +23,7 @@
     ├── ProtocolError              bytes that are no message of this protocol
     │   ├── MalformedMessage, MessageTooLarge, VersionMismatch
     └── DeadlineExceeded           nothing came in time; says where the time went           (also TimeoutError)
+        │                          (and multiprocessing.TimeoutError, which Gymnasium raises)
         └── ServerUnreachable      nobody answered at all
 
 An error is built from a message and named details; the details travel in the wire's error reply and in problem+json,
@@ -31,6 +32,7 @@ and ``from_code`` builds the same class again at the other end. All of them pick
 
 from __future__ import annotations
 
+from multiprocessing import TimeoutError as ProcessTimeoutError
 from typing import Any, ClassVar
 
 __all__ = [
@@ -321,7 +323,7 @@ class VersionMismatch(ProtocolError):
     code, number, http_status = "version_mismatch", 63, 400
 
 
-class DeadlineExceeded(VecServerError, TimeoutError):
+class DeadlineExceeded(VecServerError, TimeoutError, ProcessTimeoutError):
     """Nothing came in time; the message says where the time went. The call may be waited for again."""
 
     code, number, http_status = "deadline_exceeded", 70, 504

@@ -79,6 +79,8 @@ class Flag(IntFlag):
 
     ANSWER = 1
     REPLAYED = 2
+    REFUSED = 4
+    """On an ERROR: nothing was done, and the request's number is free again."""
 
 
 class Header(NamedTuple):

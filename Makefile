@@ -1,0 +1,44 @@
+# Two commands are enough to begin: `make demo` and `make test`. Each makes its own .venv and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check bench serve slow clean
+
+demo: $(VENV)/.installed
+	$(BIN)/vecserver demo
+
+serve: $(VENV)/.installed
+	$(BIN)/vecserver serve
+
+test: $(VENV)/.installed-dev
+	$(BIN)/pytest -q
+
+slow: $(VENV)/.installed-dev
+	$(BIN)/pytest -q -m slow
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q --cov --cov-report=term --cov-report=json:.coverage.json
+	$(BIN)/python tests/coverage_gate.py .coverage.json
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vecserver needs Python 3.11 or newer; run make PYTHON=/path/to/it")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

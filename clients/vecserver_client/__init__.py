@@ -1,0 +1,29 @@
+"""Step pools of Gymnasium environments, here or on another machine, as one ``gymnasium.vector.VectorEnv``.
+
+::
+
+    import vecserver_client as vs
+
+    envs = vs.make_vec("CartPole-v1", num_envs=64)
+    observations, infos = envs.reset(seed=42)
+    observations, rewards, terminated, truncated, infos = envs.step(envs.action_space.sample())
+    envs.close()
+"""
+
+from vecserver_client.connection import Connection
+from vecserver_client.control import ControlClient
+from vecserver_client.factory import attach, make_vec
+from vecserver_client.local_server import LocalServer
+from vecserver_client.transport import MockTransport, Transport
+from vecserver_client.vector_env import RemoteVectorEnv
+
+__all__ = [
+    "Connection",
+    "ControlClient",
+    "LocalServer",
+    "MockTransport",
+    "RemoteVectorEnv",
+    "Transport",
+    "attach",
+    "make_vec",
+]

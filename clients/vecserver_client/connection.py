@@ -1,0 +1,215 @@
+"""One driver's conversation with a pool: numbering, waiting, asking again.
+
+A request keeps its number until its answer is here. When nothing comes for a while the same bytes go out again on a
+fresh socket: the pool answers with the cached reply, or says how far it is, and never runs a request twice.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+from vecserver.wire import messages
+from vecserver.wire.errors import DeadlineExceeded, LocalError, VecServerError
+from vecserver.wire.frames import Flag, Header, Kind, digest_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver.wire.frames import Buffer
+    from vecserver_client.transport import Frames, Transport
+
+__all__ = ["Connection"]
+
+_FIRST_RETRY_S: Final = 1.0
+_LAST_RETRY_S: Final = 10.0
+"""Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A sequenced request that was sent and not answered."""
+
+    kind: Kind
+    header: bytes
+    ext: bytes
+    body: Buffer
+    seq: int
+    began: float
+    progress: messages.InProgress | None = None
+
+
+class Connection:
+    """Drives one pool over a transport that can be opened again. One thread owns it.
+
+    Args:
+        open_transport: Opens a fresh transport to the pool.
+    """
+
+    def __init__(self, open_transport: Callable[[], Transport]) -> None:
+        self._open_transport = open_transport
+        self._transport = open_transport()
+        self._lease = 0
+        self._epoch = 0
+        self._seq = 0
+        self._pending: _Pending | None = None
+
+    def attach(self, timeout: float, *, force: bool = False) -> messages.Attached:
+        """Become the pool's driver.
+
+        Args:
+            timeout: Seconds to wait for the answer.
+            force: Take the pool from the driver it has.
+
+        Raises:
+            LeaseHeld: Another client drives the pool.
+            ServerUnreachable: Nobody takes messages at this address.
+            DeadlineExceeded: No answer came.
+        """
+        request = messages.Attach(force=force, client=f"{socket.gethostname()} (pid {os.getpid()})")
+        _, ext, _ = self.ask(Kind.ATTACH, messages.encode(request), timeout)
+        attached = messages.decode(ext, messages.Attached)
+        self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
+        return attached
+
+    def ask(self, kind: Kind, ext: bytes, timeout: float) -> Frames:
+        """Send a request without a number and wait for its answer.
+
+        Raises:
+            DeadlineExceeded: No answer came.
+            VecServerError: The pool's own answer.
+        """
+        deadline = monotonic() + timeout
+        self._transport.send(self._header(kind, ext, b"", 0), ext, b"", timeout)
+        while (remaining := deadline - monotonic()) > 0:
+            frames = self._receive(remaining)
+            if frames is None:
+                break
+            header = frames[0]
+            if header.seq == 0 and header.kind == Kind.ERROR:
+                raise messages.decode_error(frames[1])
+            if header.seq == 0 and header.kind == kind:
+                return frames
+        raise DeadlineExceeded(f"no answer to {kind.name} within {timeout:g} s")
+
+    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
+        """Send a sequenced request; ``finish`` waits for its answer.
+
+        Raises:
+            ServerUnreachable: Nobody takes messages at this address; nothing was sent.
+        """
+        if self._pending is not None:
+            raise LocalError(f"request {self._pending.seq} was not answered yet: wait for it first")
+        seq = self._seq + 1
+        body = bytes(body)  # kept until the answer is here; the caller may change its own
+        header = self._header(kind, ext, body, seq)
+        self._transport.send(header, ext, body, timeout)
+        self._seq = seq
+        self._pending = _Pending(kind, header, ext, body, seq, monotonic())
+
+    def finish(self, timeout: float) -> Frames:
+        """Wait for the answer to the request that ``begin`` sent.
+
+        Args:
+            timeout: Seconds from now. After a DeadlineExceeded the request is still pending: call again to go on.
+
+        Raises:
+            DeadlineExceeded: No answer came; says what the pool is busy with.
+            EnvFault: An environment raised.
+            VecServerError: The pool's own answer.
+        """
+        pending = self._pending
+        if pending is None:
+            raise LocalError("no request is pending")
+        deadline = monotonic() + timeout
+        patience = _FIRST_RETRY_S
+        while True:
+            remaining = deadline - monotonic()
+            frames = self._receive(max(0.0, min(remaining, patience)))
+            if frames is not None:
+                if self._concerns(frames[0], frames[1], pending):
+                    return self._settle(frames)
+                continue
+            if remaining <= patience:
+                raise self._late(pending, timeout)
+            self._send_again(pending, remaining)
+            patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+
+    @staticmethod
+    def _concerns(header: Header, ext: bytes, pending: _Pending) -> bool:
+        """Whether this message is the answer, and not a late one to an earlier request or a report of progress."""
+        if header.seq != pending.seq:
+            return False
+        if header.kind == Kind.IN_PROGRESS:
+            pending.progress = messages.decode(ext, messages.InProgress)
+            return False
+        return header.kind in (pending.kind, Kind.ERROR)
+
+    def _settle(self, frames: Frames) -> Frames:
+        header, ext, _ = frames
+        self._pending = None
+        if header.kind == Kind.ERROR:
+            if header.flags & Flag.REFUSED:
+                self._seq -= 1  # nothing was done: the number is free
+            raise messages.decode_error(ext)
+        return frames
+
+    def _receive(self, timeout: float) -> Frames | None:
+        try:
+            return self._transport.receive(timeout)
+        except BaseException:
+            # Also KeyboardInterrupt: a message read in part leaves a socket that answers out of step. A pending request
+            # is asked for again on the fresh one.
+            self._transport.close()
+            self._transport = self._open_transport()
+            raise
+
+    def _send_again(self, pending: _Pending, timeout: float) -> None:
+        self._transport.close()
+        self._transport = self._open_transport()
+        self._transport.send(pending.header, pending.ext, pending.body, timeout)
+
+    @staticmethod
+    def _late(pending: _Pending, timeout: float) -> DeadlineExceeded:
+        what = f"no answer to {pending.kind.name} {pending.seq} within {timeout:g} s"
+        waited = monotonic() - pending.began
+        if pending.progress is None:
+            return DeadlineExceeded(f"{what}; the pool has said nothing for {waited:.1f} s")
+        first, last = pending.progress.slowest_rows
+        rows = f"row {first}" if first == last else f"rows {first} to {last}"
+        return DeadlineExceeded(
+            f"{what}: the pool is still busy with {rows}, {pending.progress.elapsed:.1f} s after it began; wait for it "
+            "again, or close",
+            rows=[first, last],
+        )
+
+    def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int) -> bytes:
+        return Header(
+            kind=kind,
+            lease=self._lease,
+            epoch=self._epoch,
+            seq=seq,
+            t_steps=1 if kind is Kind.STEP else 0,
+            digest=digest_of(ext, body) if seq else 0,
+            body_length=len(body),
+        ).pack()
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self._pending is not None
+
+    def close(self, timeout: float) -> None:
+        """Give the lease back if the pool answers in time, and close the transport."""
+        try:
+            if self._lease:
+                self.ask(Kind.DETACH, b"", timeout)
+        except (VecServerError, OSError):
+            pass  # it ends with its time to live
+        finally:
+            self._lease = 0
+            self._transport.close()

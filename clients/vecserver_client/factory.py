@@ -1,0 +1,187 @@
+"""``make_vec`` and ``attach``: from an address to a vector environment."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import zmq
+
+from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver_client.connection import Connection
+from vecserver_client.control import ControlClient
+from vecserver_client.local_server import LocalServer
+from vecserver_client.transport import ZmqTransport
+from vecserver_client.vector_env import RemoteVectorEnv
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gymnasium.vector import AutoresetMode
+
+__all__ = ["attach", "make_vec"]
+
+_TRANSPORTS: Final = ("ipc", "tcp")
+"""In the order that ``auto`` tries them."""
+
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised in an address, not bound
+_REACH_TIMEOUT: Final = 5.0
+"""Seconds that a transport may take to answer an attach before the next one is tried."""
+
+
+def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    transport: str = "auto",
+    engine: str = "auto",
+    workers: int | None = None,
+    autoreset_mode: str | AutoresetMode = "NextStep",
+    step_timeout: float = 60.0,
+    lease_ttl: float = 60.0,
+    render_mode: str | None = None,
+    **env_kwargs: Any,
+) -> RemoteVectorEnv:
+    """Make a pool and drive it.
+
+    Args:
+        env_id: A Gymnasium id that the server knows.
+        num_envs: Rows.
+        url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
+            program, which ends with it.
+        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        engine: ``envs``, ``async``, ``sync`` or ``auto``.
+        workers: Worker processes; None for as many as pay.
+        autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
+        step_timeout: Seconds that a batch may take before ``step`` raises DeadlineExceeded.
+        lease_ttl: Seconds of silence after which another client may take the pool.
+        render_mode: Passed to ``gymnasium.make``.
+        **env_kwargs: Passed to ``gymnasium.make``; JSON values.
+
+    Returns:
+        The vector environment; its ``close`` removes the pool.
+
+    Raises:
+        UnknownEnv: The server does not know the id; names the nearest.
+        EnvCreationFailed: An environment could not be made; has its own message.
+        InvalidSpec: An option out of range.
+        CapExceeded: A limit of the server; names it.
+        ServerUnreachable: Nobody answers at the address.
+    """
+    _check_transport(transport)
+    with ExitStack() as undo:
+        url = url or os.environ.get("VECSERVER_URL")
+        if not url:
+            server = LocalServer()
+            undo.callback(server.close)
+            url = server.url
+        control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
+        undo.callback(control.close)
+        pool = control.create_pool(
+            env_id=env_id,
+            num_envs=num_envs,
+            engine=engine,
+            workers=workers,
+            autoreset_mode=getattr(autoreset_mode, "value", autoreset_mode),
+            step_timeout=step_timeout,
+            lease_ttl=lease_ttl,
+            render_mode=render_mode,
+            env_kwargs=env_kwargs,
+        )
+        undo.callback(_delete, control, pool["pool"])
+        return _drive(url, pool, transport, undo, force=False)
+
+
+def attach(
+    url: str, pool: str, *, token: str | None = None, transport: str = "auto", force: bool = False
+) -> RemoteVectorEnv:
+    """Drive a pool that exists; closing gives it back and does not remove it.
+
+    Args:
+        url: Address of the server.
+        pool: The pool's id.
+        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        force: Take the pool from the driver it has.
+
+    Raises:
+        UnknownPool: No pool has this id.
+        LeaseHeld: Another client drives it.
+        ServerUnreachable: Nobody answers at the address.
+    """
+    _check_transport(transport)
+    with ControlClient(url, token or os.environ.get("VECSERVER_TOKEN")) as control:
+        view = control.get_pool(pool)
+    with ExitStack() as undo:
+        return _drive(url, view, transport, undo, force=force)
+
+
+def _check_transport(transport: str) -> None:
+    if transport not in ("auto", *_TRANSPORTS):
+        raise TransportUnavailable(f"{transport!r} is no transport: auto, {', '.join(_TRANSPORTS)}")
+
+
+def _delete(control: ControlClient, pool: str) -> None:
+    try:
+        control.delete_pool(pool)
+    except VecServerError:
+        return  # it is gone already, or its server is
+
+
+def _drive(url: str, pool: dict[str, Any], transport: str, undo: ExitStack, *, force: bool) -> RemoteVectorEnv:
+    """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    undo.callback(context.term)
+    reasons = []
+    for name in _TRANSPORTS if transport == "auto" else (transport,):
+        try:
+            connection, attached = _reach(context, url, name, pool, force=force)
+        except (TransportUnavailable, TimeoutError) as error:
+            reasons.append(f"{name}: {error}")
+            continue
+        return RemoteVectorEnv(connection, attached, name, undo.pop_all().close)
+    raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+
+
+def _reach(
+    context: zmq.Context[zmq.Socket[bytes]], url: str, name: str, pool: dict[str, Any], *, force: bool
+) -> tuple[Connection, Any]:
+    endpoint = _reachable(name, pool["endpoints"], url)
+    largest = int(pool["layout"]["slot_size"])
+    connection = Connection(_opener(context, endpoint, largest))
+    try:
+        return connection, connection.attach(_REACH_TIMEOUT, force=force)
+    except BaseException:
+        connection.close(0.0)
+        raise
+
+
+def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], ZmqTransport]:
+    return lambda: ZmqTransport(context, endpoint, max_body)
+
+
+def _reachable(name: str, endpoints: dict[str, str], url: str) -> str:
+    """The pool's endpoint as this machine reaches it."""
+    endpoint = endpoints.get(name)
+    if endpoint is None:
+        raise TransportUnavailable(f"the pool has no {name} endpoint")
+    host = urlsplit(url).hostname or ""
+    if name == "ipc":
+        path = Path(endpoint.removeprefix("ipc://"))
+        if host not in _LOOPBACK or not path.is_socket():
+            raise TransportUnavailable("the pool's server is on another machine")
+        return endpoint
+    address = urlsplit(endpoint)
+    bound = address.hostname or ""
+    if bound in _LOOPBACK and host not in _LOOPBACK:
+        raise TransportUnavailable(f"the pool listens on {bound} only; start the server with another --host")
+    if bound in _WILDCARDS or host not in _LOOPBACK:
+        return f"tcp://[{host}]:{address.port}" if ":" in host else f"tcp://{host}:{address.port}"
+    return endpoint

@@ -1,0 +1,147 @@
+"""Transports: how one message gets to a pool and one comes back. Two methods, and a close.
+
+``ZmqTransport`` serves tcp and ipc. ``MockTransport`` answers from a function, for tests of everything above it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+import zmq
+
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, ServerUnreachable
+from vecserver.wire.frames import FRAME_COUNT, Header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver.wire.frames import Buffer
+
+__all__ = ["Frames", "MockTransport", "Transport", "ZmqTransport"]
+
+_HIGH_WATER: Final = 16
+"""Messages that may be queued: one is in flight, a few are repeats of it."""
+
+_HEARTBEAT_MS: Final = 5000
+_HEARTBEAT_TIMEOUT_MS: Final = 15_000
+"""After so long without a sign of the peer, the connection is made again."""
+
+Frames = tuple[Header, bytes, bytearray | bytes]
+"""Header, ext and body of one message."""
+
+
+class Transport(Protocol):
+    """Carries messages to one pool and back. One thread owns it."""
+
+    def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+        """Send one message.
+
+        Raises:
+            ServerUnreachable: The peer did not take it within ``timeout`` seconds.
+        """
+
+    def receive(self, timeout: float) -> Frames | None:
+        """Wait for one message; None when none came within ``timeout`` seconds.
+
+        The body is the caller's own memory.
+
+        Raises:
+            ProtocolError: What came is no message. After this or any other exception only ``close`` may be called.
+        """
+
+    def close(self) -> None:
+        """Let go of everything; may be called again."""
+
+
+class ZmqTransport:
+    """A DEALER socket to one pool.
+
+    Args:
+        context: The ZeroMQ context; stays the caller's.
+        endpoint: ``tcp://…`` or ``ipc://…``.
+        max_body: Largest legal body of an answer, in bytes.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> None:
+        self._endpoint = endpoint
+        self._max_body = max_body
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
+        self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a message waits here, not in the queue of a peer that never came
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
+        self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        if endpoint.startswith("tcp://["):
+            self._socket.setsockopt(zmq.IPV6, 1)
+        self._socket.connect(endpoint)
+
+    def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+        """Send one message; errors as ``Transport.send``."""
+        sock = self._socket
+        try:
+            sock.send(header, zmq.SNDMORE | zmq.NOBLOCK)
+        except zmq.Again:
+            if not sock.poll(int(timeout * 1000), zmq.POLLOUT):
+                raise ServerUnreachable(
+                    f"{self._endpoint} does not take a message within {timeout:g} s: is the pool's server running, and "
+                    "is this port open from here?",
+                    endpoint=self._endpoint,
+                ) from None
+            sock.send(header, zmq.SNDMORE)
+        sock.send(ext, zmq.SNDMORE)
+        sock.send(body)
+
+    def receive(self, timeout: float) -> Frames | None:
+        """Wait for one message; as ``Transport.receive``."""
+        sock = self._socket
+        if not sock.poll(int(timeout * 1000)):
+            return None
+        header = Header.unpack(sock.recv())
+        return header, self._more(header).recv(), self._body(header)
+
+    def _more(self, header: Header) -> zmq.Socket[bytes]:
+        if not self._socket.getsockopt(zmq.RCVMORE):
+            raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")
+        return self._socket
+
+    def _body(self, header: Header) -> bytearray:
+        if header.body_length > self._max_body:
+            raise MessageTooLarge(f"a body of {header.body_length} bytes; a slot has {self._max_body}")
+        body = bytearray(header.body_length)
+        length = self._more(header).recv_into(body) if body else len(self._more(header).recv())
+        if length != header.body_length or self._socket.getsockopt(zmq.RCVMORE):
+            raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {length}")
+        return body
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+class MockTransport:
+    """Answers every message by calling a function: a pool without a server, for tests.
+
+    Args:
+        answer: Called with header, ext and body of each message sent; returns the messages to receive for it.
+    """
+
+    def __init__(self, answer: Callable[[Header, bytes, bytes], list[Frames]]) -> None:
+        self._answer = answer
+        self._inbox: deque[Frames] = deque()
+        self.closed = False
+
+    def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+        """Hand the message to the function."""
+        del timeout
+        self._inbox.extend(self._answer(Header.unpack(header), bytes(ext), bytes(body)))
+
+    def receive(self, timeout: float) -> Frames | None:
+        """The oldest answer that was not received yet; never waits."""
+        del timeout
+        return self._inbox.popleft() if self._inbox else None
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = True

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from vecserver.config import Settings, is_loopback, load
+from vecserver.pools.spec import Caps
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("VECSERVER_")]:
+        monkeypatch.delenv(name)
+
+
+def test_defaults_are_loopback_and_the_caps_of_pools():
+    """Without any setting a server listens on loopback, port 8000, with the caps' own defaults."""
+    settings = load()
+    assert (settings.host, settings.port, settings.insecure) == ("127.0.0.1", 8000, False)
+    assert settings.caps == Caps()
+
+
+def test_explicit_beats_environment_beats_default(monkeypatch):
+    """A given value wins over the variable, and the variable over the default."""
+    monkeypatch.setenv("VECSERVER_PORT", "9001")
+    monkeypatch.setenv("VECSERVER_MAX_POOLS", "3")
+    settings = load(port=9002, max_pools=None)
+    assert (settings.port, settings.max_pools) == (9002, 3)
+    assert settings.caps.max_pools == 3
+
+
+def test_an_empty_variable_is_none(monkeypatch):
+    """A variable that is set to nothing is as good as unset."""
+    monkeypatch.setenv("VECSERVER_PORT", "")
+    assert load().port == 8000
+
+
+@pytest.mark.parametrize(("text", "ports"), [("9000-9100", (9000, 9100)), ("9000", (9000, 9000))])
+def test_a_port_range_is_read_from_text(monkeypatch, text, ports):
+    """``A-B`` is a range of ports and ``A`` one port, from both sources."""
+    assert load(data_port_range=text).data_port_range == ports
+    monkeypatch.setenv("VECSERVER_DATA_PORT_RANGE", text)
+    assert load().data_port_range == ports
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"port": 65536}, "port is 65536"),
+        ({"data_port_range": "9000-"}, "two ports"),
+        ({"data_port_range": "0-9"}, "data_port_range"),
+        ({"data_port_range": "9-8"}, "before it begins"),
+        ({"max_pools": 0}, "max_pools is 0"),
+        ({"start_timeout": float("inf")}, "start_timeout"),
+        ({"runtime_dir": "/" + "x" * 80}, "too long"),
+        ({"prot": 1}, "prot"),
+    ],
+)
+def test_a_wrong_setting_is_named(given, words):
+    """A value out of range is refused with the setting's name."""
+    with pytest.raises(ValueError, match=words):
+        load(**given)
+
+
+def test_a_wrong_variable_is_named(monkeypatch):
+    """A value from the environment is refused with the variable's name."""
+    monkeypatch.setenv("VECSERVER_GRACE", "soon")
+    with pytest.raises(ValueError, match="VECSERVER_GRACE is 'soon'"):
+        load()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "gpu1", "127.0.0.1.evil.example", ""])
+def test_a_host_beyond_loopback_needs_insecure(host):
+    """An address that others can reach is refused with the reason, unless insecure is said."""
+    assert not is_loopback(host)
+    if host:
+        with pytest.raises(ValueError, match="no credentials and no encryption"):
+            load(host=host)
+        assert load(host=host, insecure=True).host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_loopback_needs_nothing(host):
+    """Loopback addresses are taken as they are."""
+    assert load(host=host).host == host
+
+
+def test_settings_do_not_change():
+    """Settings are composed once."""
+    with pytest.raises(ValidationError):
+        load().port = 1
+
+
+def test_the_runtime_dir_is_the_users_own(monkeypatch, tmp_path):
+    """XDG_RUNTIME_DIR is used where it can be written, else the directory for temporary files."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert Settings().runtime_dir == tmp_path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "none"))
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    assert Settings().runtime_dir == Path("/tmp")
