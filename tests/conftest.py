@@ -18,6 +18,7 @@ pytest.register_assert_rewrite("tests.contract.compare", "tests.contract.vector_
 from tests import leaks  # noqa: E402  (after the modules whose assertions are to be explained)
 
 ROOT = Path(__file__).resolve().parent.parent
+FAILED_GRACE_S = 0.5
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,8 +40,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ.pop(leaks.RUNTIME_DIR), ignore_errors=True)
 
 
-def _fail_on_leaks(before: leaks.Snapshot, by: str) -> None:
-    found = leaks.left_over(before)
+def _fail_on_leaks(before: leaks.Snapshot, by: str, grace: float | None = None) -> None:
+    found = leaks.left_over(before, grace)
     leaks.end_processes(found)
     if texts := found.texts():
         pytest.fail(f"left behind by {by}:\n  " + "\n  ".join(texts), pytrace=False)
@@ -55,8 +56,11 @@ def _nothing_is_left_at_the_end():
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind():
+def _nothing_is_left_behind(request: pytest.FixtureRequest):
     """Fails a test that left something behind; see ``tests.leaks`` for what may stay."""
     before = leaks.Snapshot.take()
+    failed = request.session.testsfailed
     yield
-    _fail_on_leaks(before, "this test")
+    # The traceback of a test that failed keeps its objects alive, so that waiting for them is in vain.
+    has_failed = request.session.testsfailed > failed
+    _fail_on_leaks(before, "this test", FAILED_GRACE_S if has_failed else None)

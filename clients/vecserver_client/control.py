@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import httpx
@@ -12,6 +13,8 @@ from vecserver.wire.errors import (
     MalformedMessage,
     ServerUnreachable,
     TransportUnavailable,
+    UnknownPool,
+    Unportable,
     VecServerError,
     from_code,
 )
@@ -23,6 +26,7 @@ __all__ = ["ControlClient"]
 
 _PROBLEM: Final = "application/problem+json"
 _STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance", "code"})
+_POOL_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE | re.ASCII)
 _CONNECT_S: Final = 10.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -180,11 +184,12 @@ def _parse(url: str) -> httpx.URL:
 
 
 def _path(pool: str) -> str:
-    # a name is one segment: it never holds a slash that would reach another route
-    return f"/v1/pools/{httpx.URL(path=pool).raw_path.decode().replace('/', '%2F')}"
+    if not _POOL_ID.fullmatch(pool):  # it would reach another route
+        raise UnknownPool(f"{pool!r} is the id of no pool: ids are of letters, digits, '.', '_' and '-'", pool=pool)
+    return f"/v1/pools/{pool}"
 
 
 def _to_builtins(value: Any) -> Any:
     if hasattr(value, "tolist"):  # a numpy array or scalar
         return value.tolist()
-    raise TransportUnavailable(f"{value!r} is a {type(value).__name__}, which JSON cannot carry")
+    raise Unportable(f"{value!r} is a {type(value).__name__}, which JSON cannot carry")

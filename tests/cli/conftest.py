@@ -1,29 +1,17 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
 
 import pytest
-import uvicorn
 
-from tests.control.fakes import FakeRegistry
+from tests.control.fakes import FakeRegistry, served
 from vecserver.cli import main
-from vecserver.control.app import create_app
 
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of the app around a fake registry, behind real sockets."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    registry = FakeRegistry()
-    running = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    running.should_exit = True
-    thread.join()
-    registry.close()
+    with served(FakeRegistry()) as url:
+        yield url
 
 
 class Result:

@@ -22,6 +22,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from tests.contract.vector_contract import NEXT_STEP, VectorEnvContract, make_oracle
 
+OLD = tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4)
+pytestmark = pytest.mark.skipif(OLD, reason="older Gymnasium answers misuse with AssertionError and lacks float16")
+
 
 class TestSyncVectorEnv(VectorEnvContract):
     """The oracle against itself."""

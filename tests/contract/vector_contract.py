@@ -279,24 +279,22 @@ class VectorEnvContract:
     @pytest.mark.parametrize("name", ["Count-v0", "Nested-v0"])
     def test_results_belong_to_the_caller(self, pair, mode, name):
         """Later steps and resets leave a result as it was, and writing into it changes no later result."""
-        subject, oracle = pair(env_id(name), 3, autoreset_mode=mode, length=3)
-        held: list[Any] = [envs.reset(seed=5) for envs in (subject, oracle)]
-        kept = [held[0]]
-        for _ in range(2 if mode is DISABLED else 8):
-            actions = oracle.action_space.sample()
-            assert_same_batch(subject.step(actions), expected := oracle.step(actions), "step")
-            kept.append(expected)
-        subject.reset(seed=5), oracle.reset(seed=5)
-        mine = [subject.step(actions) for _ in range(2)]
+        subject, oracle = pair(env_id(name), 3, autoreset_mode=mode, length=4)
+        actions = oracle.action_space.sample()
+        mine = [subject.reset(seed=5), *[subject.step(actions) for _ in range(4)]]
         before = deepcopy(mine)
-        for _ in range(1 if mode is DISABLED else 6):
-            subject.step(actions)
-        subject.reset(seed=6)
-        assert_same(mine, before, "results of earlier steps")
+        run_both(subject, oracle, 10, seed=6)
+        assert_same(mine, before, "earlier results")
+        run_both(subject, oracle, 2, seed=7)
+        mine.append(subject.step(actions))
+        oracle.step(actions)
         for array in arrays_in(mine):
             assert array.flags.writeable
             array.fill(0)
-        run_both(subject, oracle, 6, seed=8)
+        mask = np.array([True, False, False])
+        both = [envs.reset(options={"reset_mask": mask.copy()}) for envs in (subject, oracle)]
+        assert_same(*both, "reset by mask after writing into results")
+        assert_same_batch(subject.step(actions), oracle.step(actions), "step after writing into results")
 
     # Resets
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import threading
+from contextlib import contextmanager
 from dataclasses import replace
 
 import gymnasium
+import httpx
 import numpy as np
+import uvicorn
 from gymnasium.vector import AutoresetMode
 
+from vecserver.control.app import create_app
 from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
@@ -167,3 +172,21 @@ class FakeRegistry:
         assert self.gate.wait(30)
         if self.fault is not None:
             raise self.fault
+
+
+@contextmanager
+def served(registry: FakeRegistry):
+    """The address of the app around a registry, behind real sockets."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    # the first request starts the thread that later ones use as well, so that no test is blamed for it
+    httpx.get(f"{url}/v1/envs", headers={"Connection": "close"}).raise_for_status()
+    try:
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join()
+        registry.close()

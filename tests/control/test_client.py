@@ -7,7 +7,6 @@ import gymnasium
 import numpy as np
 import pytest
 import uvicorn
-from vecserver_client.control import ControlClient
 
 from tests.control.fakes import FakeRegistry
 from vecserver.control.app import create_app
@@ -21,6 +20,7 @@ from vecserver.wire.errors import (
     UnknownPool,
     Unportable,
 )
+from vecserver_client.control import ControlClient
 
 
 @pytest.fixture(scope="module")
