@@ -65,7 +65,7 @@ class Snapshot:
             old = getattr(before, part)
             return {key: text for key, text in getattr(self, part).items() if key not in old}
 
-        return Snapshot(new("processes"), new("threads"), new("descriptors"), new("files"))
+        return Snapshot(new("processes"), new("threads"), new("descriptors"), _without_others_files(new("files")))
 
     def texts(self) -> list[str]:
         return [text for part in (self.processes, self.threads, self.descriptors, self.files) for text in part.values()]
@@ -81,7 +81,7 @@ def left_over(before: Snapshot, grace: float | None = None) -> Snapshot:
         threading.Event().wait(pause)
         pause = min(pause * 2, 0.1)
         found = Snapshot.take().since(before)
-    return Snapshot(found.processes, found.threads, found.descriptors, _without_others_files(found.files))
+    return found
 
 
 def end_processes(found: Snapshot) -> None:

@@ -326,6 +326,10 @@ def found_since(before: leaks.Snapshot) -> str:
     return "\n".join(leaks.left_over(before, grace=0.05).texts())
 
 
+def nothing_since(before: leaks.Snapshot) -> bool:
+    return not leaks.left_over(before).texts()
+
+
 def test_a_thread_that_stays_is_found():
     """A running thread is named until it ends."""
     before, stop = leaks.Snapshot.take(), threading.Event()
@@ -334,7 +338,7 @@ def test_a_thread_that_stays_is_found():
     assert found_since(before) == "thread 'lingering' (daemon)"
     stop.set()
     thread.join()
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_an_open_descriptor_is_found(tmp_path):
@@ -342,7 +346,7 @@ def test_an_open_descriptor_is_found(tmp_path):
     before = leaks.Snapshot.take()
     with (tmp_path / "open").open("w") as file:
         assert found_since(before) == f"descriptor {file.fileno()}: {tmp_path / 'open'}"
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_a_running_child_is_found_and_ended():
@@ -353,7 +357,7 @@ def test_a_running_child_is_found_and_ended():
     assert f"pid {process.pid}, child of {os.getpid()}: sleep 60" in found.texts()[0]
     leaks.end_processes(found)
     assert process.wait(CHILD_S) == -signal.SIGKILL
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_a_child_that_nobody_waited_for_is_found():
@@ -363,7 +367,7 @@ def test_a_child_that_nobody_waited_for_is_found():
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert f"zombie that nobody waited for: pid {pid}" in found_since(before)
     os.waitpid(pid, 0)
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_an_orphan_is_found():
@@ -384,7 +388,7 @@ def test_a_context_that_was_not_terminated_is_found():
     context.socket(zmq.PAIR).close()
     assert "thread of a ZeroMQ context that was not terminated" in found_since(before)
     context.term()
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_shared_memory_is_found_unless_it_is_somebody_elses(monkeypatch):
@@ -401,7 +405,7 @@ def test_shared_memory_is_found_unless_it_is_somebody_elses(monkeypatch):
             other.kill()
     finally:
         path.unlink()
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_a_file_in_the_runtime_directory_is_found():
@@ -411,7 +415,7 @@ def test_a_file_in_the_runtime_directory_is_found():
     path.touch()
     assert found_since(before) == f"in the runtime directory: {path}"
     path.unlink()
-    assert not found_since(before)
+    assert nothing_since(before)
 
 
 def test_what_was_there_before_may_stay():
@@ -419,7 +423,7 @@ def test_what_was_there_before_may_stay():
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
-    assert not found_since(leaks.Snapshot.take())
+    assert nothing_since(leaks.Snapshot.take())
     stop.set()
     thread.join()
 
@@ -430,7 +434,7 @@ def test_what_is_just_going_away_is_waited_for():
     process = subprocess.Popen(["sleep", "0.1"])
     threading.Thread(target=process.wait).start()
     assert leaks.Snapshot.take().since(before).texts()
-    assert not leaks.left_over(before).texts()
+    assert nothing_since(before)
 
 
 def test_the_check_runs_after_every_test(tmp_path):

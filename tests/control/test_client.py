@@ -6,10 +6,8 @@ import threading
 import gymnasium
 import numpy as np
 import pytest
-import uvicorn
 
-from tests.control.fakes import FakeRegistry
-from vecserver.control.app import create_app
+from tests.control.fakes import FakeRegistry, served
 from vecserver.wire.errors import (
     ERRORS,
     DeadlineExceeded,
@@ -25,16 +23,10 @@ from vecserver_client.control import ControlClient
 
 @pytest.fixture(scope="module")
 def server():
-    """A fake registry and its address, behind real sockets."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    """A fake registry and its address."""
     registry = FakeRegistry()
-    running = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield registry, f"http://127.0.0.1:{listener.getsockname()[1]}"
-    running.should_exit = True
-    thread.join()
-    registry.close()
+    with served(registry) as url:
+        yield registry, url
 
 
 @pytest.fixture
@@ -42,7 +34,6 @@ def registry(server):
     fake, _ = server
     yield fake
     fake.fault = None
-    fake.gate.set()
     for view in fake.list():
         fake.delete(view.pool)
 
@@ -120,13 +111,12 @@ def test_nobody_there_is_said(peer):
     assert url in refused.value.message
 
 
-def test_an_answer_that_does_not_come_is_a_deadline(server, registry):
+def test_an_answer_that_does_not_come_is_a_deadline(peer):
     """A server that takes longer than the client waits is no unreachable one."""
-    registry.gate.clear()
-    with ControlClient(server[1], timeout=0.05) as client, pytest.raises(DeadlineExceeded, match=r"0\.05 s") as refused:
+    _, url = peer
+    with ControlClient(url, timeout=0.05) as client, pytest.raises(DeadlineExceeded, match=r"0\.05 s") as refused:
         client.list_pools()
     assert type(refused.value) is DeadlineExceeded
-    registry.gate.set()
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,8 @@ class ActionFormat:
             if bad is not None and bad.any():
                 row = int(np.argwhere(bad.reshape(self.num_envs, -1).any(axis=1))[0, 0])
                 raise InvalidAction(
-                    f"row {row}: action {array[row].tolist()!r:.200} is outside {leaf.space}; nothing was stepped, the batch can be "
-                    "sent again",
+                    f"row {row}: action {array[row].tolist()!r:.200} is outside {leaf.space}; nothing was stepped, the "
+                    "batch can be sent again",
                     row=row,
                 )
 

@@ -1,0 +1,197 @@
+"""What the ext of each message holds, byte for byte, and what is refused."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.wire.strategies import fixed, little_memory
+from vecserver.wire import messages
+from vecserver.wire.errors import InvalidAction, MalformedMessage, RemoteError
+from vecserver.wire.messages import (
+    Attach,
+    Attached,
+    Call,
+    ErrorReply,
+    Hello,
+    HelloReply,
+    InProgress,
+    PoolInfo,
+    Render,
+    Reset,
+    Stats,
+    decode,
+    decode_error,
+    encode,
+    encode_error,
+)
+
+REQUESTS = (Hello, Attach, Reset, Call, Render)
+ANSWERS = (HelloReply, Attached, PoolInfo, ErrorReply, InProgress, Stats)
+
+INFO = PoolInfo(
+    pool="p",
+    env_id="CartPole-v1",
+    num_envs=4,
+    autoreset_mode="NextStep",
+    observation_space={"type": "MultiBinary", "n": 1},
+    action_space={"type": "MultiBinary", "n": 1},
+    layout={"num_envs": 4},
+    layout_hash=2**32 - 1,
+    metadata={"render_fps": 50},
+    render_mode=None,
+    engine="envs",
+    workers=2,
+    step_timeout=60.0,
+    lease_ttl=60.0,
+    max_request=32,
+)
+
+
+def _hex(text: str) -> str:
+    """Hex, with text between quotes as it is, for reading."""
+    parts = text.split("'")
+    return "".join(part.encode().hex() if i % 2 else bytes.fromhex(part).hex() for i, part in enumerate(parts))
+
+
+GOLDEN = [
+    (Hello("me"), "81 a6'client' a2'me'"),
+    (HelloReply("vecserver", "p-1"), "82 a6'server' a9'vecserver' a4'pool' a3'p-1'"),
+    (Attach(), "83 a5'drive'c3 a5'force'c2 a6'client'a0"),
+    (Attach(drive=False, force=True, client="host:1"), "83 a5'drive'c2 a5'force'c3 a6'client'a6'host:1'"),
+    (Reset(), "83 a5'seeds'c0 a4'mask'c0 a7'options'c0"),
+    (
+        Reset(seeds=[7, None], mask=[True, False], options=b"\x80"),
+        "83 a5'seeds' 92 07 c0 a4'mask' 92 c3 c2 a7'options' c401 80",
+    ),
+    (Call("get_size", b"\x92\x90\x80"), "83 a4'name' a8'get_size' a9'arguments' c403 929080 a6'assign' c2"),
+    (Render(), "81 a4'rows' c0"),
+    (Render(rows=[0, 3]), "81 a4'rows' 92 00 03"),
+    (
+        ErrorReply("invalid_action", "no", {"row": 2}),
+        "83 a4'code' ae'invalid_action' a7'message' a2'no' a7'details' 81 a3'row' 02",
+    ),
+    (InProgress(0.5, (0, 7)), "82 a7'elapsed' cb3fe0000000000000 ac'slowest_rows' 92 00 07"),
+    (
+        Attached(INFO, 1, 2**63, 3),
+        "85 a4'info' 8f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
+        "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+        "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+        "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"
+        "ab'render_mode' c0 a6'engine' a4'envs' a7'workers' 02 ac'step_timeout' cb404e000000000000"
+        "a9'lease_ttl' cb404e000000000000 ab'max_request' 20"
+        "a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90",
+    ),
+    (
+        Stats("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
+        "8e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
+        "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
+        "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07",
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "text"), GOLDEN, ids=lambda value: type(value).__name__)
+def test_a_message_has_fixed_bytes(message, text):
+    """Field names and their order, in both directions."""
+    assert encode(message).hex() == _hex(text)
+    assert decode(memoryview(bytes.fromhex(_hex(text))), type(message)) == message
+
+
+def test_every_message_is_golden():
+    """A message that is added gets its bytes here."""
+    structs = {value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)}
+    assert structs == {*REQUESTS, *ANSWERS}
+    assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo}  # inside Attached
+    assert {"decode", "decode_error", "encode", "encode_error"} | {cls.__name__ for cls in structs} == set(messages.__all__)
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+def test_a_request_with_an_unknown_field_is_refused(kind):
+    """A client that asks for what this server does not know must not believe it was done."""
+    data = msgspec.msgpack.encode({"name": "x", "arguments": b"", "surprise": 1} if kind is Call else {"surprise": 1})
+    with pytest.raises(MalformedMessage, match=f"no {kind.__name__}: .*surprise"):
+        decode(data, kind)
+
+
+@pytest.mark.parametrize(("message", "_text"), [(m, t) for m, t in GOLDEN if isinstance(m, ANSWERS)], ids=lambda v: type(v).__name__)
+def test_an_answer_may_grow(message, _text):
+    """A client reads what it knows of a newer server's answer."""
+    data = msgspec.msgpack.encode(msgspec.to_builtins(message, builtin_types=(bytes,)) | {"surprise": 1})
+    assert decode(data, type(message)) == message
+
+
+@pytest.mark.parametrize("kind", [Hello, Attach, Reset, Render])
+def test_an_empty_ext_is_a_request_of_defaults(kind):
+    """Nothing to say takes no bytes."""
+    assert decode(b"", kind) == kind()
+
+
+@pytest.mark.parametrize("kind", [Call, *ANSWERS])
+def test_an_empty_ext_is_refused_where_something_must_be_said(kind):
+    """The missing field is named."""
+    with pytest.raises(MalformedMessage, match="missing required field"):
+        decode(b"", kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Hello, "81 a6'client' 01"),
+        (Hello, "81 a6'client' a1 ff"),
+        (Hello, "80 80"),
+        (Hello, "c1"),
+        (Attach, "81 a5'drive' 01"),
+        (Reset, "81 a5'seeds' 91 cb3ff8000000000000"),
+        (Reset, "81 a4'mask' 91 01"),
+        (Reset, "81 a5'seeds' ddffffffff"),
+        (Reset, "81 a7'options' a1'x'"),
+        (Call, "82 a4'name' a1'x' a9'arguments' 90"),
+        (Render, "81 a4'rows' 91 c0"),
+        (Render, "91" * 5000),
+        (ErrorReply, "83 a4'code' a1'x' a7'message' a1'x' a7'details' 81 01 01"),
+    ],
+)
+def test_an_ext_that_is_no_such_message_is_refused(kind, text):
+    """Types are checked, text is UTF-8, sizes are those of the bytes; the error names the message."""
+    data = bytes.fromhex(_hex(text))
+    with little_memory(1 << 20), pytest.raises(MalformedMessage, match=f"the ext is no {kind.__name__}: "):
+        decode(data, kind)
+
+
+seeds = st.none() | st.lists(st.none() | st.integers(-(2**63), 2**64 - 1), max_size=5)
+masks = st.none() | st.lists(st.booleans(), max_size=5)
+details = st.dictionaries(st.text(), st.none() | st.integers(0, 9) | st.text() | st.lists(st.text(), max_size=2), max_size=4)
+
+
+@fixed(100)
+@given(
+    st.one_of(
+        st.builds(Hello, st.text()),
+        st.builds(Attach, st.booleans(), st.booleans(), st.text()),
+        st.builds(Reset, seeds, masks, st.none() | st.binary()),
+        st.builds(Call, st.text(), st.binary(), st.booleans()),
+        st.builds(Render, st.none() | st.lists(st.integers(0, 9))),
+        st.builds(ErrorReply, st.text(), st.text(), details),
+    )
+)
+def test_a_message_comes_back(message):
+    """Round trip."""
+    assert decode(encode(message), type(message)) == message
+
+
+@fixed(100)
+@given(st.text(), details)
+def test_an_error_reply_is_an_error(message, details):
+    """Whatever names its details have."""
+    error = decode_error(encode_error(InvalidAction(message, **details)))
+    assert type(error) is InvalidAction
+    assert (error.message, error.details) == (message, details)
+
+
+def test_an_error_reply_of_a_newer_server_is_an_error():
+    """Its code is not known here."""
+    error = decode_error(encode(ErrorReply("brand_new", "text", {"self": 1, "message": 2})))
+    assert (type(error), error.message, error.details) == (RemoteError, "text", {"self": 1, "message": 2})
