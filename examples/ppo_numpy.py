@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     VectorEnv = gym.vector.VectorEnv[Any, Any, Any]
 
 ROLLOUT_STEPS = 32  # T: steps in each environment between two updates of the policy
-EPOCHS = 10  # passes over each rollout
-MINIBATCH = 256
+EPOCHS = 4  # passes over each rollout
+MINIBATCH = 64
 HIDDEN = 64
 LEARNING_RATE = 1e-3
 GAMMA = 0.99
@@ -219,12 +219,12 @@ class Runner:
         """Take `ROLLOUT_STEPS` steps in every environment and return those played."""
         steps = zip(*(self.step() for _ in range(ROLLOUT_STEPS)), strict=True)
         observations, actions, rewards, terminated, truncated, played = (np.stack(column) for column in steps)
-        # The parameters have not changed since the first step, so one pass gives all values and log-probabilities.
-        values = self.model.values(np.concatenate([*observations, self._observations])).reshape(ROLLOUT_STEPS + 1, -1)
+        values = np.stack([self.model.values(seen) for seen in (*observations, self._observations)])
+        log_probs = np.stack([self.model.log_probs(seen) for seen in observations])
+        log_probs = np.take_along_axis(log_probs, actions[..., None], axis=-1)[..., 0]
         advantages = gae(rewards, values, terminated, truncated)
-        observations, actions = observations[played], actions[played]
-        log_probs = self.model.log_probs(observations)[np.arange(len(actions)), actions]
-        return Batch(observations, actions, log_probs, advantages[played], (advantages + values[:-1])[played])
+        batch = Batch(observations, actions, log_probs, advantages, advantages + values[:-1])
+        return batch.rows(played)
 
     def _flat(self, observations: Any) -> Floats:
         return np.array(observations, np.float32).reshape(self.envs.num_envs, -1)  # a copy: envs may reuse theirs

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, VecServerError
+from vecserver.wire.errors import DeadlineExceeded, LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Flag, Header, Kind, digest_of
 
 if TYPE_CHECKING:
@@ -48,10 +48,12 @@ class Connection:
 
     Args:
         open_transport: Opens a fresh transport to the pool.
+        check_pool: Raises PoolLost or UnknownPool when the pool is known to be gone; asked when it is silent.
     """
 
-    def __init__(self, open_transport: Callable[[], Transport]) -> None:
+    def __init__(self, open_transport: Callable[[], Transport], check_pool: Callable[[], None]) -> None:
         self._open_transport = open_transport
+        self._check_pool = check_pool
         self._transport = open_transport()
         self._lease = 0
         self._epoch = 0
@@ -84,7 +86,7 @@ class Connection:
             VecServerError: The pool's own answer.
         """
         deadline = monotonic() + timeout
-        self._transport.send(self._header(kind, ext, b"", 0), ext, b"", timeout)
+        self._send(self._header(kind, ext, b"", 0), ext, b"", timeout)
         while (remaining := deadline - monotonic()) > 0:
             frames = self._receive(remaining)
             if frames is None:
@@ -107,7 +109,7 @@ class Connection:
         seq = self._seq + 1
         body = bytes(body)  # kept until the answer is here; the caller may change its own
         header = self._header(kind, ext, body, seq)
-        self._transport.send(header, ext, body, timeout)
+        self._send(header, ext, body, timeout)
         self._seq = seq
         self._pending = _Pending(kind, header, ext, body, seq, monotonic())
 
@@ -120,6 +122,7 @@ class Connection:
         Raises:
             DeadlineExceeded: No answer came; says what the pool is busy with.
             EnvFault: An environment raised.
+            PoolLost: The pool's host process is gone.
             VecServerError: The pool's own answer.
         """
         pending = self._pending
@@ -169,9 +172,21 @@ class Connection:
             raise
 
     def _send_again(self, pending: _Pending, timeout: float) -> None:
+        self._check_pool()
         self._transport.close()
         self._transport = self._open_transport()
-        self._transport.send(pending.header, pending.ext, pending.body, timeout)
+        self._send(pending.header, pending.ext, pending.body, timeout)
+
+    def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+        deadline = monotonic() + timeout
+        while True:
+            remaining = deadline - monotonic()
+            try:
+                return self._transport.send(header, ext, body, max(0.0, min(remaining, _FIRST_RETRY_S)))
+            except ServerUnreachable:
+                self._check_pool()
+                if remaining <= _FIRST_RETRY_S:
+                    raise
 
     @staticmethod
     def _late(pending: _Pending, timeout: float) -> DeadlineExceeded:

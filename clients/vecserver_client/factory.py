@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import zmq
 
-from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver.wire.errors import DeadlineExceeded, PoolLost, TransportUnavailable, VecServerError
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.local_server import LocalServer
@@ -96,7 +97,7 @@ def make_vec(
             env_kwargs=env_kwargs,
         )
         undo.callback(_delete, control, pool["pool"])
-        return _drive(url, pool, transport, undo, force=False)
+        return _drive(control, pool, transport, undo, force=False)
 
 
 def attach(
@@ -117,10 +118,10 @@ def attach(
         ServerUnreachable: Nobody answers at the address.
     """
     _check_transport(transport)
-    with ControlClient(url, token or os.environ.get("VECSERVER_TOKEN")) as control:
-        view = control.get_pool(pool)
     with ExitStack() as undo:
-        return _drive(url, view, transport, undo, force=force)
+        control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
+        undo.callback(control.close)
+        return _drive(control, control.get_pool(pool), transport, undo, force=force)
 
 
 def _check_transport(transport: str) -> None:
@@ -135,14 +136,16 @@ def _delete(control: ControlClient, pool: str) -> None:
         return  # it is gone already, or its server is
 
 
-def _drive(url: str, pool: dict[str, Any], transport: str, undo: ExitStack, *, force: bool) -> RemoteVectorEnv:
+def _drive(
+    control: ControlClient, pool: dict[str, Any], transport: str, undo: ExitStack, *, force: bool
+) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.term)
     reasons = []
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
-            connection, attached = _reach(context, url, name, pool, force=force)
+            connection, attached = _reach(context, control, name, pool, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
@@ -151,16 +154,26 @@ def _drive(url: str, pool: dict[str, Any], transport: str, undo: ExitStack, *, f
 
 
 def _reach(
-    context: zmq.Context[zmq.Socket[bytes]], url: str, name: str, pool: dict[str, Any], *, force: bool
+    context: zmq.Context[zmq.Socket[bytes]], control: ControlClient, name: str, pool: dict[str, Any], *, force: bool
 ) -> tuple[Connection, Any]:
-    endpoint = _reachable(name, pool["endpoints"], url)
+    endpoint = _reachable(name, pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    connection = Connection(_opener(context, endpoint, largest))
+    connection = Connection(_opener(context, endpoint, largest), partial(_check_pool, control, pool["pool"]))
     try:
         return connection, connection.attach(_REACH_TIMEOUT, force=force)
     except BaseException:
         connection.close(0.0)
         raise
+
+
+def _check_pool(control: ControlClient, pool: str) -> None:
+    """Ask the server about a pool that is silent."""
+    try:
+        view = control.get_pool(pool)
+    except DeadlineExceeded:
+        return  # the server is silent too: it may be the network
+    if view["state"] == "lost":
+        raise PoolLost(f"pool {pool} is lost with its episodes: {view['reason']}", pool=pool)
 
 
 def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], ZmqTransport]:

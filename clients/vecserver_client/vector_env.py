@@ -100,7 +100,9 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
+    ) -> None:
         # a program that fails must not wait for a batch nobody wants any more
         self.close(terminate=kind is not None)
 
@@ -124,7 +126,9 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     def step_async(self, actions: Any) -> None:
         """Begin to step every row; ``step_wait`` returns the result. Errors as ``step`` where they concern the batch."""
         self._check_free("step_async")
-        ext, body = self._actions.encode(self._actions.coerce(actions))
+        arrays = self._actions.coerce(actions)
+        self._actions.check(arrays)
+        ext, body = self._actions.encode(arrays)
         self._begin(_Pending.STEP, Kind.STEP, ext, body)
 
     def step_wait(self, timeout: float | None = None) -> StepReturn:

@@ -177,7 +177,8 @@ class FakeRegistry:
 @contextmanager
 def served(registry: FakeRegistry):
     """The address of the app around a registry, behind real sockets."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.socket(proto=socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -39,19 +39,25 @@ GOLDEN = {
             body_length=0x333231302F2E2D2C,
             clock=0x3B3A393837363534,
         ),
-        "56454353 0100 09 03 0405 0607 08090a0b 0607080910111213 1415161718191a1b 1c1d1e1f20212223"
-        "24252627 28292a2b 2c2d2e2f30313233 3435363738393a3b",
+        (
+            "56454353 0100 09 03 0405 0607 08090a0b 0607080910111213 1415161718191a1b 1c1d1e1f20212223"
+            "24252627 28292a2b 2c2d2e2f30313233 3435363738393a3b"
+        ),
     ),
     "the least": (Header(Kind.HELLO), "56454353 0100 01" + "00" * 57),
     "a STEP": (
         Header(Kind.STEP, lease=2, epoch=0xABCD, seq=1, digest=0x0EEFB5B8, body_length=32),
-        "56454353 0100 03 00 0000 0000 00000000 0200000000000000 cdab000000000000 0100000000000000"
-        "00000000 b8b5ef0e 2000000000000000 0000000000000000",
+        (
+            "56454353 0100 03 00 0000 0000 00000000 0200000000000000 cdab000000000000 0100000000000000"
+            "00000000 b8b5ef0e 2000000000000000 0000000000000000"
+        ),
     ),
     "an answer": (
         Header(Kind.STEP, Flag.ANSWER | Flag.REPLAYED, 0, 3, 4, 2, 0xABCD, 1, 1, 0, 320, 10**9),
-        "56454353 0100 03 03 0000 0300 04000000 0200000000000000 cdab000000000000 0100000000000000"
-        "01000000 00000000 4001000000000000 00ca9a3b00000000",
+        (
+            "56454353 0100 03 03 0000 0300 04000000 0200000000000000 cdab000000000000 0100000000000000"
+            "01000000 00000000 4001000000000000 00ca9a3b00000000"
+        ),
     ),
 }
 
@@ -98,12 +104,11 @@ def test_a_header_comes_back(header):
         assert Header.unpack(buffer) == header
 
 
-@pytest.mark.parametrize("size", [*range(64), 65, 128])
-def test_a_header_of_another_size_is_refused(size):
+def test_a_header_of_another_size_is_refused():
     """The error says how long it was."""
-    frame = (Header(Kind.PING).pack() * 2)[:size]
-    with pytest.raises(MalformedMessage, match=f"this one has {size}"):
-        Header.unpack(frame)
+    for size in (*range(64), 65, 128):
+        with pytest.raises(MalformedMessage, match=f"this one has {size}$"):
+            Header.unpack((Header(Kind.PING).pack() * 2)[:size])
 
 
 def test_another_protocol_is_named():

@@ -76,19 +76,23 @@ GOLDEN = [
     (InProgress(0.5, (0, 7)), "82 a7'elapsed' cb3fe0000000000000 ac'slowest_rows' 92 00 07"),
     (
         Attached(INFO, 1, 2**63, 3),
-        "85 a4'info' 8f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
-        "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
-        "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
-        "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"
-        "ab'render_mode' c0 a6'engine' a4'envs' a7'workers' 02 ac'step_timeout' cb404e000000000000"
-        "a9'lease_ttl' cb404e000000000000 ab'max_request' 20"
-        "a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90",
+        (
+            "85 a4'info' 8f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
+            "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+            "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+            "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"
+            "ab'render_mode' c0 a6'engine' a4'envs' a7'workers' 02 ac'step_timeout' cb404e000000000000"
+            "a9'lease_ttl' cb404e000000000000 ab'max_request' 20"
+            "a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90"
+        ),
     ),
     (
         Stats("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
-        "8e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
-        "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
-        "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07",
+        (
+            "8e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
+            "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
+            "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07"
+        ),
     ),
 ]
 
@@ -102,10 +106,14 @@ def test_a_message_has_fixed_bytes(message, text):
 
 def test_every_message_is_golden():
     """A message that is added gets its bytes here."""
-    structs = {value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)}
+    structs = {
+        value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
+    }
     assert structs == {*REQUESTS, *ANSWERS}
     assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo}  # inside Attached
-    assert {"decode", "decode_error", "encode", "encode_error"} | {cls.__name__ for cls in structs} == set(messages.__all__)
+    assert {"decode", "decode_error", "encode", "encode_error"} | {cls.__name__ for cls in structs} == set(
+        messages.__all__
+    )
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
@@ -116,7 +124,9 @@ def test_a_request_with_an_unknown_field_is_refused(kind):
         decode(data, kind)
 
 
-@pytest.mark.parametrize(("message", "_text"), [(m, t) for m, t in GOLDEN if isinstance(m, ANSWERS)], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    ("message", "_text"), [(m, t) for m, t in GOLDEN if isinstance(m, ANSWERS)], ids=lambda v: type(v).__name__
+)
 def test_an_answer_may_grow(message, _text):
     """A client reads what it knows of a newer server's answer."""
     data = msgspec.msgpack.encode(msgspec.to_builtins(message, builtin_types=(bytes,)) | {"surprise": 1})
@@ -163,7 +173,9 @@ def test_an_ext_that_is_no_such_message_is_refused(kind, text):
 
 seeds = st.none() | st.lists(st.none() | st.integers(-(2**63), 2**64 - 1), max_size=5)
 masks = st.none() | st.lists(st.booleans(), max_size=5)
-details = st.dictionaries(st.text(), st.none() | st.integers(0, 9) | st.text() | st.lists(st.text(), max_size=2), max_size=4)
+details = st.dictionaries(
+    st.text(), st.none() | st.integers(0, 9) | st.text() | st.lists(st.text(), max_size=2), max_size=4
+)
 
 
 @fixed(100)

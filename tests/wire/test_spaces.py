@@ -203,7 +203,11 @@ WRONG = {
     "a MultiBinary of a float": {"type": "MultiBinary", "n": 1.5},
     "a MultiBinary of no shape": {"type": "MultiBinary", "n": [None]},
     "a Dict of numbers": {"type": "Dict", "sort_keys": True, "spaces": [1]},
-    "a Dict with a list as a key": {"type": "Dict", "sort_keys": True, "spaces": [[[], {"type": "MultiBinary", "n": 1}]]},
+    "a Dict with a list as a key": {
+        "type": "Dict",
+        "sort_keys": True,
+        "spaces": [[[], {"type": "MultiBinary", "n": 1}]],
+    },
     "a Tuple of numbers": {"type": "Tuple", "spaces": [1]},
     "a Tuple that is none": {"type": "Tuple", "spaces": 5},
 }

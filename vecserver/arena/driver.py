@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from vecserver.arena.doorbell import spin_until
@@ -109,8 +110,9 @@ class ArenaDriver:
             Whether they have; False when the time is over.
         """
         spin_until(self._words_done, self._spin_us)
+        deadline = monotonic() + timeout
         while not self.poll():
-            rings = self._done_bell.wait(timeout)
+            rings = self._done_bell.wait(max(0.0, deadline - monotonic()))
             if not rings:
                 return False
             self._missing -= rings

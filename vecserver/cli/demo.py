@@ -1,4 +1,4 @@
-"""``vecserver demo``: a server, a pool of 64 CartPoles, and a PPO trainer that learns on it over ZeroMQ, watched live."""
+"""``vecserver demo``: a server, a pool of 64 CartPoles, and a PPO trainer that learns on it, watched live."""
 
 from __future__ import annotations
 
@@ -162,12 +162,19 @@ def _print_summary(summary: dict[str, Any], target: float) -> None:
     verdict = "Solved" if summary["solved"] else "Not solved"
     ratio = summary["rollout_steps_per_s"] / summary["async_vector_env_steps_per_s"]
     memory = summary["rss_bytes"]
-    workers = ", ".join(f"{size / mebi:.0f}" for size in memory["workers"])
-    typer.echo(
-        f"""
-{verdict}: mean return {summary["mean_return"]:.1f} over the last 100 episodes (target {target:g})
-  {summary["episodes"]:,} episodes, {summary["env_steps"]:,} env steps, {summary["updates"]} updates in {summary["elapsed_s"]:.1f} s
-  stepping over {summary["transport"]}: {summary["rollout_steps_per_s"]:,.0f} env steps/s
-  a local AsyncVectorEnv:  {summary["async_vector_env_steps_per_s"]:,.0f} env steps/s ({ratio:.1f} times slower)
-  memory: host {memory["host"] / mebi:.0f} MiB, workers {workers} MiB"""
-    )
+    workers = " + ".join(f"{size / mebi:.0f}" for size in memory["workers"])
+    typer.echo(f"\n{verdict}: mean return {summary['mean_return']:.1f}, last 100 episodes (target {target:g}).")
+    for name, value in (
+        (
+            "trained",
+            f"{summary['episodes']:,} episodes, {summary['env_steps']:,} env steps in {summary['updates']} updates",
+        ),
+        ("time", f"{summary['elapsed_s']:.1f} s"),
+        (f"stepping over {summary['transport']}", f"{summary['rollout_steps_per_s']:,.0f} env steps/s"),
+        (
+            "a local AsyncVectorEnv",
+            f"{summary['async_vector_env_steps_per_s']:,.0f} env steps/s, {ratio:.1f} times fewer",
+        ),
+        ("memory", f"host {memory['host'] / mebi:.0f} MiB, workers {workers} MiB"),
+    ):
+        typer.echo(f"  {name:<24}{value}")

@@ -46,8 +46,8 @@ def serve(
 ) -> None:
     """Run a server until Ctrl+C or SIGTERM.
 
-    Each setting may be a variable instead: VECSERVER_PORT, VECSERVER_DATA_PORT_RANGE and so on. Without an option there are
-    VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR.
+    Each setting may be a variable instead: VECSERVER_PORT, VECSERVER_DATA_PORT_RANGE and so on. Variables without an
+    option are VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR.
     """
     from vecserver import config, serve
 

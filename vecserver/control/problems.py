@@ -133,9 +133,7 @@ def _report_defect(request: Request, error: Exception) -> ProblemResponse:
 def _from_http(request: Request, error: HTTPException) -> VecServerError:
     if error.status_code == HTTPStatus.NOT_FOUND:
         return UnknownRoute(f"nothing is at {request.scope['path']}: /docs lists the routes")
-    if error.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
-        return MalformedMessage(f"the request cannot be read: {error.detail}")
-    return InternalError(str(error.detail))
+    return MalformedMessage(f"the request cannot be read: {error.detail}")
 
 
 def _from_validation(error: RequestValidationError) -> VecServerError:

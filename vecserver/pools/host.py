@@ -87,7 +87,7 @@ class Host:
         self._spin_us = spin_us
         self.counters = Counters()
         self.broken: VecServerError | None = None
-        self._stepping = False
+        self._command = ""
         self._workers: list[WorkerProcess] = []
         self._bound = False
         self._memory_fd = create(f"vecserver-{pool}")
@@ -229,7 +229,7 @@ class Host:
         """
         arrays = self.actions.decode(ext, body)
         self.actions.check(arrays)
-        self._stepping = True
+        self._command = "step"
         self._driver.start_step(arrays)
 
     def begin_reset(self, request: ResetRequest) -> None:
@@ -244,7 +244,7 @@ class Host:
                 raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
         seeds = request.seeds or [None] * rows
         options = request.options or b""
-        self._resetting = True
+        self._command = "reset"
         self._begin_messages(
             [
                 Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
@@ -265,6 +265,7 @@ class Host:
             if not isinstance(values, list) or len(values) != self.spec.num_envs:
                 raise InvalidSpec(f"one value a row is needed to set {request.name!r}", field="arguments")
             arguments = [pack(values[first:end]) for first, end in self._rows]
+        self._command = "call"
         self._begin_messages([Call(request.name, part, request.assign) for part in arguments], fills_slot=False)
 
     def begin_render(self, rows: list[int] | None) -> None:
@@ -277,6 +278,7 @@ class Host:
         for row in wanted:
             if not 0 <= row < self.spec.num_envs:
                 raise InvalidSpec(f"row {row} of a pool with {self.spec.num_envs} rows", field="rows")
+        self._command = "render"
         self._begin_messages(
             [Render([row for row in wanted if first <= row < end]) for first, end in self._rows], fills_slot=False
         )
@@ -286,7 +288,6 @@ class Host:
         return [worker.rows for worker in self._workers]
 
     def _begin_messages(self, messages: list[Any], *, fills_slot: bool) -> None:
-        self._stepping = False
         # Ring first: a worker that reads already takes a message that is larger than the socket's buffer
         self._driver.start_message(fills_slot=fills_slot)
         for worker, message in zip(self._workers, messages, strict=True):
@@ -330,8 +331,9 @@ class Host:
 
     def count(self) -> None:
         """Add the finished command to the counters; called after its reply is on the way."""
-        if not self._stepping:
-            self.counters.resets += self._resetting
+        if self._command == "reset":
+            self.counters.resets += 1
+        if self._command != "step":
             return
         slot = self._views.slots[self._driver.slot]
         self.counters.batches += 1

@@ -11,7 +11,7 @@
     │   └── TransportUnavailable   the chosen transport cannot be used here
     ├── RemoteError                the peer says no; what it did is in the message
     │   ├── EnvFault               an environment raised; the row, the type, the traceback
-    │   ├── EnvCreationFailed      an environment could not be made; the same fields
+    │   │   └── EnvCreationFailed  an environment could not be made; the same fields
     │   ├── UnknownEnv             no such environment id; the nearest ones
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused

@@ -1,0 +1,229 @@
+"""The driver of an arena, against workers that are threads of this process."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from contextlib import ExitStack, closing
+
+import numpy as np
+import pytest
+
+from tests.arena.arenas import Arena
+from vecserver.arena import driver as driver_module
+from vecserver.arena.doorbell import Doorbell, make_bell
+from vecserver.arena.driver import ArenaDriver
+from vecserver.arena.views import MESSAGE, STEP, DriverLine, Status, WorkerLine
+
+LONG_S = 20.0
+LEAVE = 99
+WORKERS = 3
+
+
+class ThreadWorker(threading.Thread):
+    """Answers commands as a worker does: results, then the words, then the bell. Waits before it for ``gate``."""
+
+    def __init__(self, arena: Arena, shard: int, bell: Doorbell, done: Doorbell) -> None:
+        super().__init__()
+        self._orders, self._line = arena.views.driver_lines[shard], arena.views.worker_lines[shard]
+        self._side = arena.views.sides[shard]
+        self._bell, self._done = bell, done
+        self.gate = threading.Event()
+        self.gate.set()
+        self.seen: list[tuple[int, int, int]] = []
+        self.payload, self.status = b"", Status.OK
+        self.overflow = 0
+
+    def run(self) -> None:
+        while True:
+            assert self._bell.wait(LONG_S)
+            seq, opcode, slot = (self._orders[i] for i in (DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT))
+            if opcode == LEAVE:
+                return
+            self._line[WorkerLine.ROW] = 40 + seq
+            assert self.gate.wait(LONG_S)
+            self.seen.append((opcode, slot, seq))
+            self._side[: len(self.payload)] = self.payload
+            self._line[WorkerLine.SIDE_LENGTH] = self.overflow or len(self.payload)
+            self._line[WorkerLine.STATUS] = self.status
+            self._line[WorkerLine.DONE] = seq
+            self._done.ring()
+
+    def leave(self) -> None:
+        self.gate.set()
+        self._orders[DriverLine.OPCODE] = LEAVE
+        self._bell.ring()
+        self.join()
+
+
+class Stage:
+    """An arena, its driver and its workers."""
+
+    def __init__(self, stack: ExitStack, spin_us: float) -> None:
+        self.arena = stack.enter_context(closing(Arena.small(num_envs=7, workers=WORKERS)))
+        bells, self.done = [self._bell(stack) for _ in range(WORKERS)], self._bell(stack)
+        self.workers = [ThreadWorker(self.arena, i, bell, self.done) for i, bell in enumerate(bells)]
+        self.driver = ArenaDriver(self.arena.views, self.arena.actions, bells, self.done, spin_us)
+
+    @staticmethod
+    def _bell(stack: ExitStack) -> Doorbell:
+        fd = make_bell()
+        stack.callback(os.close, fd)
+        return Doorbell(fd)
+
+    def step(self) -> None:
+        self.driver.start_step([np.zeros(7, np.int64)])
+        assert self.driver.wait(LONG_S)
+
+
+@pytest.fixture(params=[0.0, 100.0], ids=["blocking", "spinning"])
+def stage(request):
+    with ExitStack() as stack:
+        stage = Stage(stack, request.param)
+        for worker in stage.workers:
+            worker.start()
+        try:
+            yield stage
+        finally:
+            for worker in stage.workers:
+                worker.leave()
+            vars(stage).clear()  # pytest keeps the stage for a while, and with it the mapped memory
+
+
+def test_a_step_reaches_every_worker(stage):
+    """Each worker sees the opcode, the slot and the number, and its actions lie in the arena."""
+    actions = np.array([1, 0, 1, 1, 0, 0, 1])
+    stage.driver.start_step([actions])
+    assert stage.driver.wait(LONG_S)
+    assert [worker.seen for worker in stage.workers] == [[(STEP, 1, 1)]] * WORKERS
+    views = stage.arena.views
+    (stored,) = stage.arena.actions.load(views.actions, bytes(views.codes), slice(0, 7))
+    assert stored.tolist() == actions.tolist()
+    assert stored.dtype == np.int64
+
+
+def test_the_dtype_of_actions_is_stored_beside_them(stage):
+    """A batch in another dtype than the space's is stored as it is."""
+    stage.driver.start_step([np.ones(7, np.uint8)])
+    assert stage.driver.wait(LONG_S)
+    views = stage.arena.views
+    assert stage.arena.actions.load(views.actions, bytes(views.codes), slice(2, 4))[0].dtype == np.uint8
+
+
+def test_results_go_round_the_slots(stage):
+    """Every batch takes the next slot, so that the one before stays readable."""
+    slots = []
+    for _ in range(5):
+        stage.step()
+        slots.append(stage.driver.slot)
+    assert slots == [1, 2, 0, 1, 2]
+    assert [slot for _, slot, _ in stage.workers[0].seen] == slots
+
+
+def test_a_message_that_fills_no_slot_leaves_the_results_alone(stage):
+    """A call or a frame between two batches does not use up a slot."""
+    stage.step()
+    for fills, slot in ((False, 1), (True, 2), (False, 2)):
+        stage.driver.start_message(fills_slot=fills)
+        assert stage.driver.wait(LONG_S)
+        assert stage.driver.slot == slot
+    assert [opcode for opcode, _, _ in stage.workers[0].seen] == [STEP, MESSAGE, MESSAGE, MESSAGE]
+    assert [seq for _, _, seq in stage.workers[0].seen] == [1, 2, 3, 4]
+
+
+def test_many_batches_in_a_row(stage):
+    """No wake is lost over hundreds of batches, and each worker runs each batch once."""
+    for _ in range(300):
+        stage.step()
+    assert [seq for _, _, seq in stage.workers[1].seen] == list(range(1, 301))
+
+
+def test_a_wait_that_is_over_says_who_is_late(stage):
+    """The wait ends with its time, names the unfinished workers and their rows, and can be taken up again."""
+    stage.workers[1].gate.clear()
+    stage.driver.start_step([np.zeros(7, np.int64)])
+    assert not stage.driver.wait(0.1)
+    assert not stage.driver.poll()
+    assert stage.driver.unfinished() == [1]
+    assert stage.driver.current_row(1) == 41
+    stage.workers[1].gate.set()
+    assert stage.driver.wait(LONG_S)
+    assert stage.driver.poll()
+    assert stage.driver.unfinished() == []
+
+
+def test_the_done_bell_can_be_polled(stage):
+    """A poller sees each worker's end; the last one finishes the command."""
+    for worker in stage.workers:
+        worker.gate.clear()
+    stage.driver.start_step([np.zeros(7, np.int64)])
+    assert not stage.driver.poll()
+    finished = []
+    for worker in stage.workers:
+        worker.gate.set()
+        assert select.select([stage.driver.done_fd], [], [], LONG_S)[0]
+        finished.append(stage.driver.poll())
+    assert finished == [False, False, True]
+    assert not select.select([stage.driver.done_fd], [], [], 0)[0]
+
+
+def test_payloads_come_in_the_order_of_shards(stage):
+    """Each worker's payload is its own, and a fault is marked as one."""
+    for i, worker in enumerate(stage.workers):
+        worker.payload = b"worker %d" % i
+    stage.workers[2].status = Status.FAULT
+    stage.step()
+    results = stage.driver.collect()
+    assert [bytes(result.payload) for result in results] == [b"worker 0", b"worker 1", b"worker 2"]
+    assert [result.faulted for result in results] == [False, False, True]
+
+
+def test_a_payload_that_did_not_fit_is_announced(stage):
+    """A length beyond the side area means that the payload comes another way; a full side area is a payload."""
+    full = len(stage.arena.views.sides[1])
+    stage.workers[0].overflow = len(stage.arena.views.sides[0]) + 1
+    stage.workers[1].payload = bytes(full)
+    stage.step()
+    results = stage.driver.collect()
+    assert results[0].payload is None
+    assert len(results[1].payload) == full
+    assert bytes(results[2].payload) == b""
+
+
+class Bell:
+    """A bell at which one worker rings each time just before the waiter's patience is over."""
+
+    fd = -1
+
+    def __init__(self, rings: int) -> None:
+        self.rings, self.now = rings, 0.0
+
+    def take(self) -> int:
+        return 0
+
+    def wait(self, timeout: float) -> int:
+        self.rings -= 1
+        self.now += timeout * 0.9 if self.rings >= 0 else timeout
+        return int(self.rings >= 0)
+
+
+def test_the_timeout_is_for_all_workers_together(monkeypatch):
+    """Workers that finish one after the other do not stretch the wait of their driver."""
+    with closing(Arena.small(num_envs=8, workers=8)) as arena, ExitStack() as stack:
+        bell = Bell(rings=7)
+        monkeypatch.setattr(driver_module, "monotonic", lambda: bell.now)
+        driver = ArenaDriver(arena.views, arena.actions, [Stage._bell(stack) for _ in range(8)], bell)
+        driver.start_step([np.zeros(8, np.int64)])
+        assert not driver.wait(10.0)
+        assert bell.now <= 10.0 + 1e-6
+
+
+def test_waiting_for_a_slow_worker_uses_no_processor_time(stage):
+    """After its short spin the driver blocks."""
+    stage.workers[0].gate.clear()
+    stage.driver.start_step([np.zeros(7, np.int64)])
+    used = time.thread_time()
+    assert not stage.driver.wait(0.25)
+    assert time.thread_time() - used < 0.025

@@ -1,0 +1,238 @@
+"""Infos: what the client merges is what Gymnasium would have merged, row by row; what cannot travel is named."""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.vector import VectorEnv
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.contract.compare import assert_same
+from tests.wire.strategies import any_arrays, arrays, fixed, graphs, scalars, values
+from vecserver.wire.codec import MAX_DEPTH, pack
+from vecserver.wire.errors import MalformedMessage
+from vecserver.wire.infos import DROPPED_ROW, MERGED_ROWS, encode_merged, encode_rows, join, merge
+
+
+def _bare(num_envs: int) -> VectorEnv:
+    envs = VectorEnv()
+    envs.num_envs = num_envs
+    return envs
+
+
+def _through(rows: list[tuple[int, dict]], num_envs: int, workers: int = 1) -> tuple[dict[str, Any], dict[str, str]]:
+    """Sends infos as so many workers do, and merges them."""
+    ends = [num_envs * i // workers for i in range(workers + 1)]
+    payloads = [
+        encode_rows([(row, info) for row, info in rows if first <= row < end])
+        for first, end in zip(ends, ends[1:], strict=False)
+    ]
+    return merge(join(payloads), num_envs, _bare(num_envs)._add_info)
+
+
+def _by_gymnasium(rows: list[tuple[int, dict]], num_envs: int) -> dict[str, Any]:
+    infos: dict[str, Any] = {}
+    for row, info in deepcopy(rows):
+        infos = _bare(num_envs)._add_info(infos, info, row)
+    return infos
+
+
+# one kind of value a key, as Gymnasium needs it; rows may lack a key
+KINDS: dict[str, st.SearchStrategy[Any]] = {
+    "int": st.integers(-(2**62), 2**62),
+    "float": st.floats(),
+    "bool": st.booleans(),
+    "text": st.text(),
+    "f4": arrays("f4", (1,)).map(lambda array: array[0]),
+    "array": arrays("f8", (2, 3)),
+    "nothing": arrays("i4", (0,)),
+    "none": st.none(),
+    "list": st.lists(st.integers(), max_size=3),
+    "tuple": st.tuples(st.text(), st.booleans()),
+    "final_obs": st.one_of(any_arrays, st.dictionaries(st.text(), any_arrays, max_size=2), scalars),
+    "graph": graphs,
+}
+flat = st.fixed_dictionaries({}, optional=KINDS)
+infos = st.fixed_dictionaries({}, optional=KINDS | {"final_info": flat, "deep": st.fixed_dictionaries({"er": flat})})
+
+
+@fixed(200)
+@given(st.lists(infos, min_size=1, max_size=6), st.integers(1, 3))
+def test_merged_infos_are_gymnasiums(infos_of_rows, workers):
+    """Types, dtypes, masks and gaps, whoever sent which rows."""
+    rows = [(row, info) for row, info in enumerate(infos_of_rows) if info]
+    merged, dropped = _through(rows, len(infos_of_rows), workers)
+    assert_same(merged, _by_gymnasium(rows, len(infos_of_rows)))
+    assert dropped == {}
+
+
+@fixed(100)
+@given(st.dictionaries(st.text(), values, min_size=1, max_size=4))
+def test_infos_that_are_merged_already_come_back(info):
+    """A vectorised environment's infos travel as they are, whatever their keys."""
+    merged, dropped = merge(join([encode_merged(info)]), 3, _bare(3)._add_info)
+    assert_same(merged, info)
+    assert dropped == {}
+
+
+def test_no_infos_are_no_bytes():
+    """The usual step has an empty ext."""
+    assert encode_rows([]) == encode_merged({}) == join([]) == join([b"", b""]) == b""
+    assert merge(b"", 3, _bare(3)._add_info) == ({}, {})
+
+
+GOLDEN = [
+    ([[(2, {"a": 1})]], "91 91 92 02 81 a16101"),
+    ([[], [(2, {"a": 1}), (3, {})]], "91 92 92 02 81 a16101 92 03 80"),
+    ([[(0, {})], [(1, {})]], "92 91 92 00 80 91 92 01 80"),
+    ([[(0, {"f": 1j})]], "91 92 92 00 80 92 ff 81 a166 b0" + b"builtins.complex".hex()),
+    ([[(MERGED_ROWS, {"a": 1})]], "91 91 92 fe 81 a16101"),
+]
+
+
+@pytest.mark.parametrize(("workers", "text"), GOLDEN)
+def test_infos_have_fixed_bytes(workers, text):
+    """The ext of a reply is the one that the protocol gives."""
+    assert join([encode_rows(rows) for rows in workers]).hex() == bytes.fromhex(text).hex()
+
+
+@pytest.mark.parametrize("workers", [1, 15, 16, 17, 256])
+def test_infos_of_many_workers_arrive(workers):
+    """A msgpack array has another head from sixteen elements on."""
+    rows = [(row, {"row": row}) for row in range(workers)]
+    merged, _ = _through(rows, workers, workers)
+    assert merged["row"].tolist() == list(range(workers))
+    assert merged["_row"].all()
+    ext = join([encode_rows([row]) for row in rows])
+    assert ext[:3].hex() == ("dc" + workers.to_bytes(2, "big").hex() if workers > 15 else ext[:3].hex())
+
+
+class _Colour(enum.Enum):
+    RED = 1
+
+
+def _cycle() -> dict[str, Any]:
+    info: dict[str, Any] = {"a": 1}
+    info["self"] = info
+    return info
+
+
+def _tower(levels: int, top: Any) -> Any:
+    for _ in range(levels):
+        top = {"in": top}
+    return top
+
+
+def test_a_value_that_cannot_travel_is_left_out_and_named():
+    """The others of its row and of other rows stay, and the step does not fail."""
+    rows = [
+        (0, {"good": 1, "bad": {1, 2}, "in": {"good": 2.5, "bad": _Colour.RED}}),
+        (2, {"good": 3, "list": [1, object()]}),
+    ]
+    merged, dropped = _through(rows, 3)
+    kept = [(0, {"good": 1, "in": {"good": 2.5}}), (2, {"good": 3})]
+    assert_same(merged, _by_gymnasium(kept, 3))
+    assert dropped == {"bad": "builtins.set", "in.bad": f"{__name__}._Colour", "list": "builtins.list"}
+
+
+def test_values_of_merged_infos_that_cannot_travel_are_named():
+    """Likewise, under a key of any name."""
+    merged, dropped = merge(join([encode_merged({"": 1, "x": print, "y": {"z": print, "": 2}})]), 1, _bare(1)._add_info)
+    assert merged == {"": 1, "y": {"": 2}}
+    assert dropped == dict.fromkeys(["x", "y.z"], "builtins.builtin_function_or_method")
+
+
+@pytest.mark.parametrize("subclass", [OrderedDict, type("Tagged", (dict,), {})])
+def test_a_subclass_of_dict_is_merged_as_gymnasium_merges_it(subclass):
+    """As an info and inside one: Gymnasium merges any dict."""
+    rows = [(0, subclass(a=1, b=subclass(c=np.float32(2)))), (1, subclass(a=2))]
+    merged, dropped = _through(rows, 2)
+    assert_same(merged, _by_gymnasium([(0, {"a": 1, "b": {"c": np.float32(2)}}), (1, {"a": 2})], 2))
+    assert dropped == {}
+
+
+@pytest.mark.parametrize("key", [frozenset(), _Colour.RED, 1j], ids=repr)
+def test_a_key_that_cannot_travel_takes_its_value_with_it(key):
+    """Whether a plain value or a dict stands under it."""
+    merged, dropped = _through([(0, {key: 1, "a": 1}), (1, {key: {"b": 1}, "a": 2})], 2)
+    assert merged["a"].tolist() == [1, 2]
+    assert dropped == {str(key): "builtins.dict"}
+
+
+def test_text_that_cannot_travel_is_named_in_text_that_can():
+    """A lone surrogate in a key, as in a file name of unknown encoding."""
+    merged, dropped = _through([(0, {"\ud800": 1, "a": "\udfff", "b": 2})], 1)
+    assert list(merged) == ["b", "_b"]
+    assert dropped == {"?": "builtins.int", "a": "builtins.str"}
+
+
+@pytest.mark.parametrize("levels", range(MAX_DEPTH - 7, MAX_DEPTH + 3))
+def test_an_info_that_is_too_deep_is_cut_not_refused(levels):
+    """However deep an info is, its step does not fail."""
+    merged, dropped = _through([(0, {"a": 1, "deep": _tower(levels, {1: (1, 2)})})], 1)
+    assert merged["a"].tolist() == [1]
+    # the tower stands at depth 3 and holds a mapping, its tuple and their numbers
+    assert len(dropped) == (3 + levels + 2 > MAX_DEPTH)
+
+
+def test_an_info_inside_itself_is_cut():
+    """A cycle ends where the nesting ends."""
+    merged, dropped = _through([(0, _cycle())], 1)
+    assert merged["a"].tolist() == [1]
+    assert [name.strip("self.") for name in dropped] == ["a", ""]
+    assert list(dropped.values()) == ["builtins.int", "builtins.dict"]
+
+
+WRONG = {
+    "no msgpack": b"\xc1",
+    "no list": pack({}),
+    "a number": pack(5),
+    "a payload that is a number": pack([5]),
+    "a payload that is a dict": pack([{"a": 1}]),
+    "an entry that is a number": pack([[5]]),
+    "an entry of one": pack([[[0]]]),
+    "an entry of three": pack([[[0, {}, {}]]]),
+    "an info that is a list": pack([[[0, []]]]),
+    "a row that does not exist": pack([[[3, {}]]]),
+    "a row below the special ones": pack([[[-3, {}]]]),
+    "a row that is true": pack([[[True, {}]]]),
+    "a row that is a float": pack([[[1.0, {}]]]),
+    "a row that is an array": pack([[[np.zeros(2), {}]]]),
+    "a row that is text": pack([[["0", {}]]]),
+    "a row beyond 64 bits": pack([[[2**70, {}]]]),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_ext_that_holds_no_infos_is_refused(name):
+    """With one error, whatever it holds instead."""
+    with pytest.raises(MalformedMessage):
+        merge(WRONG[name], 3, _bare(3)._add_info)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [(0, {"a": np.zeros(2)}), (1, {"a": np.zeros(3)})],
+        [(0, {"a": 1}), (1, {"a": "text"})],
+        [(0, {"a": 1}), (1, {"a": 2**70})],
+        [(0, {"a": 1}), (1, {"a": {"b": 1}})],
+    ],
+)
+def test_rows_that_gymnasium_cannot_merge_are_named(rows):
+    """Gymnasium raises whatever numpy does; here the error is one of the tree and names the row."""
+    with pytest.raises((ArithmeticError, AttributeError, LookupError, TypeError, ValueError)):
+        _by_gymnasium(rows, 2)
+    with pytest.raises(MalformedMessage, match="the infos of row 1 do not merge with those before"):
+        _through(rows, 2)
+
+
+def test_the_special_rows_do_not_change():
+    """They are the protocol."""
+    assert (DROPPED_ROW, MERGED_ROWS) == (-1, -2)

@@ -1,0 +1,88 @@
+"""What is measured: something with environments, stepped for a while when its turn comes and asleep otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import cycle
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from gymnasium.vector.utils import batch_space
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.vector import VectorEnv
+
+__all__ = ["SEED", "Sample", "Subject", "VectorSubject", "action_batches"]
+
+SEED: Final = 42
+"""Seeds the environments (row i gets it plus i) and the actions, the same for every subject."""
+
+_BATCHES: Final = 128
+"""Batches of actions drawn beforehand and then repeated: several episodes of a short-lived environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one subject did in one round.
+
+    Attributes:
+        steps_per_s: Environment steps a second, steps that only reset a row left out.
+        batch_ns: Nanoseconds of each batch, as its caller saw it; empty for a subject that steps no batches.
+    """
+
+    steps_per_s: float
+    batch_ns: list[int] = field(default_factory=list)
+
+
+class Subject(Protocol):
+    """Something to measure. Between two rounds it must cost no processor time."""
+
+    def measure(self, seconds: float) -> Sample:
+        """Step for so long, and until the batch that was begun is finished."""
+
+
+def action_batches(space: gymnasium.Space[Any], num_envs: int) -> list[Any]:
+    """The actions of a comparison: every process that asks gets the same.
+
+    Args:
+        space: The action space of one row.
+        num_envs: Rows.
+
+    Returns:
+        Batches, each an element of the batched space.
+    """
+    batched = batch_space(space, num_envs)
+    batched.seed(SEED)
+    return [batched.sample() for _ in range(_BATCHES)]
+
+
+class VectorSubject:
+    """A vector environment that resets its rows in the step after an end. Resets it once, at the start.
+
+    Args:
+        envs: The vector environment; stays the caller's.
+        batches: The actions, taken in turn.
+    """
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], batches: list[Any]) -> None:
+        self._envs = envs
+        self._batches = cycle(batches)
+        self._over = np.zeros(envs.num_envs, np.bool_)
+        envs.reset(seed=SEED)
+
+    def measure(self, seconds: float) -> Sample:
+        """Step for so long; counts as ``gymnasium.utils.performance.benchmark_vector_step`` does."""
+        step, batches, rows, over = self._envs.step, self._batches, self._envs.num_envs, self._over
+        steps, batch_ns = 0, []
+        now = perf_counter_ns()
+        end = now + seconds * 1e9
+        while now < end:
+            _, _, terminated, truncated, _ = step(next(batches))
+            steps += rows - int(np.count_nonzero(over))
+            over = np.logical_or(terminated, truncated)
+            began, now = now, perf_counter_ns()
+            batch_ns.append(now - began)
+        self._over = over
+        return Sample(steps * 1e9 / sum(batch_ns), batch_ns)
