@@ -108,7 +108,6 @@ def test_a_signal_ends_a_server_in_order(number):
         assert own_directories() == []
 
 
-@pytest.mark.xfail(reason="the registry gives its line to the pool up before the batch's answer is handed on")
 def test_requests_are_answered_while_the_server_drains(tmp_path):
     """After the first signal /readyz says no and new pools are refused, until the batch in flight is done."""
     gate = tmp_path / "gate"

@@ -96,7 +96,7 @@ def run(
             config,
             on_ready=on_ready,
             drain=registry.close,
-            abandon=lambda: shutil.rmtree(directory, ignore_errors=True),
+            abandon=lambda: _abandon(registry, directory),
         )
         if parent is not None:
             parent.watch(server.stop)
@@ -104,6 +104,11 @@ def run(
             server.run(sockets=[listener])
         finally:
             registry.close()
+
+
+def _abandon(registry: Registry, directory: Path) -> None:
+    registry.kill()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 class _Server(uvicorn.Server):

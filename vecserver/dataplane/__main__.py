@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,15 @@ def main(control_fd: int) -> int:
         finally:
             host.stop(start.grace)
             ipc_path.unlink(missing_ok=True)
+            if os.getppid() != start.server_pid:
+                _clear_away(Path(start.log_path))
+
+
+def _clear_away(log_path: Path) -> None:
+    """Remove what the server would have removed: it is gone."""
+    log_path.unlink(missing_ok=True)
+    with suppress(OSError):  # other pools of that server are still leaving; the last one succeeds
+        log_path.parent.rmdir()
 
 
 def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path, signals: _Signals) -> int:

@@ -30,7 +30,9 @@ class HostStart(msgspec.Struct, frozen=True):
     pool: str
     spec: PoolSpec
     caps: Caps
+    server_pid: int
     ipc_path: str
+    log_path: str
     bind_host: str
     port_range: tuple[int, int] | None
     start_timeout: float

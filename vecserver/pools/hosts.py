@@ -30,15 +30,14 @@ class HostProcess:
 
     Args:
         command: The argv prefix of a host process.
-        start: What it makes.
-        log_path: Where it and its workers write; read for errors, removed at the end.
+        start: What it makes, and where it and its workers write their log: read for errors, removed at the end.
     """
 
-    def __init__(self, command: Sequence[str], start: HostStart, log_path: Path) -> None:
+    def __init__(self, command: Sequence[str], start: HostStart) -> None:
         self._start = start
-        self._log_path = log_path
+        self._log_path = Path(start.log_path)
         self._control, theirs = socket.socketpair()
-        with theirs, log_path.open("ab") as log:
+        with theirs, self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -100,6 +99,10 @@ class HostProcess:
         """Ask it to finish its batch and leave; returns at once."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
+
+    def kill(self) -> None:
+        """Kill it, without waiting."""
+        self._process.kill()
 
     def end(self, deadline: float) -> None:
         """Wait for it to leave, kill it at the deadline, and clear away what a killed one leaves behind."""

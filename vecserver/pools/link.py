@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded
+from vecserver.wire.errors import DeadlineExceeded, PoolStopping
 from vecserver.wire.frames import Header, Kind, digest_of, split
 
 if TYPE_CHECKING:
@@ -102,6 +102,13 @@ class PoolLink:
             digest=digest_of(ext, body),
             body_length=len(body),
         )
+        try:
+            return self._converse(header, ext, body, timeout)
+        except zmq.ContextTerminated:
+            raise PoolStopping("the server is shutting down") from None
+
+    def _converse(self, header: Header, ext: bytes, body: Buffer, timeout: float) -> tuple[Header, Any, Any]:
+        kind, seq = Kind(header.kind), header.seq
         deadline = monotonic() + timeout
         self._wait(zmq.POLLOUT, kind, deadline, timeout)
         self._socket.send_multipart([header.pack(), ext, body])

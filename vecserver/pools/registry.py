@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,7 +21,15 @@ from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack
-from vecserver.wire.errors import CapExceeded, DeadlineExceeded, InvalidSpec, PoolLost, PoolStopping, UnknownPool
+from vecserver.wire.errors import (
+    CapExceeded,
+    DeadlineExceeded,
+    InvalidSpec,
+    PoolLost,
+    PoolStopping,
+    UnknownPool,
+    VecServerError,
+)
 from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
@@ -105,6 +115,7 @@ class Registry:
         self._lock = threading.Lock()
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[str, HostProcess | None] = {}
+        self._ending: set[HostProcess] = set()
         self._sockets = itertools.count()
         self.closing = False
 
@@ -178,14 +189,16 @@ class Registry:
             pool=pool,
             spec=spec,
             caps=self.caps,
+            server_pid=os.getpid(),
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
+            log_path=str(self._runtime_dir / f"{number}.log"),
             bind_host=self._bind_host,
             port_range=self._port_range,
             start_timeout=self._start_timeout,
             grace=self._grace,
             spin_us=self._spin_us,
         )
-        process = HostProcess(self._host_command, start, self._runtime_dir / f"{number}.log")
+        process = HostProcess(self._host_command, start)
         with self._lock:
             self._starting[pool] = process
             closing = self.closing
@@ -303,7 +316,8 @@ class Registry:
             try:
                 reply_ext, reply_body = link.sequenced(kind, ext, body, timeout)
             finally:
-                link.detach(_PING_TIMEOUT)
+                with suppress(VecServerError):  # a host that drains listens no more; the lease ends with it
+                    link.detach(_PING_TIMEOUT)
         return _decode_batch(made, kind, reply_ext, reply_body)
 
     def delete(self, pool: str, *, grace: float | None = None) -> None:
@@ -337,14 +351,27 @@ class Registry:
         if first:
             self._context.term()  # conversations that were under way end by themselves: their hosts are gone
 
+    def kill(self) -> None:
+        """Kill every host process at once, and its workers with it; waits for nothing.
+
+        Takes no lock: a signal handler calls it, perhaps in the very thread that holds the lock.
+        """
+        self.closing = True
+        processes = [made.process for made in list(self._pools.values())] + list(self._ending)
+        processes += [process for process in list(self._starting.values()) if process is not None]
+        for process in processes:
+            process.kill()
+
     def _end(self, processes: Iterable[HostProcess], grace: float) -> None:
         processes = list(processes)
+        self._ending.update(processes)
         for process in processes:
             process.ask_to_stop()
         # the batch in flight, the environments' closing, and then the host's own way out
         deadline = time.monotonic() + 2 * grace + _EXIT_SLACK
         for process in processes:
             process.end(deadline)
+            self._ending.discard(process)
 
 
 def _decode_batch(made: _Pool, kind: Kind, ext: Any, body: Any) -> Batch:

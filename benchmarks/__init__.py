@@ -1,0 +1,1 @@
+"""Measurements of the whole (``python -m benchmarks``) and of its pieces (``pytest benchmarks --benchmark-enable``)."""

@@ -1,0 +1,36 @@
+"""Every engine keeps the contract; what Gymnasium's own vector environments do not keep is declared."""
+
+from __future__ import annotations
+
+from tests.contract.engine_contract import EngineContract
+
+
+class TestEnvs(EngineContract):
+    """Separate environments in one loop."""
+
+    engine = "envs"
+
+
+class TestSync(EngineContract):
+    """Gymnasium's ``SyncVectorEnv``."""
+
+    engine = "sync"
+    steps_the_others = False  # the loop ends at the first row that raises
+    survives_a_bad_call = False  # it is made again at the next reset
+    saves_final_observations = False
+    accepts_one_element_rewards = False  # numpy 2.4 refuses them
+    takes_part_of_a_pool = False
+    merges_infos = True
+
+
+class TestAsync(EngineContract):
+    """Gymnasium's ``AsyncVectorEnv``."""
+
+    engine = "async"
+    steps_the_others = False  # they do, and their results are lost
+    survives_a_bad_call = False  # the process of a row that raised is gone
+    refuses_odd_observations = False  # what fits after stretching is taken
+    saves_final_observations = False
+    accepts_one_element_rewards = False
+    takes_part_of_a_pool = False
+    merges_infos = True
