@@ -1,4 +1,4 @@
-"""The comparisons of the README's table: prints them, and keeps them in ``benchmarks/results`` with machine and versions."""
+"""The comparisons of the README's table: prints them, and keeps them in ``benchmarks/results``, machine and all."""
 
 from __future__ import annotations
 

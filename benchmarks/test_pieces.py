@@ -141,7 +141,7 @@ def test_store_actions(benchmark, arena):
 
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_step_a_shard_of_cartpoles(benchmark, arena, mode):
-    """A worker's whole work for a batch of 64 rows: what it adds to the environments is what the next test does not have."""
+    """A worker's whole work for a batch of 64 rows; the next test is what the environments alone cost."""
     engine = EnvsEngine(lambda: gymnasium.make("CartPole-v1"), (0, ROWS), mode)
     engine.bind(arena.shard)
     engine.reset(0, ResetCommand([*range(ROWS)], None, None))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROLLOUT_STEPS = 32  # T: steps in each environment between two updates of the policy
 EPOCHS = 4  # passes over each rollout
 MINIBATCH = 64
-HIDDEN = 64
+HIDDEN = 64  # 64 x 64 x 64 is the largest product OpenBLAS leaves on one thread; more crawl while the cores are busy
 LEARNING_RATE = 1e-3
 GAMMA = 0.99
 LAMBDA = 0.9

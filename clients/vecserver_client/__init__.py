@@ -10,6 +10,7 @@
     envs.close()
 """
 
+from vecserver.wire import errors
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.factory import attach, make_vec
@@ -25,5 +26,6 @@ __all__ = [
     "RemoteVectorEnv",
     "Transport",
     "attach",
+    "errors",
     "make_vec",
 ]

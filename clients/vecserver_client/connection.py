@@ -172,7 +172,11 @@ class Connection:
             raise
 
     def _send_again(self, pending: _Pending, timeout: float) -> None:
-        self._check_pool()
+        try:
+            self._check_pool()
+        except VecServerError:
+            self._pending = None  # nobody is left to answer it
+            raise
         self._transport.close()
         self._transport = self._open_transport()
         self._send(pending.header, pending.ext, pending.body, timeout)

@@ -48,6 +48,7 @@ class ControlClient:
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
         self.url = url.rstrip("/")
+        self.token = token
         address = _parse(self.url)
         self._timeout = timeout
         self._http = httpx.Client(
@@ -141,7 +142,9 @@ class ControlClient:
             answer = self._http.request(method, path, content=content, headers=headers, params=params)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ServerUnreachable(
-                f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server", url=self.url
+                f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server",
+                url=self.url,
+                refused=_was_refused(error),
             ) from None
         except httpx.TimeoutException:
             raise DeadlineExceeded(
@@ -193,3 +196,10 @@ def _to_builtins(value: Any) -> Any:
     if hasattr(value, "tolist"):  # a numpy array or scalar
         return value.tolist()
     raise Unportable(f"{value!r} is a {type(value).__name__}, which JSON cannot carry")
+
+
+def _was_refused(error: BaseException | None) -> bool:
+    """Whether the machine answered that nothing listens there, and not the network that it knows no way."""
+    while error is not None and not isinstance(error, ConnectionRefusedError):
+        error = error.__cause__ or error.__context__
+    return error is not None

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from vecserver.wire.errors import DeadlineExceeded, PoolLost, TransportUnavailable, VecServerError
+from vecserver.wire.errors import DeadlineExceeded, PoolLost, ServerUnreachable, TransportUnavailable, VecServerError
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.local_server import LocalServer
@@ -30,6 +30,9 @@ _TRANSPORTS: Final = ("ipc", "tcp")
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised in an address, not bound
+_CHECK_TIMEOUT: Final = 2.0
+"""Seconds for the server to say whether a silent pool exists."""
+
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
 
@@ -169,9 +172,14 @@ def _reach(
 def _check_pool(control: ControlClient, pool: str) -> None:
     """Ask the server about a pool that is silent."""
     try:
-        view = control.get_pool(pool)
+        with ControlClient(control.url, control.token, timeout=_CHECK_TIMEOUT) as hasty:
+            view = hasty.get_pool(pool)
+    except ServerUnreachable as error:
+        if not error.details.get("refused"):
+            return  # it may be the network
+        raise PoolLost(f"the server at {control.url} is gone, and pool {pool} with it", pool=pool) from None
     except DeadlineExceeded:
-        return  # the server is silent too: it may be the network
+        return
     if view["state"] == "lost":
         raise PoolLost(f"pool {pool} is lost with its episodes: {view['reason']}", pool=pool)
 

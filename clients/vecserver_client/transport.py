@@ -75,6 +75,7 @@ class ZmqTransport:
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
         if endpoint.startswith("tcp://["):
             self._socket.setsockopt(zmq.IPV6, 1)
+        self._wait_ms = -1
         self._socket.connect(endpoint)
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
@@ -96,9 +97,14 @@ class ZmqTransport:
     def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
         sock = self._socket
-        if not sock.poll(int(timeout * 1000)):
+        wait_ms = int(timeout * 1000)
+        if wait_ms != self._wait_ms:  # a wait inside the receive itself spares a poll a message
+            sock.setsockopt(zmq.RCVTIMEO, wait_ms)
+            self._wait_ms = wait_ms
+        try:
+            header = Header.unpack(sock.recv())
+        except zmq.Again:
             return None
-        header = Header.unpack(sock.recv())
         return header, self._more(header).recv(), self._body(header)
 
     def _more(self, header: Header) -> zmq.Socket[bytes]:

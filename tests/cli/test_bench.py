@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
+from benchmarks.__main__ import markdown
 from vecserver.cli.bench import _print_report
 from vecserver.cli.measure import compare
 from vecserver.cli.measure.bare_loop import _BareLoop
@@ -195,6 +196,14 @@ def reports(**rates):
     return subject_reports(samples, dict.fromkeys(rates, 0.5))
 
 
+MACHINE = {"cpu": "A CPU", "cores": 4, "affinity": [0, 2], "kernel": "Linux", "load_1m": 0.5}
+POOL = PoolFacts("vecserver tcp", "envs", 2, 1.5, 4096, 50 << 20, [40 << 20, 41 << 20])
+
+
+def made_up(subjects):
+    return Report("CartPole-v1", 64, 1.0, 5, 2, subjects, [POOL], 70 << 20, MACHINE, {"vecserver": "1", "python": "3"})
+
+
 class TestReport:
     def test_a_ratio_is_taken_within_a_round(self):
         """On a machine that slows down by half, a constant ratio stays what it is."""
@@ -214,11 +223,7 @@ class TestReport:
         """It fits a terminal of 80 columns up to a million steps a second."""
         monkeypatch.setenv("COLUMNS", "80")
         subjects = reports(ceiling=[999_999.0], AsyncVectorEnv=[12_345.0], **{"vecserver tcp": [500_000.0]})
-        machine = {"cpu": "A CPU", "cores": 4, "affinity": [0, 2], "kernel": "Linux", "load_1m": 0.5}
-        pools = [PoolFacts("vecserver tcp", "envs", 2, 1.5, 4096, 50 << 20, [40 << 20, 41 << 20])]
-        _print_report(
-            Report("CartPole-v1", 64, 1.0, 5, 2, subjects, pools, 70 << 20, machine, {"vecserver": "1", "python": "3"})
-        )
+        _print_report(made_up(subjects))
         lines = capsys.readouterr().out.splitlines()
         assert lines[1] == "CartPole-v1 × 64, 5 rounds of 1 s"
         assert [line.split() for line in lines[4:7]] == [
@@ -231,6 +236,15 @@ class TestReport:
         assert facts["vecserver tcp"] == (
             "engine envs, 2 workers, first batch after 0.50 s, arena 4 KiB, resident MiB: host 50, workers 40 + 41"
         )
+
+    def test_the_page_of_results_has_a_table_a_case(self):
+        """Markdown, with what was measured on in its first line."""
+        cases = [made_up(reports(ceiling=[200.0], AsyncVectorEnv=[50.0])) for _ in range(2)]
+        first, *lines = markdown(cases).splitlines()
+        assert first == "A CPU, 4 cores (may use 2), Linux, vecserver 1, python 3"
+        assert lines.count("## CartPole-v1 × 64") == 2
+        assert lines.count("| :-- | --: | --: | --: | --: | --: | --: | --: |") == 2
+        assert "| AsyncVectorEnv |      50 |  50 |  50 |  2.000 |  2.980 |      0.250 |     1.0 |" in lines
 
 
 def test_a_subject_costs_no_processor_time_while_another_is_measured():

@@ -12,6 +12,7 @@ import pickle
 import signal
 import socket
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -49,19 +50,22 @@ class Watch:
         (self.found if homes & FORBIDDEN else self.seen).add(name)
 
 
-def switch(_number, _frame):
-    """The first signal begins to watch, the second ends it; both are answered with what was seen so far."""
-    watch = sys.getprofile() or Watch()
+watch = Watch()
+
+
+def switch(number, _frame):
+    """SIGUSR1 begins to watch, SIGUSR2 ends it; each is answered with what was seen so far."""
     sys.setprofile(None)
-    report = {"pid": os.getpid(), "found": sorted(watch.found), "seen": sorted(watch.seen)}
+    answer = {"pid": os.getpid(), "to": number, "found": sorted(watch.found), "seen": sorted(watch.seen)}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        sock.sendto(json.dumps(report).encode(), os.environ["STEP_PATH_WATCHER"])
-    if not watch.seen:
+        sock.sendto(json.dumps(answer).encode(), os.environ["STEP_PATH_WATCHER"])
+    if number == signal.SIGUSR1:
         sys.setprofile(watch)
 
 
 if "STEP_PATH_WATCHER" in os.environ:
     signal.signal(signal.SIGUSR1, switch)
+    signal.signal(signal.SIGUSR2, switch)
 '''
 
 
@@ -71,13 +75,25 @@ class Watcher:
     def __init__(self, sock):
         self._socket = sock
 
-    def switch(self, pids):
-        """Send the signal to processes and wait until each has answered; returns the answers, a process each."""
-        for pid in pids:
-            os.kill(pid, signal.SIGUSR1)
-        answers = [json.loads(self._socket.recv(65536)) for _ in pids]
-        assert sorted(answer.pop("pid") for answer in answers) == sorted(pids)
-        return answers
+    def switch(self, number, pids):
+        """Send a signal to processes until each has answered; returns their answers in this order.
+
+        A signal that comes while a process is on its way into a system call interrupts nothing, so it is sent again.
+        """
+        answers = {}
+        deadline = time.monotonic() + 30
+        while missing := [pid for pid in pids if pid not in answers]:
+            assert time.monotonic() < deadline, f"no answer from {missing}"
+            for pid in missing:
+                os.kill(pid, number)
+            try:
+                while len(answers) < len(pids):
+                    answer = json.loads(self._socket.recv(65536))
+                    if answer["to"] == number:
+                        answers[answer["pid"]] = answer
+            except TimeoutError:
+                continue
+        return [answers[pid] for pid in pids]
 
 
 @pytest.fixture
@@ -89,7 +105,7 @@ def watcher(tmp_path, monkeypatch):
     monkeypatch.setenv("STEP_PATH_WATCHER", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(address)
-        sock.settimeout(30)
+        sock.settimeout(0.5)
         yield Watcher(sock)
     Path(address).unlink()
 
@@ -114,7 +130,7 @@ def step_watched(watcher, hook, transport, engine):
         envs.reset(seed=1)
         actions = [envs.action_space.sample() for _ in range(30)]
         pids = [control.get_pool(envs.pool)["host_pid"], *envs.stats().worker_pids]
-        watcher.switch(pids)
+        watcher.switch(signal.SIGUSR1, pids)
         ended = 0
         sys.setprofile(hook)
         for batch in actions:
@@ -123,7 +139,7 @@ def step_watched(watcher, hook, transport, engine):
         sys.setprofile(None)
         assert ended >= 4
         assert infos
-        return watcher.switch(pids)
+        return watcher.switch(signal.SIGUSR2, pids)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])

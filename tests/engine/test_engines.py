@@ -32,5 +32,6 @@ class TestAsync(EngineContract):
     refuses_odd_observations = False  # what fits after stretching is taken
     saves_final_observations = False
     accepts_one_element_rewards = False
+    closes_whatever_happens = False  # it makes one more environment at first, and closes that
     takes_part_of_a_pool = False
     merges_infos = True

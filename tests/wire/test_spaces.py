@@ -150,6 +150,12 @@ def test_a_space_without_a_fixed_size_is_refused_by_name(space):
         assert isinstance(caught.value, TypeError)
 
 
+def test_a_long_double_is_refused():
+    """Its bits are not the same numbers on every machine."""
+    with pytest.raises(UnsupportedSpace, match="use float64"):
+        space_to_json(spaces.Box(np.zeros(1, "g"), np.ones(1, "g"), dtype=np.longdouble))
+
+
 def test_keys_that_json_would_change_are_refused():
     """A tuple as a key would come back as a list."""
     with pytest.raises(UnsupportedSpace, match="keys of a Dict are text or integers"):

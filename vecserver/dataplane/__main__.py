@@ -35,23 +35,22 @@ _LAST_REPLY_MS = 200
 """How long the answer to the last batch may take to leave."""
 
 
-class _Signals:
-    """Notes a request to stop; the loop looks at it when a wait is interrupted."""
+def _heed_signals(control: socket.socket) -> None:
+    """Take SIGTERM for the server's word to stop: every wait ends as it does when that word comes."""
 
-    def __init__(self) -> None:
-        self.stop = False
-        # Ctrl-C in a terminal reaches every process of the group; only the server decides about pools
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._on_signal)
+    def on_terminate(_number: int, _frame: FrameType | None) -> None:
+        with suppress(OSError):  # closed already: on its way out
+            control.shutdown(socket.SHUT_RD)
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self.stop = True
+    # Ctrl-C in a terminal reaches every process of the group; only the server decides about pools
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, on_terminate)
 
 
 def main(control_fd: int) -> int:
     """Run a host process; returns its exit status."""
-    signals = _Signals()
     with socket.socket(fileno=control_fd) as control:
+        _heed_signals(control)
         try:
             start = receive_start(control)
         except EOFError:
@@ -59,7 +58,7 @@ def main(control_fd: int) -> int:
         host = Host(start.pool, start.spec, start.caps, start.spin_us)
         ipc_path = Path(start.ipc_path)
         try:
-            return _serve(host, start, control, ipc_path, signals)
+            return _serve(host, start, control, ipc_path)
         finally:
             host.stop(start.grace)
             ipc_path.unlink(missing_ok=True)
@@ -74,7 +73,7 @@ def _clear_away(log_path: Path) -> None:
         log_path.parent.rmdir()
 
 
-def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path, signals: _Signals) -> int:
+def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path) -> int:
     context = zmq.Context()
     try:
         host.start(start.start_timeout, abort_fd=control.fileno())
@@ -94,7 +93,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path,
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()
-    loop = HostLoop(host, dispatcher, router, control, lambda: signals.stop)
+    loop = HostLoop(host, dispatcher, router, control)
     try:
         loop.run()
         loop.drain(start.grace)

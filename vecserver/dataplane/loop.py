@@ -15,7 +15,6 @@ import zmq
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from vecserver.dataplane.dispatch import Dispatcher, Reply
     from vecserver.pools.host import Host
@@ -44,7 +43,6 @@ class HostLoop:
         dispatcher: Its rules.
         router: Its socket.
         control: The socket to the server: any byte, or its end, means stop.
-        stop_requested: Whether a signal asked to stop.
     """
 
     def __init__(
@@ -53,13 +51,11 @@ class HostLoop:
         dispatcher: Dispatcher,
         router: zmq.Socket[bytes],
         control: socket.socket,
-        stop_requested: Callable[[], bool],
     ) -> None:
         self._host = host
         self._dispatcher = dispatcher
         self._router = router
         self._control = control
-        self._stop_requested = stop_requested
         self._worker_fds = host.worker_fds
         self._poller = zmq.Poller()
         self._poller.register(router, zmq.POLLIN)
@@ -70,7 +66,7 @@ class HostLoop:
 
     def run(self) -> None:
         """Serve until told to stop."""
-        while not self._stop_requested():
+        while True:
             ready = dict(self._poller.poll())
             if self._control.fileno() in ready:
                 return
@@ -82,6 +78,8 @@ class HostLoop:
     def drain(self, grace: float) -> None:
         """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
         deadline = monotonic() + grace
+        for deaf in (self._router, self._control.fileno()):  # readable for good, and read no more
+            self._poller.unregister(deaf)
         while self._dispatcher.running and monotonic() < deadline:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
@@ -94,7 +92,8 @@ class HostLoop:
             _log.error("pool %s is broken: %s", self._host.pool, self._host.broken.message)
 
     def _finish_command(self) -> None:
-        if not self._dispatcher.running or not self._host.poll():
+        finished = self._host.poll()  # in any case: a ring that nobody takes would end every later wait at once
+        if not finished or not self._dispatcher.running:
             return
         for reply in self._dispatcher.finished(self._host.collect()):
             self._send(reply)
@@ -110,8 +109,10 @@ class HostLoop:
             reply = self._dispatcher.message(peer, frames)
             if reply is not None:
                 self._send(reply)
-            elif idle and self._dispatcher.running and self._host.wait(_EAGER_WAIT_S):
-                self._finish_command()
+            elif idle and self._dispatcher.running:
+                if self._host.wait(_EAGER_WAIT_S):
+                    self._finish_command()
+                return  # nothing more is likely to wait, and asking in vain costs an exception
 
     def _send(self, reply: Reply) -> None:
         copy = len(reply.body) < _COPY_LIMIT

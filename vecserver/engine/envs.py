@@ -90,7 +90,7 @@ class EnvsEngine:
 
     def step(self, slot: int) -> bytes:
         """Step every row into a slot."""
-        self._slot = slot
+        last, self._slot = self._slot, slot
         batch = _Batch()
         restarting = list(self._done)
         actions = self._shard.actions()
@@ -103,6 +103,7 @@ class EnvsEngine:
                 break
             except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
                 row = len(batch.rewards)
+                self._copy_observations(last, slot, row)
                 batch.faults.append(fault_of(self._first + row, error))
                 batch.rewards.append(0.0)
                 batch.terminated.append(False)
@@ -179,11 +180,16 @@ class EnvsEngine:
             truncations.append(truncated)
             rewards.append(reward)
 
+    def _copy_observations(self, source: int, target: int, rows: int | slice) -> None:
+        """Show the observations that rows have in one slot in another too."""
+        slots = self._shard.slots
+        for leaf, last in zip(slots[target].observations, slots[source].observations, strict=True):
+            leaf[rows] = last[rows]
+
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""
-        views, before = self._shard.slots[slot], self._shard.slots[self._slot]
-        for leaf, last in zip(views.observations, before.observations, strict=True):
-            leaf[:] = last
+        self._copy_observations(self._slot, slot, slice(None))
+        views = self._shard.slots[slot]
         for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
             flags[:] = 0
         self._slot = slot

@@ -113,9 +113,10 @@ class _VectorEngine:
         views = self._shard.slots[slot]
         self._write(slot, observations)
         views.rewards[:], views.terminated[:], views.truncated[:] = rewards, terminated, truncated
-        done = terminated | truncated
-        views.autoreset[:] = self._done if self._mode is AutoresetMode.NEXT_STEP else done
-        self._done = done if self._mode is not AutoresetMode.DISABLED else self._done
+        restarted = self._done
+        if self._mode is not AutoresetMode.DISABLED:
+            self._done = terminated | truncated
+        views.autoreset[:] = restarted if self._mode is AutoresetMode.NEXT_STEP else self._done
         return encode_merged(infos)
 
     def _write(self, slot: int, observations: Any) -> None:

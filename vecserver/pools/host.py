@@ -298,7 +298,8 @@ class Host:
 
     def poll(self) -> bool:
         """Whether the command has finished, or cannot finish any more; never blocks."""
-        return self.broken is not None or self._driver.poll()
+        finished = self._driver.poll()
+        return finished or self.broken is not None
 
     def wait(self, timeout: float) -> bool:
         """Wait for the command; returns whether it has finished."""

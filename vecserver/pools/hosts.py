@@ -31,22 +31,30 @@ class HostProcess:
     Args:
         command: The argv prefix of a host process.
         start: What it makes, and where it and its workers write their log: read for errors, removed at the end.
+
+    Raises:
+        HostStartFailed: The operating system starts no process.
     """
 
     def __init__(self, command: Sequence[str], start: HostStart) -> None:
         self._start = start
         self._log_path = Path(start.log_path)
         self._control, theirs = socket.socketpair()
-        with theirs, self._log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(theirs.fileno(),),
-                # a session of its own: the terminal's Ctrl-C is for the server, which ends its pools in order
-                start_new_session=True,
-            )
+        try:
+            with theirs, self._log_path.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [*command, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    pass_fds=(theirs.fileno(),),
+                    # a session of its own: the terminal's Ctrl-C is for the server, which ends its pools in order
+                    start_new_session=True,
+                )
+        except OSError as error:
+            self._control.close()
+            self._log_path.unlink(missing_ok=True)
+            raise HostStartFailed(f"a host process could not be started: {error}") from None
         self.pid = self._process.pid
 
     def greet(self) -> HostReady:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -16,7 +17,7 @@ __all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "nearest_env_ids"]
 
 ENGINES: Final = ("auto", "envs", "async", "sync")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
-_POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE)
+_POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
 
 
@@ -80,13 +81,14 @@ class PoolSpec:
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("autoreset_mode", self.autoreset_mode, AUTORESET_MODES)
         if self.engine in ("async", "sync") and self.workers not in (None, 1):
-            raise InvalidSpec(f"engine {self.engine!r} runs in one worker, not in {self.workers}", field="workers")
+            raise InvalidSpec(f"workers is {self.workers}; engine {self.engine!r} runs in one worker", field="workers")
         for name in ("step_timeout", "lease_ttl"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidSpec(f"{name} is a finite number of seconds above 0", field=name)
         try:
-            msgspec.json.encode(self.env_kwargs)
-        except (TypeError, msgspec.MsgspecError, ValueError) as error:
+            json.dumps(self.env_kwargs, allow_nan=False)
+            msgspec.msgpack.encode(self.env_kwargs)  # the way to a worker: integers of at most 64 bits
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
         self._check_registered()
 

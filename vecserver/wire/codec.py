@@ -38,9 +38,11 @@ MAX_DEPTH: Final = 32
 
 _ARRAY, _SCALAR, _TUPLE, _OBJECTS, _BIGINT, _MAP, _GRAPH = range(1, 8)
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
-_NUMERIC_KINDS: Final = frozenset("biufcSUmM")
-_DTYPE_NAME: Final = re.compile(r"[<>|][biufcSU][0-9]{1,10}|[<>][mM]8(\[[0-9]{0,9}[A-Za-z]+\])?")
-"""What ``dtype.str`` gives for these kinds. ``np.dtype`` itself would parse a language of structures and aliases."""
+_DTYPE_NAME: Final = re.compile(
+    r"[<>|](b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,10})|[<>][mM]8(\[[0-9]{0,9}[A-Za-z]+\])?"
+)
+"""The ``dtype.str`` that may travel. ``np.dtype`` itself would parse a language of structures and aliases, and a long
+double is not the same bits on every machine."""
 _MAX_CODE_POINT: Final = 0x10FFFF
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
@@ -121,17 +123,19 @@ def _graph(value: GraphInstance, path: str, depth: int) -> Any:
 
 
 def _array(value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
-    if value.dtype.kind in _NUMERIC_KINDS and value.dtype.itemsize:
-        return _Ext(_ARRAY, _encode([value.dtype.str, value.shape, value.tobytes()]))
+    name = value.dtype.str
+    if _DTYPE_NAME.fullmatch(name) and value.dtype.itemsize:
+        return _Ext(_ARRAY, _encode([name, value.shape, value.tobytes()]))
     if value.dtype == object:
         return _Ext(_OBJECTS, _encode([value.shape, _items(value.ravel().tolist(), path, depth)]))
     raise Unportable(f"{path} is an array of dtype {value.dtype}, which cannot travel")
 
 
 def _scalar(value: np.generic, path: str) -> Any:
-    if value.dtype.kind in _NUMERIC_KINDS:
+    name = value.dtype.str
+    if _DTYPE_NAME.fullmatch(name):
         # sliced: numpy gives an empty text bytes that its dtype does not have
-        return _Ext(_SCALAR, _encode([value.dtype.str, value.tobytes()[: value.dtype.itemsize]]))
+        return _Ext(_SCALAR, _encode([name, value.tobytes()[: value.dtype.itemsize]]))
     raise Unportable(f"{path} is a numpy scalar of dtype {value.dtype}, which cannot travel")
 
 

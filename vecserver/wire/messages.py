@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from vecserver.wire.errors import MalformedMessage, VecServerError, from_code
+from vecserver.wire.errors import MalformedMessage, Unportable, VecServerError, from_code
 
 __all__ = [
     "Attach",
@@ -180,8 +180,15 @@ T = TypeVar("T")
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """Encode a message as the bytes of an ext."""
-    return msgspec.msgpack.encode(message)
+    """Encode a message as the bytes of an ext.
+
+    Raises:
+        Unportable: It holds an integer beyond 64 bits, or text with lone surrogates.
+    """
+    try:
+        return msgspec.msgpack.encode(message)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Unportable(f"a {type(message).__name__} with a value that cannot travel: {error}") from None
 
 
 def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:

@@ -69,6 +69,8 @@ def space_to_json(space: spaces.Space[Any]) -> Json:
 
 @space_to_json.register
 def _box_to_json(space: spaces.Box) -> Json:
+    if space.dtype.itemsize > 8:
+        raise UnsupportedSpace(f"{space} has dtype {space.dtype}, whose bits differ between machines: use float64")
     return {
         "type": "Box",
         "dtype": space.dtype.str,

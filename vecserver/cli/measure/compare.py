@@ -26,6 +26,7 @@ from vecserver.cli.measure.report import (
 )
 from vecserver.cli.measure.subjects import VectorSubject, action_batches
 from vecserver.cli.output import connect
+from vecserver.engine.orphans import die_with_parent
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import EnvCreationFailed
 from vecserver_client import LocalServer, make_vec
@@ -228,16 +229,18 @@ class _Field:
 
 @dataclass(frozen=True, slots=True)
 class _Maker:
-    """Makes one environment, in a process of ``AsyncVectorEnv`` deaf to the terminal's Ctrl-C.
+    """Makes one environment. In a process of ``AsyncVectorEnv`` it sees to a quiet end first.
 
-    The comparison ends these processes; by themselves each would print a traceback.
+    By itself each of these processes prints a traceback at Ctrl-C, and another when its parent is gone.
     """
 
     env_id: str
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        if multiprocessing.parent_process() is not None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            die_with_parent(parent.pid or 0)
         return gymnasium.make(self.env_id)
 
 

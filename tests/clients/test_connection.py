@@ -1,0 +1,226 @@
+"""A connection numbers requests, keeps them until they are answered, and asks again without running anything twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from vecserver.wire import messages
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    EnvFault,
+    InvalidAction,
+    LocalError,
+    MalformedMessage,
+    PoolLost,
+    ServerUnreachable,
+)
+from vecserver.wire.frames import Flag, Header, Kind
+from vecserver_client import Connection, MockTransport
+
+INFO = messages.PoolInfo(
+    pool="p",
+    env_id="CartPole-v1",
+    num_envs=2,
+    autoreset_mode="NextStep",
+    observation_space={},
+    action_space={},
+    layout={},
+    layout_hash=1,
+    metadata={},
+    render_mode=None,
+    engine="envs",
+    workers=1,
+    step_timeout=1.0,
+    lease_ttl=60.0,
+    max_request=64,
+)
+
+
+class Pool:
+    """A pool in a function: notes what it was asked, and answers as it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Header, bytes, bytes]] = []
+        self.transports: list[MockTransport] = []
+        self.silent = False
+        self.extra: list = []
+        self.error = None
+        self.refuses = False
+
+    def open(self) -> MockTransport:
+        self.transports.append(MockTransport(self.answer))
+        return self.transports[-1]
+
+    def answer(self, header, ext, body):
+        self.seen.append((header, ext, body))
+        if header.kind == Kind.ATTACH:
+            attached = messages.encode(messages.Attached(INFO, 7, 99, 0))
+            return [(Header(Kind.ATTACH, Flag.ANSWER), attached, b"")]
+        if self.silent:
+            return []
+        if self.error is not None:
+            flags = Flag.ANSWER | (Flag.REFUSED if self.refuses else 0)
+            reply = Header(Kind.ERROR, flags, self.error.number, seq=header.seq)
+            return [*self.extra, (reply, messages.encode_error(self.error), b"")]
+        return [*self.extra, (Header(header.kind, Flag.ANSWER, seq=header.seq), b"", b"slot")]
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+def connect(pool: Pool, check_pool=lambda: None) -> Connection:
+    connection = Connection(pool.open, check_pool)
+    connection.attach(1.0)
+    return connection
+
+
+def run(connection: Connection, body: bytes = b"body"):
+    connection.begin(Kind.STEP, b"", body, 1.0)
+    return connection.finish(1.0)
+
+
+def test_requests_are_numbered_from_one_under_the_lease_of_the_attach(pool):
+    """Each sequenced request has the next number, the lease and the epoch."""
+    connection = connect(pool)
+    for _ in range(3):
+        run(connection)
+    assert [(h.seq, h.lease, h.epoch) for h, _, _ in pool.seen[1:]] == [(1, 7, 99), (2, 7, 99), (3, 7, 99)]
+
+
+def test_a_second_request_before_the_answer_is_refused(pool):
+    """Lockstep: one request at a time."""
+    connection = connect(pool)
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(LocalError, match="was not answered yet"):
+        connection.begin(Kind.STEP, b"", b"", 1.0)
+
+
+def test_waiting_for_nothing_is_refused(pool):
+    """There must be a request to wait for."""
+    with pytest.raises(LocalError, match="no request is pending"):
+        connect(pool).finish(1.0)
+
+
+def test_a_refused_request_gives_its_number_back(pool):
+    """What the pool did not run has used no number."""
+    connection = connect(pool)
+    pool.error, pool.refuses = InvalidAction("row 1: no"), True
+    with pytest.raises(InvalidAction, match="row 1"):
+        run(connection)
+    pool.error = None
+    run(connection)
+    assert [h.seq for h, _, _ in pool.seen[1:]] == [1, 1]
+
+
+def test_a_fault_has_used_its_number(pool):
+    """A batch that raised in an environment was stepped."""
+    connection = connect(pool)
+    pool.error = EnvFault("row 0 raised", faults=[{"row": 0, "type": "ValueError", "message": "", "traceback": ""}])
+    with pytest.raises(EnvFault):
+        run(connection)
+    pool.error = None
+    run(connection)
+    assert [h.seq for h, _, _ in pool.seen[1:]] == [1, 2]
+
+
+def test_late_answers_to_earlier_requests_are_passed_over(pool):
+    """Only the answer with the pending number counts."""
+    connection = connect(pool)
+    run(connection)
+    pool.extra = [(Header(Kind.STEP, Flag.ANSWER, seq=1), b"", b"old!")]
+    assert run(connection)[2] == b"slot"
+
+
+def test_silence_is_a_deadline_and_the_request_stays_pending(pool):
+    """After a deadline the same call may be waited for again, under the same number and bytes."""
+    connection = connect(pool)
+    pool.silent = True
+    connection.begin(Kind.STEP, b"", b"actions", 1.0)
+    with pytest.raises(DeadlineExceeded, match="said nothing"):
+        connection.finish(0.0)
+    assert connection.pending
+    pool.silent = False
+    # a patient wait asks again on a fresh transport
+    assert connection.finish(30.0)[2] == b"slot"
+    first, again = pool.seen[1:]
+    assert first == again
+    assert pool.transports[0].closed
+
+
+def test_progress_is_named_when_the_deadline_comes(pool):
+    """A slow batch says which rows it is busy with."""
+    connection = connect(pool)
+    progress = messages.encode(messages.InProgress(3.5, (4, 7)))
+    pool.transports[0]._answer = lambda h, e, b: [(Header(Kind.IN_PROGRESS, Flag.ANSWER, seq=h.seq), progress, b"")]
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(DeadlineExceeded, match="rows 4 to 7, 3.5 s"):
+        connection.finish(0.0)
+
+
+def test_a_pool_that_is_gone_is_named_instead_of_a_timeout(pool):
+    """Silence makes the connection ask whether the pool exists."""
+
+    def lost() -> None:
+        raise PoolLost("its host was killed")
+
+    connection = connect(pool, lost)
+    pool.silent = True
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(PoolLost, match="killed"):
+        connection.finish(30.0)
+
+
+def test_a_server_that_takes_nothing_is_unreachable(pool):
+    """A send that never succeeds ends with its own deadline, and no number is used."""
+    connection = connect(pool)
+    deaf = pool.transports[0]
+
+    def refuse(*_args) -> None:
+        raise ServerUnreachable("nobody")
+
+    deaf.send = refuse
+    with pytest.raises(ServerUnreachable):
+        connection.begin(Kind.STEP, b"", b"", 0.0)
+    del deaf.send
+    run(connection)
+    assert pool.seen[-1][0].seq == 1
+
+
+def test_an_exception_in_the_middle_of_a_message_costs_the_socket_not_the_request(pool):
+    """After a broken receive the request is still pending, on a fresh transport."""
+    connection = connect(pool)
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    broken = pool.transports[0]
+
+    def tear(_timeout) -> None:
+        raise MalformedMessage("half a message")
+
+    broken.receive = tear
+    with pytest.raises(MalformedMessage):
+        connection.finish(1.0)
+    assert broken.closed
+    assert connection.finish(30.0)[2] == b"slot"
+
+
+def test_the_body_is_the_connections_own(pool):
+    """A caller may change its actions after they were sent."""
+    connection = connect(pool)
+    pool.silent = True
+    actions = bytearray(b"1234")
+    connection.begin(Kind.STEP, b"", memoryview(actions), 1.0)
+    actions[:] = b"9999"
+    pool.silent = False
+    connection.finish(30.0)
+    assert [bytes(body) for _, _, body in pool.seen[1:]] == [b"1234", b"1234"]
+
+
+def test_closing_gives_the_lease_back_whatever_the_pool_says(pool):
+    """A detach that is refused or unanswered does not keep the transport open."""
+    for error in (None, EnvFault("no"), "silence"):
+        connection = connect(pool)
+        pool.silent, pool.error = error == "silence", None if error == "silence" else error
+        connection.close(0.0)
+        assert pool.transports[-1].closed
+        pool.silent, pool.error = False, None

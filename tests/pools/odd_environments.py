@@ -1,0 +1,89 @@
+"""Environments that are hard on a pool: they die, hang or differ while they are made, or have much to say.
+
+A process that has not imported the module names them ``tests.pools.odd_environments:odd/Verbose-v0``, which
+``odd("Verbose-v0")`` spells.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from tests.environments import CountEnv
+
+
+def odd(name: str) -> str:
+    """The id by which a process that has not imported this module can make ``name``."""
+    return f"tests.pools.odd_environments:odd/{name}"
+
+
+class VerboseEnv(CountEnv):
+    """Infos of ``size`` bytes a row, frames of 3 · ``size`` bytes, and errors with ``size`` characters."""
+
+    def __init__(self, *, size: int, fail_at: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._size, self._fail_at = size, fail_at
+
+    def describe(self, action: Any) -> dict[str, Any]:
+        if self.steps == self._fail_at:
+            raise ValueError("!" * self._size)
+        return {"blob": np.full(self._size, self.steps + self.identity, np.uint8)}
+
+    def render(self) -> np.ndarray:
+        return np.full((1, self._size, 3), self.identity, np.uint8)
+
+
+class DeadOnArrivalEnv(CountEnv):
+    """Kills its process while it is made."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class StuckEnv(CountEnv):
+    """Blocks for ever while it is made; touches ``began`` before."""
+
+    def __init__(self, *, began: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        Path(began).touch()
+        threading.Event().wait()
+
+
+class DifferentEnv(CountEnv):
+    """The first that makes the file ``first`` has another observation space than all others."""
+
+    def __init__(self, *, first: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        try:
+            Path(first).touch(exist_ok=False)
+        except FileExistsError:
+            self.observation_space = spaces.Box(-np.inf, np.inf, (7,), np.float64)
+
+
+class TextEnv(CountEnv):
+    """Observes text, which has no fixed size."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.observation_space = spaces.Text(8)
+
+
+class StubbornEnv(CountEnv):
+    """Blocks for ever when it is closed."""
+
+    def close(self) -> None:
+        threading.Event().wait()
+
+
+for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, DifferentEnv, TextEnv, StubbornEnv):
+    _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"
+    if _id not in gym.registry:
+        gym.register(_id, f"{__name__}:{_cls.__name__}", disable_env_checker=True)

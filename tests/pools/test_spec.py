@@ -1,0 +1,112 @@
+"""The options of a pool are checked before anything is started; each refusal names what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from vecserver.pools.spec import ENGINES, Caps, PoolSpec, check_pool_name, nearest_env_ids
+from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
+
+CAPS = Caps(max_pools=2, max_num_envs=8, max_workers=4)
+
+
+def spec(**options) -> PoolSpec:
+    return PoolSpec(**{"env_id": "CartPole-v1", "num_envs": 4} | options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_envs": 1, "workers": 1},
+        {"num_envs": 8, "workers": 4},
+        *({"engine": engine} for engine in ENGINES),
+        {"engine": "sync", "workers": 1},
+        *({"autoreset_mode": mode} for mode in ("NextStep", "SameStep", "Disabled")),
+        {"step_timeout": 0.001, "lease_ttl": 1e6},
+        {"env_kwargs": {"a": [1, 2.5, None, True, "text", {"b": (1, 2)}], "largest": 2**64 - 1}},
+        {"env_id": "some.module:NeverImported-v3"},
+    ],
+)
+def test_what_fits_is_taken(options):
+    """Every option at the ends of its range; an id with a module is left to the worker that imports it."""
+    spec(**options).check(CAPS)
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "text"),
+    [
+        ({"num_envs": 0}, "num_envs", "at least 1"),
+        ({"num_envs": -3}, "num_envs", "at least 1"),
+        ({"workers": 0}, "workers", "at least 1"),
+        ({"num_envs": 2, "workers": 3}, "workers", r"more than num_envs \(2\)"),
+        ({"engine": "fast"}, "engine", "auto, envs, async, sync"),
+        ({"engine": "sync", "workers": 2}, "workers", "one worker"),
+        ({"engine": "async", "workers": 4}, "workers", "one worker"),
+        ({"autoreset_mode": "NEXT_STEP"}, "autoreset_mode", "NextStep, SameStep, Disabled"),
+        *(
+            ({name: value}, name, "above 0")
+            for name in ("step_timeout", "lease_ttl")
+            for value in (0, -1.0, float("inf"), float("nan"))
+        ),
+        *(
+            ({"env_kwargs": {"x": value}}, "env_kwargs", "JSON")
+            for value in (object(), b"bytes", {1, 2}, float("nan"), [float("inf")], 2**64, "\ud800", 1j)
+        ),
+    ],
+)
+def test_an_option_out_of_range_is_named(options, field, text):
+    """The refusal has the option's name and says what it may be."""
+    with pytest.raises(InvalidSpec, match=text) as caught:
+        spec(**options).check(CAPS)
+    assert caught.value.details["field"] == field
+    assert field in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "cap", "limit", "asked"),
+    [({"num_envs": 9}, "max_num_envs", 8, 9), ({"num_envs": 8, "workers": 5}, "max_workers", 4, 5)],
+)
+def test_a_cap_is_named_with_its_value(options, cap, limit, asked):
+    """The refusal names the cap, its value and what was asked for."""
+    with pytest.raises(CapExceeded, match=f"{cap} of this server is {limit}") as caught:
+        spec(**options).check(CAPS)
+    assert caught.value.details == {"cap": cap, "limit": limit, "asked": asked}
+
+
+def test_an_unknown_id_comes_with_its_nearest():
+    """A typing error is answered with what was meant."""
+    with pytest.raises(UnknownEnv, match=r"'CartPole-v9'.*did you mean .*CartPole-v1") as caught:
+        spec(env_id="CartPole-v9").check(CAPS)
+    assert {"CartPole-v0", "CartPole-v1"} <= set(caught.value.details["nearest"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"), [("cartpole-v1", "CartPole-v1"), ("PENDULUM-V1", "Pendulum-v1"), ("FrozenLake", "FrozenLake-v1")]
+)
+def test_the_nearest_ids_do_not_look_at_case(wrong, meant):
+    """Capital letters are the commonest mistake."""
+    assert nearest_env_ids(wrong)[0] == meant
+
+
+def test_an_id_that_resembles_none_is_sent_to_the_list():
+    """Without a near id the refusal says where the ids are listed."""
+    with pytest.raises(UnknownEnv, match="/v1/envs") as caught:
+        spec(env_id="qqqqqqqqqqqqqqqq").check(CAPS)
+    assert caught.value.details["nearest"] == []
+
+
+@pytest.mark.parametrize("name", ["a", "A1", "0", "p-7f3a", "my.pool_2", "x" * 63])
+def test_a_pool_name_may_stand_in_a_path(name):
+    """Letters, digits and three signs."""
+    check_pool_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "-a", "_a", ".hidden", "a/b", "a b", "a\n", "ä", "\u212a", "\u017f", "x" * 64, "%2e"]
+)
+def test_a_pool_name_that_could_not_stand_in_a_path_is_refused(name):
+    """The refusal says what a name may hold."""
+    with pytest.raises(InvalidSpec, match="letters, digits") as caught:
+        check_pool_name(name)
+    assert caught.value.details["field"] == "name"
