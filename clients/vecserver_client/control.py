@@ -48,7 +48,6 @@ class ControlClient:
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
         self.url = url.rstrip("/")
-        self.token = token
         address = _parse(self.url)
         self._timeout = timeout
         self._http = httpx.Client(
@@ -75,9 +74,14 @@ class ControlClient:
         pools: list[dict[str, Any]] = self._ask("GET", "/v1/pools")["pools"]
         return pools
 
-    def get_pool(self, pool: str) -> dict[str, Any]:
-        """One pool, as ``create_pool`` returned it, with its counters as they are now."""
-        return self._ask("GET", _path(pool))
+    def get_pool(self, pool: str, *, timeout: float | None = None) -> dict[str, Any]:
+        """One pool, as ``create_pool`` returned it, with its counters as they are now.
+
+        Args:
+            pool: Its id.
+            timeout: Seconds to wait for the answer; None for the client's own.
+        """
+        return self._ask("GET", _path(pool), timeout=timeout)
 
     def delete_pool(self, pool: str) -> None:
         """End a pool and its processes."""
@@ -134,12 +138,18 @@ class ControlClient:
         self.close()
 
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, params: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        params: dict[str, str] | None = None,
+        timeout: float | None = None,
     ) -> dict[str, Any]:
+        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout)
         content = None if body is None else msgspec.json.encode(body, enc_hook=_to_builtins)
         headers = None if body is None else {"Content-Type": "application/json"}
         try:
-            answer = self._http.request(method, path, content=content, headers=headers, params=params)
+            answer = self._http.request(method, path, content=content, headers=headers, params=params, timeout=limit)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise ServerUnreachable(
                 f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server",
@@ -148,7 +158,7 @@ class ControlClient:
             ) from None
         except httpx.TimeoutException:
             raise DeadlineExceeded(
-                f"{self.url} did not answer {method} {path} within {self._timeout:g} s", url=self.url
+                f"{self.url} did not answer {method} {path} within {timeout or self._timeout:g} s", url=self.url
             ) from None
         except httpx.TransportError as error:
             raise ServerUnreachable(

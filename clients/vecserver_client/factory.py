@@ -172,8 +172,7 @@ def _reach(
 def _check_pool(control: ControlClient, pool: str) -> None:
     """Ask the server about a pool that is silent."""
     try:
-        with ControlClient(control.url, control.token, timeout=_CHECK_TIMEOUT) as hasty:
-            view = hasty.get_pool(pool)
+        view = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
     except ServerUnreachable as error:
         if not error.details.get("refused"):
             return  # it may be the network

@@ -100,9 +100,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _tb: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, _tb: TracebackType | None) -> None:
         # a program that fails must not wait for a batch nobody wants any more
         self.close(terminate=kind is not None)
 
@@ -259,7 +257,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
             raise ClosedEnvironmentError(f"`{name}` after a call to `close()` of `{type(self).__name__}`")
         if self._pending is not _Pending.NOTHING:
             raise AlreadyPendingCallError(
-                f"`{name}` while a call to `{self._pending.value}` is pending: call `{self._pending.value}_wait` first",
+                f"`{name}` while a call to `{self._pending.value}` is pending: `{self._pending.value}_wait` first",
                 self._pending.value,
             )
 

@@ -234,7 +234,7 @@ class TestReport:
         facts = {line[:13].strip(): line[15:] for line in lines[8:]}
         assert facts["machine"] == "A CPU, 4 cores, may use 0,2, load 0.5"
         assert facts["vecserver tcp"] == (
-            "engine envs, 2 workers, first batch after 0.50 s, arena 4 KiB, resident MiB: host 50, workers 40 + 41"
+            "engine envs, workers 2, first batch after 0.50 s, arena 4 KiB, resident MiB: host 50, workers 40 + 41"
         )
 
     def test_the_page_of_results_has_a_table_a_case(self):

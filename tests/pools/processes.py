@@ -5,11 +5,28 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from time import monotonic
 
 GONE_WITHIN_S = 15.0
+TRUE_WITHIN_S = 30.0
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Waits for what another process does and nobody announces."""
+    deadline, pause = monotonic() + TRUE_WITHIN_S, threading.Event()
+    while not condition():
+        assert monotonic() < deadline
+        pause.wait(0.002)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def descendants(pid: int) -> list[int]:

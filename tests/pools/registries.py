@@ -14,9 +14,18 @@ from typing import Any
 import zmq
 
 from tests import leaks
+from tests.pools.processes import wait_for
 from vecserver.pools.registry import Registry
 
+ZMQ_THREADS = 2
 HOST_COMMAND = (sys.executable, "-m", "vecserver.dataplane")
+
+
+def _start_threads(context: zmq.Context) -> None:
+    """Has ZeroMQ start its threads now and not in the first test that asks a pool; they get their names a moment later."""
+    before = leaks._threads()
+    context.socket(zmq.PAIR).close()
+    wait_for(lambda: len(leaks._threads().keys() - before.keys()) == ZMQ_THREADS)
 
 
 @contextmanager
@@ -35,7 +44,7 @@ def open_registry(**options: Any) -> Iterator[Registry]:
     """A registry that is closed at the end, with all that it started."""
     with runtime_dir() as directory:
         registry = Registry(**{"host_command": HOST_COMMAND, "runtime_dir": directory, "grace": 2.0} | options)
-        registry._context.socket(zmq.PAIR).close()  # starts ZeroMQ's threads now, not in the first test that asks a pool
+        _start_threads(registry._context)
         try:
             yield registry
         finally:

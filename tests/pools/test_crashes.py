@@ -15,7 +15,7 @@ import pytest
 
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
-from tests.pools.processes import Watched, descendants
+from tests.pools.processes import Watched, descendants, processor_time, wait_for
 from tests.pools.registries import runtime_dir
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import DeadlineExceeded, HostStartFailed, PoolBroken, PoolLost, WorkerDied
@@ -52,8 +52,7 @@ def test_a_worker_that_dies_between_steps_is_noticed(registry, number, text):
     view = registry.create(PoolSpec(env_id=COUNT, num_envs=4, workers=2))
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         processes.signal(view.stats.worker_pids[1], number)
-        while registry.get(view.pool).state == "ready":
-            pass
+        wait_for(lambda: registry.get(view.pool).state == "broken")
         assert text in registry.get(view.pool).reason
         assert processes.running(0) == [view.host_pid, view.stats.worker_pids[0]]
         registry.delete(view.pool)
@@ -63,36 +62,26 @@ def test_a_worker_that_dies_between_steps_is_noticed(registry, number, text):
 
 def test_a_broken_pool_is_idle(registry, pool, tmp_path):
     """Workers that finish after another one died leave no ring that keeps the host awake."""
-    gate = tmp_path / "gate"
-    spec = PoolSpec(
-        env_id=env_id("Slow-v0"), num_envs=2, workers=2, env_kwargs={"gate": str(gate), "at": 1}, step_timeout=LONG_S
-    )
-    view = pool(spec)
+    gate, gates = tmp_path / "gate", {"gate": str(tmp_path / "gate"), "at": 1}
+    view = pool(PoolSpec(env_id=env_id("Slow-v0"), num_envs=2, workers=2, env_kwargs=gates))
     registry.reset(view.pool, seed=1)
-    with Watched(view.host_pid, *view.stats.worker_pids) as processes, ThreadPoolExecutor(1) as thread:
+    first, second = view.stats.worker_pids
+    with Watched(view.host_pid, first) as processes, ThreadPoolExecutor(1) as thread:
         step = thread.submit(registry.step, view.pool, [0, 0])
-        while not registry.get(view.pool).stats.driver:
-            pass
-        processes.signal(view.stats.worker_pids[0], signal.SIGKILL)
+        wait_for(lambda: registry.get(view.pool).stats.driver)
+        processes.signal(first, signal.SIGKILL)
         with pytest.raises(WorkerDied):
             step.result(LONG_S)
+        used_before_ring = processor_time(second)
         gate.touch()
-        survivor = view.stats.worker_pids[1]
-        while used_by(survivor) and not is_waiting(survivor):
-            pass
-        before = used_by(view.host_pid)
-        view.stats  # noqa: B018
-        assert not processes.running(0.5) == []
-        assert used_by(view.host_pid) - before < 0.25
+        wait_for(lambda: processor_time(second) >= used_before_ring and in_poll(second))
+        used = processor_time(view.host_pid)
+        assert processes.running(0.5) == [view.host_pid]
+        assert processor_time(view.host_pid) - used < 0.25
 
 
-def used_by(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def is_waiting(pid: int) -> bool:
+def in_poll(pid: int) -> bool:
+    """Whether a process waits for descriptors, as a worker does between commands and not in ``SlowEnv``."""
     return b"poll" in Path(f"/proc/{pid}/wchan").read_bytes()
 
 
@@ -103,7 +92,6 @@ def test_a_host_that_is_killed_takes_its_workers_with_it(registry, engine):
     with Watched(*descendants(view.host_pid)) as workers, Watched(view.host_pid) as host:
         host.signal(view.host_pid, signal.SIGKILL)
         assert not workers.running()
-    assert len(descendants(os.getpid())) >= 0
     for call in (lambda: registry.step(view.pool, [0, 0]), lambda: registry.reset(view.pool)):
         with pytest.raises(PoolLost, match="killed by signal 9") as caught:
             call()
@@ -122,8 +110,7 @@ def test_a_host_that_is_killed_in_a_step_does_not_leave_its_caller_waiting(regis
     registry.reset(view.pool, seed=1)
     with Watched(view.host_pid) as host, ThreadPoolExecutor(1) as thread:
         step = thread.submit(registry.step, view.pool, [0])
-        while not registry.get(view.pool).stats.driver:
-            pass
+        wait_for(lambda: registry.get(view.pool).stats.driver)
         began = time.monotonic()
         host.signal(view.host_pid, signal.SIGKILL)
         with pytest.raises(PoolLost, match="signal 9"):
@@ -160,8 +147,7 @@ def test_a_host_that_is_killed_while_it_starts_fails_the_creation(make_registry,
     spec = PoolSpec(env_id=odd("Stuck-v0"), num_envs=1, env_kwargs={"began": str(began)})
     with ThreadPoolExecutor(1) as thread:
         creation = thread.submit(registry.create, spec)
-        while not began.exists():
-            pass
+        wait_for(began.exists)
         family = descendants(os.getpid())
         with Watched(*family) as processes:
             for pid in family:
@@ -178,7 +164,7 @@ from pathlib import Path
 from vecserver.pools.registry import Registry
 from vecserver.pools.spec import PoolSpec
 command, directory, *specs = json.loads(sys.argv[1])
-registry = Registry(host_command=command, runtime_dir=Path(directory))
+registry = Registry(host_command=command, runtime_dir=Path(directory), grace=0.2)
 views = [registry.create(PoolSpec(**spec)) for spec in specs]
 print(json.dumps([view.endpoints["ipc"] for view in views]), flush=True)
 threading.Event().wait()
@@ -203,6 +189,22 @@ def test_a_server_that_is_killed_leaves_nothing():
                 server.kill()
                 assert not processes.running()
         assert not own.exists()
+
+
+def test_a_host_that_drains_is_idle(make_registry):
+    """While the last batch gets its grace the host waits; it does not spin."""
+    registry = make_registry(grace=0.6)
+    view = registry.create(PoolSpec(env_id=env_id("Hang-v0"), num_envs=1, step_timeout=0.1))
+    registry.reset(view.pool, seed=1)
+    with pytest.raises(DeadlineExceeded):
+        registry.step(view.pool, [0])
+    used = [processor_time(view.host_pid)]
+    with Watched(view.host_pid) as processes, ThreadPoolExecutor(1) as thread:
+        deletion = thread.submit(registry.delete, view.pool)
+        while processes.running(0.02):
+            used.append(processor_time(view.host_pid))
+        deletion.result(LONG_S)
+    assert used[-1] - used[0] < 0.3
 
 
 @pytest.mark.parametrize("grace", [0.0, 0.2])

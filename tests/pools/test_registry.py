@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,7 @@ from tests.contract.compare import assert_same, assert_same_batch
 from tests.contract.vector_contract import make_oracle
 from tests.environments import FAULT_MESSAGE, env_id
 from tests.pools.odd_environments import odd
-from tests.pools.processes import Watched
+from tests.pools.processes import Watched, wait_for
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import (
     CapExceeded,
@@ -356,10 +355,7 @@ def test_a_pool_that_is_being_made_is_given_up_at_close(make_registry, tmp_path)
     spec = PoolSpec(env_id=odd("Stuck-v0"), num_envs=2, workers=2, env_kwargs={"began": str(began)})
     with ThreadPoolExecutor(1) as thread:
         creation = thread.submit(registry.create, spec)
-        deadline = time.monotonic() + LONG_S
-        while not began.exists():
-            assert time.monotonic() < deadline
-            threading.Event().wait(0.005)
+        wait_for(began.exists)
         registry.close()
         with pytest.raises(PoolStopping):
             creation.result(LONG_S)
@@ -373,11 +369,9 @@ def test_a_step_under_way_at_close_ends(make_registry, tmp_path):
     registry.reset(view.pool, seed=4)
     with ThreadPoolExecutor(2) as threads:
         step = threads.submit(registry.step, view.pool, [1])
-        while not registry.get(view.pool).stats.driver:
-            threading.Event().wait(0.005)
+        wait_for(lambda: registry.get(view.pool).stats.driver)
         closing = threads.submit(registry.close)
-        while registry.list():
-            threading.Event().wait(0.005)
+        wait_for(lambda: not registry.list())
         gate.touch()
         closing.result(LONG_S)
         try:

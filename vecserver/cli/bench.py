@@ -82,7 +82,7 @@ def _facts(report: Report) -> dict[str, str]:
     for pool in report.pools:
         workers = " + ".join(_mib(size) for size in pool.worker_rss_bytes)
         facts[pool.subject] = (
-            f"engine {pool.engine}, {pool.workers} workers, first batch after {first_batch_s[pool.subject]:.2f} s, "
+            f"engine {pool.engine}, workers {pool.workers}, first batch after {first_batch_s[pool.subject]:.2f} s, "
             f"arena {pool.arena_bytes >> 10} KiB, resident MiB: host {_mib(pool.host_rss_bytes)}, workers {workers}"
         )
     if report.server_rss_bytes is not None:
