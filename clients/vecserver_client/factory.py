@@ -144,7 +144,7 @@ def _drive(
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    undo.callback(context.term)
+    undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     reasons = []
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:

@@ -402,7 +402,10 @@ class EngineContract:
             envs.step(np.array([1, 2, 3, 4, 0]))
         for bits in ([1, 0, 0, 0, 1], [0, 1, 1, 1, 0], [1, 1, 1, 1, 1]):
             mask = np.array(bits, np.bool_)
-            both = [envs.reset(seed=[7, None, 8, 9, None], options={"reset_mask": mask.copy()}) for envs in (subject, oracle)]
+            both = [
+                envs.reset(seed=[7, None, 8, 9, None], options={"reset_mask": mask.copy()})
+                for envs in (subject, oracle)
+            ]
             assert_same(*both, f"reset by {bits}")
             for _ in range(2):
                 actions = np.array([4, 3, 2, 1, 0])

@@ -45,7 +45,7 @@ def descendants(pid: int) -> list[int]:
 class Watched:
     """Processes held by descriptors, so that a later process with the same id is not mistaken for one of them.
 
-    A context manager: what still runs at its end is killed.
+    A context manager: after a test that failed, what still runs is killed.
     """
 
     def __init__(self, *pids: int) -> None:
@@ -59,8 +59,8 @@ class Watched:
     def __enter__(self) -> Watched:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for pid in self.running(0):
+    def __exit__(self, failed: object, *_: object) -> None:
+        for pid in self.running(0) if failed else ():
             self.signal(pid, signal.SIGKILL)
         self._stack.close()
 

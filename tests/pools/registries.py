@@ -21,7 +21,7 @@ ZMQ_THREADS = 2
 HOST_COMMAND = (sys.executable, "-m", "vecserver.dataplane")
 
 
-def _start_threads(context: zmq.Context) -> None:
+def start_threads(context: zmq.Context) -> None:
     """Has ZeroMQ start its threads now and not in the first test that asks a pool; they get their names a moment later."""
     before = leaks._threads()
     context.socket(zmq.PAIR).close()
@@ -44,7 +44,7 @@ def open_registry(**options: Any) -> Iterator[Registry]:
     """A registry that is closed at the end, with all that it started."""
     with runtime_dir() as directory:
         registry = Registry(**{"host_command": HOST_COMMAND, "runtime_dir": directory, "grace": 2.0} | options)
-        _start_threads(registry._context)
+        start_threads(registry._context)
         try:
             yield registry
         finally:

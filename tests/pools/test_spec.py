@@ -82,7 +82,8 @@ def test_an_unknown_id_comes_with_its_nearest():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "meant"), [("cartpole-v1", "CartPole-v1"), ("PENDULUM-V1", "Pendulum-v1"), ("FrozenLake", "FrozenLake-v1")]
+    ("wrong", "meant"),
+    [("cartpole-v1", "CartPole-v1"), ("PENDULUM-V1", "Pendulum-v1"), ("FrozenLake", "FrozenLake-v1")],
 )
 def test_the_nearest_ids_do_not_look_at_case(wrong, meant):
     """Capital letters are the commonest mistake."""

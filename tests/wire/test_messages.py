@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.wire.strategies import fixed, little_memory
 from vecserver.wire import messages
-from vecserver.wire.errors import InvalidAction, MalformedMessage, RemoteError
+from vecserver.wire.errors import InvalidAction, MalformedMessage, RemoteError, Unportable
 from vecserver.wire.messages import (
     Attach,
     Attached,
@@ -201,6 +201,13 @@ def test_an_error_reply_is_an_error(message, details):
     error = decode_error(encode_error(InvalidAction(message, **details)))
     assert type(error) is InvalidAction
     assert (error.message, error.details) == (message, details)
+
+
+@pytest.mark.parametrize("message", [Reset(seeds=[2**70]), Call("\ud800", b""), ErrorReply("x", "\udfff", {})])
+def test_a_message_that_cannot_travel_is_refused(message):
+    """By the sender, with an error that says which message it was."""
+    with pytest.raises(Unportable, match=f"^a {type(message).__name__} with a value that cannot travel"):
+        encode(message)
 
 
 def test_an_error_reply_of_a_newer_server_is_an_error():

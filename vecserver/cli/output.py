@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from vecserver_client.control import ControlClient
 
-__all__ = ["AsJson", "Url", "connect", "print_json", "print_pairs", "print_table"]
+__all__ = ["DEFAULT_URL", "AsJson", "Url", "connect", "print_json", "print_pairs", "print_table"]
 
 Url = Annotated[str, typer.Option("--url", envvar="VECSERVER_URL", help="Address of the server.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]

@@ -10,13 +10,13 @@ import gc
 import logging
 import os
 import secrets
+import select
 import signal
 import socket
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import zmq
 
@@ -28,40 +28,41 @@ from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_
 from vecserver.pools.host import Host
 from vecserver.wire.errors import VecServerError
 
-if TYPE_CHECKING:
-    from types import FrameType
-
 _LAST_REPLY_MS = 200
 """How long the answer to the last batch may take to leave."""
 
 
-def _heed_signals(control: socket.socket) -> None:
-    """Take SIGTERM for the server's word to stop: every wait ends as it does when that word comes."""
+def _stop_sign(control: socket.socket) -> select.epoll:
+    """Make a descriptor that is readable once the pool is to end: its server says so or is gone, or SIGTERM came.
 
-    def on_terminate(_number: int, _frame: FrameType | None) -> None:
-        with suppress(OSError):  # closed already: on its way out
-            control.shutdown(socket.SHUT_RD)
-
+    The signal itself writes to a pipe: a handler in Python would not run while the loop waits for descriptors, if the
+    signal came just before that.
+    """
+    signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wakeup)
+    signal.signal(signal.SIGTERM, lambda *_: None)
     # Ctrl-C in a terminal reaches every process of the group; only the server decides about pools
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, on_terminate)
+    stop = select.epoll()
+    for fd in (control.fileno(), signalled):
+        stop.register(fd, select.EPOLLIN)
+    return stop
 
 
 def main(control_fd: int) -> int:
     """Run a host process; returns its exit status."""
     with socket.socket(fileno=control_fd) as control:
-        _heed_signals(control)
+        stop = _stop_sign(control)
         try:
             start = receive_start(control)
         except EOFError:
             return 1
         host = Host(start.pool, start.spec, start.caps, start.spin_us)
-        ipc_path = Path(start.ipc_path)
         try:
-            return _serve(host, start, control, ipc_path)
+            return _serve(host, start, control, stop.fileno())
         finally:
             host.stop(start.grace)
-            ipc_path.unlink(missing_ok=True)
+            Path(start.ipc_path).unlink(missing_ok=True)
             if os.getppid() != start.server_pid:
                 _clear_away(Path(start.log_path))
 
@@ -73,13 +74,13 @@ def _clear_away(log_path: Path) -> None:
         log_path.parent.rmdir()
 
 
-def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path) -> int:
+def _serve(host: Host, start: HostStart, control: socket.socket, stop_fd: int) -> int:
     context = zmq.Context()
     try:
-        host.start(start.start_timeout, abort_fd=control.fileno())
+        host.start(start.start_timeout, abort_fd=stop_fd)
         router, endpoints = open_router(
             context,
-            ipc_path=ipc_path,
+            ipc_path=Path(start.ipc_path),
             bind_host=start.bind_host,
             port_range=start.port_range,
             max_request=host.info.max_request,
@@ -93,7 +94,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket, ipc_path: Path)
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()
-    loop = HostLoop(host, dispatcher, router, control)
+    loop = HostLoop(host, dispatcher, router, stop_fd)
     try:
         loop.run()
         loop.drain(start.grace)

@@ -160,10 +160,10 @@ class Dispatcher:
         attach = messages.decode(request.ext, messages.Attach)
         lease = 0
         if attach.drive:
+            self._check_free(force=attach.force)
             if self._running is not None:
                 self._wait(request)
                 return None
-            self._check_free(force=attach.force)
             lease = self._session.grant()
             self._cached = None
             self._driver = attach.client or "unnamed"
@@ -256,6 +256,10 @@ class Dispatcher:
         return self._answer(request, _EMPTY)
 
     def _wait(self, request: _Request) -> None:
+        for i, other in enumerate(self._waiting):
+            if request.header.seq and request.header == other.header:
+                self._waiting[i] = request  # the driver asks again, perhaps from a fresh socket
+                return
         if len(self._waiting) >= _MAX_WAITING:
             raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
         self._waiting.append(request)

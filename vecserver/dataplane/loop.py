@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Final
 import zmq
 
 if TYPE_CHECKING:
-    import socket
-
     from vecserver.dataplane.dispatch import Dispatcher, Reply
     from vecserver.pools.host import Host
 
@@ -42,7 +40,7 @@ class HostLoop:
         host: The pool.
         dispatcher: Its rules.
         router: Its socket.
-        control: The socket to the server: any byte, or its end, means stop.
+        stop_fd: Readable when the pool is to end.
     """
 
     def __init__(
@@ -50,17 +48,17 @@ class HostLoop:
         host: Host,
         dispatcher: Dispatcher,
         router: zmq.Socket[bytes],
-        control: socket.socket,
+        stop_fd: int,
     ) -> None:
         self._host = host
         self._dispatcher = dispatcher
         self._router = router
-        self._control = control
+        self._stop_fd = stop_fd
         self._worker_fds = host.worker_fds
         self._poller = zmq.Poller()
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(host.done_fd, zmq.POLLIN)
-        self._poller.register(control.fileno(), zmq.POLLIN)
+        self._poller.register(stop_fd, zmq.POLLIN)
         for fd in self._worker_fds:
             self._poller.register(fd, zmq.POLLIN)
 
@@ -68,7 +66,7 @@ class HostLoop:
         """Serve until told to stop."""
         while True:
             ready = dict(self._poller.poll())
-            if self._control.fileno() in ready:
+            if self._stop_fd in ready:
                 return
             self._note_dead_workers(ready)
             self._finish_command()
@@ -78,7 +76,7 @@ class HostLoop:
     def drain(self, grace: float) -> None:
         """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
         deadline = monotonic() + grace
-        for deaf in (self._router, self._control.fileno()):  # readable for good, and read no more
+        for deaf in (self._router, self._stop_fd):  # readable for good, and read no more
             self._poller.unregister(deaf)
         while self._dispatcher.running and monotonic() < deadline:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))

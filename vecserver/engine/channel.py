@@ -14,7 +14,19 @@ import msgspec
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["Bind", "Call", "Close", "Failed", "Ready", "Render", "Reset", "Start", "receive", "receive_bytes", "send"]
+__all__ = [
+    "Bind",
+    "Call",
+    "Failed",
+    "Message",
+    "Ready",
+    "Render",
+    "Reset",
+    "Start",
+    "receive",
+    "receive_bytes",
+    "send",
+]
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_MESSAGE: Final = (1 << 32) - 1
@@ -88,11 +100,7 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     rows: list[int]
 
 
-class Close(msgspec.Struct, frozen=True, tag=True):
-    """Close the environments and leave."""
-
-
-Message = Start | Ready | Failed | Bind | Reset | Call | Render | Close
+Message = Start | Ready | Failed | Bind | Reset | Call | Render
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

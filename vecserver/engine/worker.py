@@ -19,7 +19,7 @@ from vecserver.arena.memory import map_memory
 from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
 from vecserver.engine.base import ResetCommand, RowFaults, Shard, fault_of
-from vecserver.engine.channel import Bind, Call, Close, Failed, Ready, Render, Reset, Start, receive, send
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, receive, send
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.table import make_engine
@@ -59,8 +59,6 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: i
             return
         try:
             bind = receive(sock)
-            if isinstance(bind, Close):
-                return
             assert isinstance(bind, Bind)
             worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, done_fd)
             gc.collect()
@@ -140,10 +138,10 @@ class _Worker:
         }
 
     def run(self) -> None:
-        """Obey until Close.
+        """Obey until the host says no more.
 
         Raises:
-            EOFError: The host is gone.
+            EOFError: It has closed its end of the socket, or is gone.
         """
         orders, bell, step = self._orders, self._bell, self._engine.step
         seq = 0
@@ -160,8 +158,6 @@ class _Worker:
                 self._finish(seq, step, slot)
                 continue
             message = receive(self._sock)
-            if isinstance(message, Close):
-                return
             self._finish(seq, self._handlers[type(message)], message, slot)
 
     def _finish(self, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.wire.frames import Buffer
 
-__all__ = ["Host", "Outcome"]
+__all__ = ["Counters", "Host", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,6 @@ class Host:
         self.broken: VecServerError | None = None
         self._command = ""
         self._workers: list[WorkerProcess] = []
-        self._bound = False
         self._memory_fd = create(f"vecserver-{pool}")
         self._done_fd = make_bell()
 
@@ -122,7 +121,6 @@ class Host:
             worker.send(Bind(shards, worker.shard, self.layout.hash, self._spin_us))
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
-        self._bound = True
 
     def _worker_count(self) -> int:
         if self.engine in WHOLE_POOL:
@@ -362,8 +360,6 @@ class Host:
     def stop(self, grace: float) -> None:
         """End the workers, by force after ``grace`` seconds; nothing of them is left."""
         deadline = monotonic() + grace
-        if self._bound:
-            self._driver.start_message(fills_slot=False)
         for worker in self._workers:
             worker.ask_to_close()
         for worker in self._workers:

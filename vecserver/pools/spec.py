@@ -13,7 +13,7 @@ import msgspec
 
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
-__all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "nearest_env_ids"]
+__all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "check_pool_name", "nearest_env_ids"]
 
 ENGINES: Final = ("auto", "envs", "async", "sync")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from vecserver.arena.doorbell import Doorbell, make_bell
-from vecserver.engine.channel import Close, receive, receive_bytes, send
+from vecserver.engine.channel import receive, receive_bytes, send
 from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
 
 if TYPE_CHECKING:
@@ -127,9 +127,9 @@ class WorkerProcess:
         )
 
     def ask_to_close(self) -> None:
-        """Ask the worker to close its environments and leave; one that is gone already needs no asking."""
-        with suppress(OSError):
-            send(self._sock, Close())
+        """Have the worker close its environments and leave, once it has finished the command it runs."""
+        with suppress(OSError):  # one that is gone already needs no asking
+            self._sock.shutdown(socket.SHUT_WR)
 
     def end(self, deadline: float) -> None:
         """Wait for the worker to leave; kill it at the deadline. Afterwards nothing of it is left."""

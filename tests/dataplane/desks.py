@@ -1,0 +1,154 @@
+"""A dispatcher at work, without sockets: a pool that only notes what was begun, a clock that a test turns."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from gymnasium import spaces
+
+from vecserver.dataplane.dispatch import Dispatcher, Reply
+from vecserver.pools.host import Outcome
+from vecserver.wire import messages
+from vecserver.wire.errors import VecServerError
+from vecserver.wire.frames import Header, Kind
+from vecserver.wire.layout import Layout
+from vecserver.wire.messages import PoolInfo, Stats
+from vecserver.wire.spaces import space_to_json
+
+EPOCH = 2**63 + 5
+TTL_S = 10.0
+ROWS = 3
+MAX_REQUEST = 1024
+
+
+class NotedPool:
+    """Begins nothing, and notes what it was asked to.
+
+    Attributes:
+        begun: The commands begun, as tuples of a name and what they were given.
+        refusal: Raised instead by the next command, if set.
+    """
+
+    def __init__(self) -> None:
+        layout = Layout.of(spaces.Box(-1, 1, (2,)), ROWS)
+        self.info = PoolInfo(
+            pool="p-1",
+            env_id="Test-v0",
+            num_envs=ROWS,
+            autoreset_mode="NextStep",
+            observation_space=space_to_json(spaces.Box(-1, 1, (2,))),
+            action_space=space_to_json(spaces.Discrete(2)),
+            layout=layout.describe(),
+            layout_hash=layout.hash,
+            metadata={},
+            render_mode=None,
+            engine="envs",
+            workers=1,
+            step_timeout=60.0,
+            lease_ttl=TTL_S,
+            max_request=MAX_REQUEST,
+        )
+        self.broken: VecServerError | None = None
+        self.begun: list[tuple[Any, ...]] = []
+        self.refusal: Exception | None = None
+        self._slots = [np.full(layout.slot_size, 17 * (slot + 1), np.uint8).data for slot in range(3)]
+
+    def _begin(self, *what: Any) -> None:
+        if self.refusal is not None:
+            refusal, self.refusal = self.refusal, None
+            raise refusal
+        self.begun.append(what)
+
+    def begin_step(self, ext: Any, body: Any) -> None:
+        self._begin("step", bytes(ext), bytes(body))
+
+    def begin_reset(self, request: messages.Reset) -> None:
+        self._begin("reset", request)
+
+    def begin_call(self, request: messages.Call) -> None:
+        self._begin("call", request)
+
+    def begin_render(self, rows: list[int] | None) -> None:
+        self._begin("render", rows)
+
+    def slot_body(self, slot: int) -> memoryview:
+        return self._slots[slot]
+
+    def progress(self) -> tuple[int, int]:
+        return 1, 2
+
+
+class Answer(NamedTuple):
+    """A reply, decoded."""
+
+    peer: bytes
+    header: Header
+    ext: bytes
+    body: bytes
+
+    @classmethod
+    def of(cls, reply: Reply) -> Answer:
+        header = Header.unpack(reply.header)
+        assert header.body_length == len(reply.body)
+        return cls(reply.peer, header, reply.ext, bytes(reply.body))
+
+    @property
+    def error(self) -> VecServerError:
+        assert self.header.kind == Kind.ERROR
+        error = messages.decode_error(self.ext)
+        assert error.number == self.header.status
+        return error
+
+
+class Desk:
+    """A dispatcher and the peers that write to it."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.pool = NotedPool()
+        self.dispatcher = Dispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats)
+        self.lease = 0
+
+    def _stats(self, refused: int, lease: int, driver: str, idle_s: float) -> Stats:
+        return Stats("ready", "", 0, 0, 0, 0, refused, lease, driver, idle_s, 0, [], [], 0)
+
+    def send(
+        self,
+        kind: int,
+        ext: bytes | msgspec.Struct = b"",
+        body: bytes = b"",
+        *,
+        seq: int = 0,
+        peer: bytes = b"driver",
+        lease: int | None = None,
+        **fields: Any,
+    ) -> Answer | None:
+        """Sends one message; the answer, or None when it comes later. The lease is the last one granted."""
+        data = ext if isinstance(ext, bytes) else messages.encode(ext)
+        defaults = {"epoch": EPOCH, "digest": zlib.crc32(data + body), "body_length": len(body)}
+        header = Header(kind, seq=seq, lease=self.lease if lease is None else lease, **defaults | fields)
+        return self.send_frames([header.pack(), data, body], peer)
+
+    def send_frames(self, frames: list[bytes], peer: bytes = b"driver") -> Answer | None:
+        reply = self.dispatcher.message(peer, frames)
+        return None if reply is None else Answer.of(reply)
+
+    def attach(self, client: str = "trainer", **options: Any) -> messages.Attached:
+        """Becomes the driver."""
+        answer = self.send(Kind.ATTACH, messages.Attach(client=client, **options), lease=0, epoch=0)
+        attached = messages.decode(answer.ext, messages.Attached)
+        self.lease = attached.lease
+        return attached
+
+    def finish(self, slot: int = 1, ext: bytes = b"infos", error: VecServerError | None = None) -> list[Answer]:
+        """The command that runs ends."""
+        return [Answer.of(reply) for reply in self.dispatcher.finished(Outcome(slot, ext, error))]
+
+    def step(self, seq: int, body: bytes = b"actions", **fields: Any) -> Answer | None:
+        return self.send(Kind.STEP, b"", body, seq=seq, **fields)
+
+    def stats(self, peer: bytes = b"observer") -> Stats:
+        return messages.decode(self.send(Kind.PING, lease=0, peer=peer).ext, Stats)

@@ -1,0 +1,96 @@
+"""Messages between a host and a worker: whole or not at all."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import closing
+
+import msgspec
+import pytest
+
+from vecserver.engine import channel
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, receive, receive_bytes, send
+
+MESSAGES = [
+    Start("CartPole-v1", {"a": [1, None]}, "rgb_array", "SameStep", "envs", 8, (2, 5)),
+    Ready({"type": "Box"}, {"type": "Discrete"}, {"render_fps": 50}, None),
+    Failed({"row": 3, "type": "ValueError", "message": "ž", "traceback": "…"}),
+    Bind(((0, 2), (2, 5)), 1, 2**32 - 1, 50.0),
+    Reset([1, None, 2**64 - 1], [True, False, True], b"options"),
+    Reset([None], None, b""),
+    Call("method", b"arguments", assign=False),
+    Render([7, 3]),
+]
+
+
+@pytest.fixture
+def pair():
+    host, worker = socket.socketpair()
+    with closing(host), closing(worker):
+        yield host, worker
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_arrives_as_it_was(pair, message):
+    """Type and every field come out as they went in."""
+    host, worker = pair
+    send(host, message)
+    assert receive(worker) == message
+
+
+def test_messages_come_one_by_one(pair):
+    """What was sent in one go is told apart."""
+    host, worker = pair
+    for message in MESSAGES:
+        send(host, message)
+    assert [receive(worker) for _ in MESSAGES] == MESSAGES
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_raw_bytes_arrive_whole(pair, size):
+    """Nothing, something, and more than a socket holds."""
+    host, worker = pair
+    data = bytes(range(256)) * (size // 256 + 1)
+    sender = threading.Thread(target=send, args=(worker, memoryview(data)[:size]))
+    sender.start()
+    assert receive_bytes(host) == data[:size]
+    sender.join()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x05", b"\x05\0\0\0", b"\x05\0\0\0half"])
+def test_the_end_of_the_other_process_is_no_message(pair, sent):
+    """A message that was cut anywhere is none."""
+    host, worker = pair
+    worker.sendall(sent)
+    worker.close()
+    with pytest.raises(EOFError, match="gone"):
+        receive(host)
+
+
+def test_a_process_that_does_not_answer_ends_the_wait(pair):
+    """A socket with a timeout bounds the wait for the rest of a message."""
+    host, worker = pair
+    host.settimeout(0.05)
+    worker.sendall(b"\x05\0\0\0ha")
+    with pytest.raises(TimeoutError):
+        receive(host)
+
+
+def test_a_message_that_is_none_is_refused(pair):
+    """Bytes that are no message of the channel do not pass for one."""
+    host, worker = pair
+    for data in (b"\xc1", b"\x80", msgspec.msgpack.encode({"type": "Other"})):
+        send(host, data)
+        with pytest.raises(msgspec.DecodeError):
+            receive(worker)
+
+
+def test_a_payload_that_no_length_can_announce_is_refused(pair, monkeypatch):
+    """The sender is told; nothing is sent of it."""
+    host, worker = pair
+    monkeypatch.setattr(channel, "_MAX_MESSAGE", 7)
+    with pytest.raises(OSError, match="8 bytes"):
+        send(host, b"12345678")
+    send(host, b"1234567")
+    assert receive_bytes(worker) == b"1234567"
