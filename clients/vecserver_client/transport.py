@@ -27,6 +27,11 @@ _HEARTBEAT_MS: Final = 5000
 _HEARTBEAT_TIMEOUT_MS: Final = 15_000
 """After so long without a sign of the peer, the connection is made again."""
 
+# as plain numbers: to combine enum members costs more than to send a frame
+_MORE: Final = int(zmq.SNDMORE)
+_MORE_NOW: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
+_RCVMORE: Final = int(zmq.RCVMORE)
+
 Frames = tuple[Header, bytes, bytearray | bytes]
 """Header, ext and body of one message."""
 
@@ -82,7 +87,7 @@ class ZmqTransport:
         """Send one message; errors as ``Transport.send``."""
         sock = self._socket
         try:
-            sock.send(header, zmq.SNDMORE | zmq.NOBLOCK)
+            sock.send(header, _MORE_NOW)
         except zmq.Again:
             if not sock.poll(int(timeout * 1000), zmq.POLLOUT):
                 raise ServerUnreachable(
@@ -90,8 +95,8 @@ class ZmqTransport:
                     "is this port open from here?",
                     endpoint=self._endpoint,
                 ) from None
-            sock.send(header, zmq.SNDMORE)
-        sock.send(ext, zmq.SNDMORE)
+            sock.send(header, _MORE)
+        sock.send(ext, _MORE)
         sock.send(body)
 
     def receive(self, timeout: float) -> Frames | None:
@@ -108,7 +113,7 @@ class ZmqTransport:
         return header, self._more(header).recv(), self._body(header)
 
     def _more(self, header: Header) -> zmq.Socket[bytes]:
-        if not self._socket.getsockopt(zmq.RCVMORE):
+        if not self._socket.getsockopt(_RCVMORE):
             raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")
         return self._socket
 
@@ -117,7 +122,7 @@ class ZmqTransport:
             raise MessageTooLarge(f"a body of {header.body_length} bytes; a slot has {self._max_body}")
         body = bytearray(header.body_length)
         length = self._more(header).recv_into(body) if body else len(self._more(header).recv())
-        if length != header.body_length or self._socket.getsockopt(zmq.RCVMORE):
+        if length != header.body_length or self._socket.getsockopt(_RCVMORE):
             raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {length}")
         return body
 

@@ -122,11 +122,14 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         return self.step_wait()
 
     def step_async(self, actions: Any) -> None:
-        """Begin to step every row; ``step_wait`` returns the result. Errors as ``step`` where they concern the batch."""
+        """Begin to step every row; ``step_wait`` returns the result.
+
+        Raises:
+            InvalidAction: The batch has the wrong structure, length, shape or dtype. A value outside the space is found by
+                the pool, before it steps anything, and raised by ``step_wait``.
+        """
         self._check_free("step_async")
-        arrays = self._actions.coerce(actions)
-        self._actions.check(arrays)
-        ext, body = self._actions.encode(arrays)
+        ext, body = self._actions.encode(self._actions.coerce(actions))
         self._begin(_Pending.STEP, Kind.STEP, ext, body)
 
     def step_wait(self, timeout: float | None = None) -> StepReturn:

@@ -40,7 +40,7 @@ from tests.contract.vector_contract import (
 from tests.environments import FAULT_KINDS, FAULT_MESSAGE, CountEnv, env_id
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
-from vecserver.arena.views import ArenaViews
+from vecserver.arena.views import ArenaViews, WorkerLine
 from vecserver.engine.base import ResetCommand, RowFaults, Shard
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.table import make_engine
@@ -180,6 +180,11 @@ class EngineRows:
 
     def autoreset(self) -> list[bool]:
         return self.views.slots[self.slot].autoreset.tolist()
+
+    def counted(self) -> tuple[int, int]:
+        """Steps and episodes of all workers together."""
+        lines = self.views.worker_lines
+        return sum(line[WorkerLine.STEPS] for line in lines), sum(line[WorkerLine.EPISODES] for line in lines)
 
     def _run(self, command: Callable[[Any, slice], Any]) -> list[Any]:
         """Gives a command to every engine, as the workers do: all of them run it, then the faults come out."""
@@ -361,6 +366,21 @@ class EngineContract:
                 subject.reset(options={"reset_mask": over})
                 assert subject.autoreset() == [False] * 5
         assert marked >= (0 if mode is DISABLED else 5)
+
+    @in_every_mode
+    def test_steps_and_episodes_are_counted(self, pair, mode):
+        """Steps without autoresets, and ends of episodes, add up over all shards."""
+        subject, _ = pair(COUNT, 5, autoreset_mode=mode, shards=2 if self.takes_part_of_a_pool else 1)
+        subject.reset(seed=3)
+        steps = episodes = 0
+        for _ in range(20):
+            over = np.logical_or(*subject.step(np.zeros(5, np.int64))[2:4])
+            steps += 5 - (sum(subject.autoreset()) if mode is NEXT_STEP else 0)
+            episodes += int(over.sum())
+            assert subject.counted() == (steps, episodes)
+            if mode is DISABLED and over.any():
+                subject.reset(options={"reset_mask": over})
+        assert episodes >= 5
 
     # Infos
 

@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from tests.environments import CountEnv
+from tests.environments import CountEnv, SlowEnv
 
 
 def odd(name: str) -> str:
@@ -57,6 +57,18 @@ class StuckEnv(CountEnv):
         threading.Event().wait()
 
 
+class HeldEnv(SlowEnv):
+    """``Slow`` that touches the file ``began`` before it waits for its gate; every row of it."""
+
+    def __init__(self, *, began: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._began = Path(began)
+
+    def spring(self) -> None:
+        self._began.touch()
+        super().spring()
+
+
 class DifferentEnv(CountEnv):
     """The first that makes the file ``first`` has another observation space than all others."""
 
@@ -83,7 +95,7 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
-for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, DifferentEnv, TextEnv, StubbornEnv):
+for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, HeldEnv, DifferentEnv, TextEnv, StubbornEnv):
     _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"
     if _id not in gym.registry:
         gym.register(_id, f"{__name__}:{_cls.__name__}", disable_env_checker=True)

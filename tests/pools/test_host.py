@@ -16,6 +16,7 @@ from tests.contract.compare import assert_same
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
+from vecserver.arena.views import WorkerLine
 from vecserver.pools.host import Host
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.codec import pack, unpack
@@ -39,7 +40,6 @@ class WaitingHost(Host):
     def finish(self):
         assert self.wait(LONG_S)
         outcome = self.collect()
-        self.count()
         if outcome.error is not None:
             raise outcome.error
         return outcome
@@ -112,7 +112,7 @@ def test_a_batch_is_begun_then_waited_for_then_collected(host, spin_us):
     assert pool.reset(seed=3)[:, 0].tolist() == [3, 4, 5, 6, 7]
     for step in range(1, 4):
         assert pool.step(0, 1, 2, 3, 4)[:, 2:4].tolist() == [[step, action] for action in range(5)]
-    assert (pool.counters.batches, pool.counters.env_steps, pool.counters.resets) == (3, 15, 1)
+    assert (pool.batches, pool.counted(WorkerLine.STEPS), pool.resets) == (3, 15, 1)
 
 
 def test_a_poller_can_wait_instead(host):
@@ -154,7 +154,7 @@ def test_calls_reach_every_row(host):
     assert pool.call("tag") == [0.0] * 5
     pool.reset(seed=10)
     assert pool.call("add", 2, b=3) == [15, 16, 17, 18, 19]
-    assert (pool.counters.resets, pool.counters.batches) == (1, 0)
+    assert (pool.resets, pool.batches) == (1, 0)
 
 
 def test_attributes_are_set_row_by_row(host):
@@ -209,7 +209,7 @@ def test_frames_come_by_the_number_of_the_row(host):
     for rows in ([4], [-1], [0, 99]):
         with pytest.raises(InvalidSpec, match="of a pool with 4 rows"):
             pool.begin_render(rows)
-    assert pool.counters.resets == 1
+    assert (pool.resets, pool.batches) == (1, 0)
 
 
 def test_large_frames_travel(host):
@@ -266,6 +266,16 @@ def test_a_worker_has_one_thread_a_library(host):
     (pid,) = host(num_envs=1).worker_pids
     environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= set(environment)
+
+
+def test_each_worker_stays_on_a_core_of_its_own(host):
+    """Where there is a core for each worker; otherwise they go where the kernel puts them."""
+    cores = os.sched_getaffinity(0)
+    pinned = host(num_envs=len(cores), workers=len(cores))
+    assert set().union(*map(os.sched_getaffinity, pinned.worker_pids)) == cores
+    if len(cores) > 1:
+        assert {len(os.sched_getaffinity(pid)) for pid in pinned.worker_pids} == {1}
+        assert os.sched_getaffinity(host(num_envs=1).worker_pids[0]) == cores
 
 
 def test_a_worker_that_ended_breaks_the_pool(host):

@@ -363,12 +363,13 @@ def test_a_pool_that_is_being_made_is_given_up_at_close(make_registry, tmp_path)
 def test_a_step_under_way_at_close_ends(make_registry, tmp_path):
     """A batch in flight is finished and answered, or its caller is told that the server stops."""
     registry = make_registry()
-    gate = tmp_path / "gate"
-    view = registry.create(PoolSpec(env_id=env_id("Slow-v0"), num_envs=1, env_kwargs={"gate": str(gate), "at": 1}))
+    gate, began = tmp_path / "gate", tmp_path / "began"
+    held = {"gate": str(gate), "began": str(began)}
+    view = registry.create(PoolSpec(env_id=odd("Held-v0"), num_envs=1, env_kwargs=held))
     registry.reset(view.pool, seed=4)
     with ThreadPoolExecutor(2) as threads:
         step = threads.submit(registry.step, view.pool, [1])
-        wait_for(lambda: registry.get(view.pool).stats.driver)
+        wait_for(began.exists)
         closing = threads.submit(registry.close)
         wait_for(lambda: not registry.list())
         gate.touch()

@@ -109,9 +109,10 @@ class ArenaDriver:
         Returns:
             Whether they have; False when the time is over.
         """
-        spin_until(self._words_done, self._spin_us)
+        if self._spin_us:
+            spin_until(self._words_done, self._spin_us)
         deadline = monotonic() + timeout
-        while not self.poll():
+        while self._missing:
             rings = self._done_bell.wait(max(0.0, deadline - monotonic()))
             if not rings:
                 return False
@@ -128,6 +129,10 @@ class ArenaDriver:
     def current_row(self, worker: int) -> int:
         """The row that a worker is stepping now."""
         return int(self._views.worker_lines[worker][WorkerLine.ROW])
+
+    def left_nothing(self) -> bool:
+        """Whether no worker left a payload for the finished command: the usual end of a step."""
+        return not any(line[WorkerLine.SIDE_LENGTH] for line in self._views.worker_lines)
 
     def collect(self) -> list[ShardResult]:
         """What the workers left for the finished command, in the order of their shards."""

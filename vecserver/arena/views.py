@@ -47,6 +47,10 @@ class WorkerLine:
     """Bytes of the payload; a payload longer than the side area comes over the worker's socket."""
     ROW: Final = 3
     """The row being stepped now, for reports of a slow batch."""
+    STEPS: Final = 4
+    """Environment steps since the worker started, autoreset steps left out."""
+    EPISODES: Final = 5
+    """Episodes that ended since the worker started."""
 
 
 class ArenaViews:

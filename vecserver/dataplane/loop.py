@@ -7,7 +7,6 @@ bell. A hand-over between an I/O thread and a step thread would cost a wake, and
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +30,10 @@ _EAGER_WAIT_S: Final = 0.002
 """How long a fresh batch is waited for at the bell alone, before all descriptors are watched: most finish within it."""
 
 _DRAIN_POLL_MS: Final = 50
+
+# as plain numbers: to combine enum members costs more than to send a frame
+_LAST: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class HostLoop:
@@ -95,7 +98,6 @@ class HostLoop:
             return
         for reply in self._dispatcher.finished(self._host.collect()):
             self._send(reply)
-        self._host.count()
 
     def _take_messages(self) -> None:
         for _ in range(_BURST):
@@ -113,10 +115,11 @@ class HostLoop:
                 return  # nothing more is likely to wait, and asking in vain costs an exception
 
     def _send(self, reply: Reply) -> None:
-        copy = len(reply.body) < _COPY_LIMIT
-        # A peer that left, or that does not read, gets nothing: it asks again with the same number when it is back
-        with suppress(zmq.Again, zmq.ZMQError):
-            self._router.send(reply.peer, zmq.SNDMORE | zmq.NOBLOCK)
-            self._router.send(reply.header, zmq.SNDMORE | zmq.NOBLOCK)
-            self._router.send(reply.ext, zmq.SNDMORE | zmq.NOBLOCK)
-            self._router.send(reply.body, zmq.NOBLOCK, copy=copy)
+        send = self._router.send
+        try:
+            send(reply.peer, _MORE)
+            send(reply.header, _MORE)
+            send(reply.ext, _MORE)
+            send(reply.body, _LAST, copy=len(reply.body) < _COPY_LIMIT)
+        except zmq.ZMQError:
+            return  # a peer that left, or that does not read: it asks again with the same number when it is back

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vecserver.arena.views import WorkerLine
 from vecserver.wire.messages import Stats
 
 if TYPE_CHECKING:
@@ -24,10 +25,10 @@ def pool_stats(host: Host) -> Callable[[int, int, str, float], Stats]:
         return Stats(
             state="ready" if host.broken is None else "broken",
             reason="" if host.broken is None else host.broken.message,
-            batches=host.counters.batches,
-            env_steps=host.counters.env_steps,
-            episodes=host.counters.episodes,
-            resets=host.counters.resets,
+            batches=host.batches,
+            env_steps=host.counted(WorkerLine.STEPS),
+            episodes=host.counted(WorkerLine.EPISODES),
+            resets=host.resets,
             refused=refused,
             lease=lease,
             driver=driver,

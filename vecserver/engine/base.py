@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
+from vecserver.arena.views import WorkerLine
 from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Shard:
         actions: The pool's action format.
         action_area: The arena's action area.
         codes: The dtype codes of the action leaves.
-        progress: The worker's line of words, where the row being stepped is noted.
+        line: The worker's line of words: the row being stepped, and its counters.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Shard:
         actions: ActionFormat,
         action_area: memoryview,
         codes: memoryview,
-        progress: memoryview,
+        line: memoryview,
     ) -> None:
         self.first = first
         self.size = end - first
@@ -117,13 +118,18 @@ class Shard:
             )
             for slot in slots
         ]
-        self.progress = progress
+        self.line = line
         self._format = actions
         self._area = action_area
         self._codes = codes
         self._nested = isinstance(actions.space, spaces.Dict | spaces.Tuple)
         self._batched_space = batch_space(actions.space, self.size)
         self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
+
+    def count(self, steps: int, episodes: int) -> None:
+        """Add to the worker's counters, where the host and observers read them."""
+        self.line[WorkerLine.STEPS] += steps
+        self.line[WorkerLine.EPISODES] += episodes
 
     def _load(self) -> list[np.ndarray[Any, Any]]:
         codes = bytes(self._codes)

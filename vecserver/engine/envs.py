@@ -120,7 +120,11 @@ class EnvsEngine:
                 views.rewards[row] = np.asarray(reward).item()
         views.terminated[:] = batch.terminated
         views.truncated[:] = batch.truncated
-        views.autoreset[:] = restarting if self._mode == "NextStep" else self._done
+        restarted = {"NextStep": restarting, "SameStep": self._done}.get(self._mode)
+        views.autoreset[:] = False if restarted is None else restarted
+        self._shard.count(
+            len(self._envs) - (restarting.count(True) if restarted is restarting else 0), self._done.count(True)
+        )
         if batch.faults:
             raise RowFaults(batch.faults)
         return encode_rows(batch.infos) if batch.infos else b""
@@ -128,7 +132,7 @@ class EnvsEngine:
     def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
         steps, resets, done, first = self._steps, self._resets, self._done, self._first
         rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.progress
+        progress = self._shard.line
         for row in range(start, len(steps)):
             progress[_ROW] = first + row
             if done[row]:
@@ -149,7 +153,7 @@ class EnvsEngine:
     def _same_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
         steps, done, first = self._steps, self._done, self._first
         rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.progress
+        progress = self._shard.line
         for row in range(start, len(steps)):
             progress[_ROW] = first + row
             observation, reward, terminated, truncated, info = steps[row](actions[row])
@@ -167,15 +171,16 @@ class EnvsEngine:
             rewards.append(reward)
 
     def _disabled(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
-        steps, first = self._steps, self._first
+        steps, done, first = self._steps, self._done, self._first
         rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.progress
+        progress = self._shard.line
         for row in range(start, len(steps)):
             progress[_ROW] = first + row
             observation, reward, terminated, truncated, info = steps[row](actions[row])
             write(row, observation)
             if info:
                 batch.infos.append((first + row, info))
+            done[row] = terminated or truncated
             terminations.append(terminated)
             truncations.append(truncated)
             rewards.append(reward)
@@ -199,7 +204,7 @@ class EnvsEngine:
         for row, reset in enumerate(self._resets):
             if command.mask is not None and not command.mask[row]:
                 continue
-            self._shard.progress[_ROW] = self._first + row
+            self._shard.line[_ROW] = self._first + row
             try:
                 observation, info = reset(seed=command.seeds[row], options=command.options)
                 write(row, observation)

@@ -117,6 +117,8 @@ class _VectorEngine:
         if self._mode is not AutoresetMode.DISABLED:
             self._done = terminated | truncated
         views.autoreset[:] = restarted if self._mode is AutoresetMode.NEXT_STEP else self._done
+        resets = int(np.count_nonzero(restarted)) if self._mode is AutoresetMode.NEXT_STEP else 0
+        self._shard.count(self._size - resets, int(np.count_nonzero(terminated | truncated)))
         return encode_merged(infos)
 
     def _write(self, slot: int, observations: Any) -> None:

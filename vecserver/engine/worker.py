@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import socket
 from contextlib import suppress
@@ -64,6 +65,8 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: i
             gc.collect()
             gc.freeze()  # what exists now lives as long as the worker: the collector need not look at it again
             send(sock, Ready({}, {}, {}, None))
+            if bind.core is not None:
+                os.sched_setaffinity(0, {bind.core})
             worker.run()
         finally:
             engine.close()

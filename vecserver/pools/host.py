@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from vecserver.arena.doorbell import Doorbell, make_bell
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
@@ -42,7 +40,7 @@ if TYPE_CHECKING:
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.wire.frames import Buffer
 
-__all__ = ["Counters", "Host", "Outcome"]
+__all__ = ["Host", "Outcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +58,6 @@ class Outcome:
     error: VecServerError | None = None
 
 
-@dataclass(slots=True)
-class Counters:
-    """What a pool has done since it was made."""
-
-    batches: int = 0
-    env_steps: int = 0
-    episodes: int = 0
-    resets: int = 0
-
-
 class Host:
     """One pool's workers and arena. One thread owns it, the process's main thread.
 
@@ -85,9 +73,9 @@ class Host:
         self.spec = spec
         self._caps = caps
         self._spin_us = spin_us
-        self.counters = Counters()
+        self.batches = 0
+        self.resets = 0
         self.broken: VecServerError | None = None
-        self._command = ""
         self._workers: list[WorkerProcess] = []
         self._memory_fd = create(f"vecserver-{pool}")
         self._done_fd = make_bell()
@@ -118,7 +106,7 @@ class Host:
         self._describe(ready[0])
         self._make_arena(shards)
         for worker in self._workers:
-            worker.send(Bind(shards, worker.shard, self.layout.hash, self._spin_us))
+            worker.send(Bind(shards, worker.shard, self.layout.hash, self._spin_us, self._core(worker.shard)))
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
 
@@ -128,6 +116,15 @@ class Host:
         if self.spec.workers is not None:
             return self.spec.workers
         return min(len(os.sched_getaffinity(0)), self.spec.num_envs, self._caps.max_workers)
+
+    def _core(self, shard: int) -> int | None:
+        """The core a worker stays on, where there is one for each.
+
+        Left alone, the kernel wakes the workers one behind the other on one core while the next core is idle: it does
+        not move a task that has just been woken, and a batch is over before its balancer looks.
+        """
+        cores = sorted(os.sched_getaffinity(0))
+        return cores[shard] if len(self._workers) == len(cores) > 1 else None
 
     @property
     def engine(self) -> str:
@@ -227,8 +224,8 @@ class Host:
         """
         arrays = self.actions.decode(ext, body)
         self.actions.check(arrays)
-        self._command = "step"
         self._driver.start_step(arrays)
+        self.batches += 1
 
     def begin_reset(self, request: ResetRequest) -> None:
         """Begin to reset rows.
@@ -242,7 +239,7 @@ class Host:
                 raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
         seeds = request.seeds or [None] * rows
         options = request.options or b""
-        self._command = "reset"
+        self.resets += 1
         self._begin_messages(
             [
                 Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
@@ -263,7 +260,6 @@ class Host:
             if not isinstance(values, list) or len(values) != self.spec.num_envs:
                 raise InvalidSpec(f"one value a row is needed to set {request.name!r}", field="arguments")
             arguments = [pack(values[first:end]) for first, end in self._rows]
-        self._command = "call"
         self._begin_messages([Call(request.name, part, request.assign) for part in arguments], fills_slot=False)
 
     def begin_render(self, rows: list[int] | None) -> None:
@@ -276,7 +272,6 @@ class Host:
         for row in wanted:
             if not 0 <= row < self.spec.num_envs:
                 raise InvalidSpec(f"row {row} of a pool with {self.spec.num_envs} rows", field="rows")
-        self._command = "render"
         self._begin_messages(
             [Render([row for row in wanted if first <= row < end]) for first, end in self._rows], fills_slot=False
         )
@@ -308,6 +303,8 @@ class Host:
         slot = self._driver.slot
         if self.broken is not None:
             return Outcome(slot, b"", self.broken)
+        if self._driver.left_nothing():
+            return Outcome(slot, b"")
         try:
             payloads, faults = self._payloads()
         except WorkerDied as error:
@@ -328,18 +325,9 @@ class Host:
                 payloads.append(payload)
         return payloads, faults
 
-    def count(self) -> None:
-        """Add the finished command to the counters; called after its reply is on the way."""
-        if self._command == "reset":
-            self.counters.resets += 1
-        if self._command != "step":
-            return
-        slot = self._views.slots[self._driver.slot]
-        self.counters.batches += 1
-        self.counters.env_steps += self.spec.num_envs
-        if self.spec.autoreset_mode == "NextStep":
-            self.counters.env_steps -= int(np.count_nonzero(slot.autoreset))
-        self.counters.episodes += int(np.count_nonzero(slot.terminated | slot.truncated))
+    def counted(self, word: int) -> int:
+        """The sum of one of the workers' counters, by its place in ``WorkerLine``."""
+        return sum(line[word] for line in self._views.worker_lines)
 
     def slot_body(self, slot: int) -> memoryview:
         """The bytes of a slot: the body of a reply."""

@@ -19,7 +19,7 @@ from vecserver.wire.errors import InvalidAction, MalformedMessage, UnsupportedSp
 from vecserver.wire.layout import leaf_spaces, leaf_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vecserver.wire.frames import Buffer
 
@@ -44,7 +44,9 @@ class _Leaf:
     space: spaces.Space[Any]
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    count: int  # elements
     offset: int  # in the arena's action area, where every element has room for the widest dtype
+    looks_right: Callable[[Array], bool]  # a cheap test: what passes it is right, what does not is looked at closely
 
 
 def _round_up(size: int) -> int:
@@ -70,7 +72,7 @@ class ActionFormat:
             dtype, shape = np.dtype(leaf.dtype), (num_envs, *(leaf.shape or ()))
             if dtype not in _CODES:
                 raise UnsupportedSpace(f"{leaf} has dtype {dtype.str}; actions have one of {', '.join(_BY_NAME)}")
-            leaves.append(_Leaf(path, leaf, dtype, shape, offset))
+            leaves.append(_Leaf(path, leaf, dtype, shape, prod(shape), offset, _cheap_test(leaf, prod(shape))))
             offset += _round_up(8 * prod(shape))
         self._leaves = tuple(leaves)
         self.area_size = offset
@@ -126,8 +128,10 @@ class ActionFormat:
             InvalidAction: Names the first row, its value and the space.
         """
         for leaf, array in zip(self._leaves, arrays, strict=True):
+            if leaf.looks_right(array):
+                continue
             bad = _outside(leaf.space, array)
-            if bad is not None and bad.any():
+            if bad.any():
                 row = int(np.argwhere(bad.reshape(self.num_envs, -1).any(axis=1))[0, 0])
                 raise InvalidAction(
                     f"row {row}: action {array[row].tolist()!r:.200} is outside {leaf.space}; nothing was stepped, the "
@@ -158,7 +162,7 @@ class ActionFormat:
         dtypes = self._usual if not len(ext) else self._decode_dtypes(ext)
         arrays, offset = [], 0
         for leaf, dtype in zip(self._leaves, dtypes, strict=True):
-            end = offset + _round_up(dtype.itemsize * prod(leaf.shape))
+            end = offset + _round_up(dtype.itemsize * leaf.count)
             if end > len(body):
                 break
             arrays.append(np.ndarray(leaf.shape, dtype, body, offset))
@@ -197,15 +201,30 @@ class ActionFormat:
 
 
 def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
-    return dtype in _CODES and _RANKS[dtype.kind] <= _RANKS[wanted.kind]
+    return dtype == wanted or (dtype in _CODES and _RANKS[dtype.kind] <= _RANKS[wanted.kind])
 
 
-def _outside(space: spaces.Space[Any], array: Array) -> Array | None:
-    """Which elements no environment could take; None where none can be wrong."""
+def _cheap_test(space: spaces.Space[Any], count: int) -> Callable[[Array], bool]:
+    """One pass over the elements that tells a right batch, the usual case, from one to look at closely."""
+    if not count:
+        return lambda _array: True
     if isinstance(space, spaces.Box):
-        return np.isnan(array) if array.dtype.kind == "f" else None
+        # the maximum is NaN if any element is
+        return lambda array: array.dtype.kind != "f" or not np.isnan(array.max())
+    if isinstance(space, spaces.MultiBinary) or (isinstance(space, spaces.Discrete) and space.start == 0):
+        high = 1 if isinstance(space, spaces.MultiBinary) else int(space.n) - 1
+        # no element is larger than the union of all bits; a negative one makes that negative
+        return lambda array: 0 <= int(np.bitwise_or.reduce(array, axis=None)) <= high
+    return lambda _array: False
+
+
+def _outside(space: spaces.Space[Any], array: Array) -> Array:
+    """Which elements no environment could take."""
+    if isinstance(space, spaces.Box):
+        nans: Array = np.isnan(array)
+        return nans
     if isinstance(space, spaces.MultiBinary):
-        return None if array.dtype.kind == "b" else (array != 0) & (array != 1)
+        return (array != 0) & (array != 1)
     assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
     count = space.n if isinstance(space, spaces.Discrete) else space.nvec
     low: Any = space.start
