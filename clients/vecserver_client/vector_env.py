@@ -125,8 +125,8 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         """Begin to step every row; ``step_wait`` returns the result.
 
         Raises:
-            InvalidAction: The batch has the wrong structure, length, shape or dtype. A value outside the space is found by
-                the pool, before it steps anything, and raised by ``step_wait``.
+            InvalidAction: The batch has the wrong structure, length, shape or dtype. A value outside the space is found
+                by the pool, before it steps anything, and raised by ``step_wait``.
         """
         self._check_free("step_async")
         ext, body = self._actions.encode(self._actions.coerce(actions))

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from tests.arena.arenas import Arena
-from vecserver.arena import driver as driver_module
-from vecserver.arena.doorbell import Doorbell, make_bell
+from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.views import MESSAGE, STEP, DriverLine, Status, WorkerLine
 
@@ -25,11 +24,11 @@ WORKERS = 3
 class ThreadWorker(threading.Thread):
     """Answers commands as a worker does: results, then the words, then the bell. Waits before it for ``gate``."""
 
-    def __init__(self, arena: Arena, shard: int, bell: Doorbell, done: Doorbell) -> None:
+    def __init__(self, arena: Arena, shard: int, bell: Doorbell, finish: FinishLine) -> None:
         super().__init__()
         self._orders, self._line = arena.views.driver_lines[shard], arena.views.worker_lines[shard]
         self._side = arena.views.sides[shard]
-        self._bell, self._done = bell, done
+        self._bell, self._finish = bell, finish
         self.gate = threading.Event()
         self.gate.set()
         self.seen: list[tuple[int, int, int]] = []
@@ -49,7 +48,7 @@ class ThreadWorker(threading.Thread):
             self._line[WorkerLine.SIDE_LENGTH] = self.overflow or len(self.payload)
             self._line[WorkerLine.STATUS] = self.status
             self._line[WorkerLine.DONE] = seq
-            self._done.ring()
+            self._finish.cross()
 
     def leave(self) -> None:
         self.gate.set()
@@ -64,8 +63,11 @@ class Stage:
     def __init__(self, stack: ExitStack, spin_us: float) -> None:
         self.arena = stack.enter_context(closing(Arena.small(num_envs=7, workers=WORKERS)))
         bells, self.done = [self._bell(stack) for _ in range(WORKERS)], self._bell(stack)
-        self.workers = [ThreadWorker(self.arena, i, bell, self.done) for i, bell in enumerate(bells)]
-        self.driver = ArenaDriver(self.arena.views, self.arena.actions, bells, self.done, spin_us)
+        tokens = make_tokens()
+        stack.callback(os.close, tokens)
+        self.finish = FinishLine(tokens, self.done)
+        self.workers = [ThreadWorker(self.arena, i, bell, self.finish) for i, bell in enumerate(bells)]
+        self.driver = ArenaDriver(self.arena.views, self.arena.actions, bells, self.finish, spin_us)
 
     @staticmethod
     def _bell(stack: ExitStack) -> Doorbell:
@@ -154,18 +156,19 @@ def test_a_wait_that_is_over_says_who_is_late(stage):
     assert stage.driver.unfinished() == []
 
 
-def test_the_done_bell_can_be_polled(stage):
-    """A poller sees each worker's end; the last one finishes the command."""
+def test_the_last_worker_rings_and_no_other(stage):
+    """A poller is woken once a command, when all workers have finished."""
     for worker in stage.workers:
         worker.gate.clear()
     stage.driver.start_step([np.zeros(7, np.int64)])
-    assert not stage.driver.poll()
-    finished = []
-    for worker in stage.workers:
+    for i, worker in enumerate(stage.workers):
+        assert stage.driver.unfinished() == list(range(i, WORKERS))
+        assert not stage.driver.poll()
         worker.gate.set()
-        assert select.select([stage.driver.done_fd], [], [], LONG_S)[0]
-        finished.append(stage.driver.poll())
-    assert finished == [False, False, True]
+        while i in stage.driver.unfinished():
+            os.sched_yield()
+    assert select.select([stage.driver.done_fd], [], [], LONG_S)[0]
+    assert stage.driver.poll()
     assert not select.select([stage.driver.done_fd], [], [], 0)[0]
 
 
@@ -190,34 +193,6 @@ def test_a_payload_that_did_not_fit_is_announced(stage):
     assert results[0].payload is None
     assert len(results[1].payload) == full
     assert bytes(results[2].payload) == b""
-
-
-class Bell:
-    """A bell at which one worker rings each time just before the waiter's patience is over."""
-
-    fd = -1
-
-    def __init__(self, rings: int) -> None:
-        self.rings, self.now = rings, 0.0
-
-    def take(self) -> int:
-        return 0
-
-    def wait(self, timeout: float) -> int:
-        self.rings -= 1
-        self.now += timeout * 0.9 if self.rings >= 0 else timeout
-        return int(self.rings >= 0)
-
-
-def test_the_timeout_is_for_all_workers_together(monkeypatch):
-    """Workers that finish one after the other do not stretch the wait of their driver."""
-    with closing(Arena.small(num_envs=8, workers=8)) as arena, ExitStack() as stack:
-        bell = Bell(rings=7)
-        monkeypatch.setattr(driver_module, "monotonic", lambda: bell.now)
-        driver = ArenaDriver(arena.views, arena.actions, [Stage._bell(stack) for _ in range(8)], bell)
-        driver.start_step([np.zeros(8, np.int64)])
-        assert not driver.wait(10.0)
-        assert bell.now <= 10.0 + 1e-6
 
 
 def test_waiting_for_a_slow_worker_uses_no_processor_time(stage):

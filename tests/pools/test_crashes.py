@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import pytest
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, descendants, processor_time, wait_for
-from tests.pools.registries import runtime_dir
+from tests.pools.registries import HOST_COMMAND, runtime_dir
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import DeadlineExceeded, HostStartFailed, PoolBroken, PoolLost, WorkerDied
 
@@ -153,6 +154,28 @@ def test_a_host_that_is_killed_while_it_starts_fails_the_creation(make_registry,
             assert not processes.running()
 
 
+def test_a_server_that_gives_up_kills_its_pools_at_once(make_registry):
+    """``kill`` waits for nothing; ``close`` then finds everything gone and clears away what is left."""
+    registry = make_registry()
+    view = registry.create(PoolSpec(env_id=env_id("Hang-v0"), num_envs=2, workers=2))
+    with Watched(view.host_pid, *view.stats.worker_pids) as processes:
+        registry.kill()
+        assert not processes.running()
+    assert registry.closing
+    registry.close()
+    assert not socket_of(view).exists()
+
+
+def test_a_host_whose_server_is_gone_leaves_at_once():
+    """A server may die between the start of a host and its first word."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.close()
+        command = [*HOST_COMMAND, str(theirs.fileno())]
+        result = subprocess.run(command, check=False, capture_output=True, pass_fds=(theirs.fileno(),), timeout=LONG_S)
+    assert (result.returncode, result.stderr) == (1, b"")
+
+
 SERVER = """
 import json, sys, threading
 from pathlib import Path
@@ -173,7 +196,7 @@ def test_a_server_that_is_killed_leaves_nothing():
     with runtime_dir() as folder:
         own = folder / "own"
         own.mkdir()
-        argument = json.dumps([[sys.executable, "-m", "vecserver.dataplane"], str(own), *specs])
+        argument = json.dumps([HOST_COMMAND, str(own), *specs])
         server = subprocess.Popen([sys.executable, "-c", SERVER, argument], stdout=subprocess.PIPE)
         with server:
             sockets = [Path(each.removeprefix("ipc://")) for each in json.loads(server.stdout.readline())]

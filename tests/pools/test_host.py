@@ -272,6 +272,7 @@ def test_each_worker_stays_on_a_core_of_its_own(host):
     """Where there is a core for each worker; otherwise they go where the kernel puts them."""
     cores = os.sched_getaffinity(0)
     pinned = host(num_envs=len(cores), workers=len(cores))
+    pinned.reset()
     assert set().union(*map(os.sched_getaffinity, pinned.worker_pids)) == cores
     if len(cores) > 1:
         assert {len(os.sched_getaffinity(pid)) for pid in pinned.worker_pids} == {1}
@@ -304,6 +305,18 @@ def test_a_message_to_a_worker_that_ended_breaks_the_pool(host):
     pool.begin_reset(Reset())
     with pytest.raises(WorkerDied, match="worker 0.*SIGKILL"):
         pool.finish()
+
+
+def test_a_worker_that_dies_while_it_sends_breaks_the_pool(host):
+    """Results that come by the socket may end in the middle; the command then ends with how the worker did."""
+    pool = host(odd("Verbose-v0"), 1, env_kwargs={"size": 10_000_000})
+    pool.reset()
+    pool.begin(0)
+    assert pool.wait(LONG_S)
+    os.kill(pool.worker_pids[0], signal.SIGKILL)
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        pool.finish()
+    assert pool.broken is not None
 
 
 def test_a_pool_that_is_not_wanted_any_more_is_not_made(make_host, abort, tmp_path):

@@ -2,7 +2,7 @@
 
 The bell is an eventfd. Its counter sits behind a kernel lock, so whoever reads a ring sees all that was written before
 it, on every architecture; the words in the arena are only hints to spin on and facts to report. Rings are counted,
-never lost: a waiter that needs W of them subtracts what it reads until none is missing.
+never lost.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ MAX_SPIN_US: Final = 200
 def make_bell() -> int:
     """Make the eventfd of a bell; the caller closes it."""
     return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+
+def make_tokens() -> int:
+    """Make the eventfd of a finish line's tokens; the caller closes it."""
+    return os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
 
 
 class Doorbell:
@@ -71,6 +76,34 @@ class Doorbell:
                 return rings
             if any(fd != self.fd for fd, _ in events):
                 raise EOFError("the process that rings this bell is gone")
+
+
+class FinishLine:
+    """Where W workers end a command: the last one over it rings, once, and nobody is woken before.
+
+    A semaphore holds W − 1 tokens for each command. Whoever finds a token was not the last. The kernel's lock around
+    the tokens makes what each worker wrote visible to the last one, and its ring makes all of it visible to the driver.
+
+    Args:
+        tokens_fd: The semaphore; stays the caller's to close.
+        bell: Rung by the last worker.
+    """
+
+    def __init__(self, tokens_fd: int, bell: Doorbell) -> None:
+        self._tokens_fd = tokens_fd
+        self.bell = bell
+
+    def arm(self, workers: int) -> None:
+        """Lay out the tokens of one command; the driver does, before it rings the workers."""
+        if workers > 1:
+            os.eventfd_write(self._tokens_fd, workers - 1)
+
+    def cross(self) -> None:
+        """Say that one worker has finished."""
+        try:
+            os.eventfd_read(self._tokens_fd)
+        except BlockingIOError:
+            self.bell.ring()
 
 
 def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:

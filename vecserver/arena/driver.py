@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from vecserver.arena.doorbell import spin_until
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from vecserver.arena.doorbell import Doorbell
+    from vecserver.arena.doorbell import Doorbell, FinishLine
     from vecserver.arena.views import ArenaViews
     from vecserver.wire.actions import ActionFormat
 
@@ -45,7 +44,7 @@ class ArenaDriver:
         views: The arena.
         actions: How action batches are stored.
         worker_bells: One bell a worker, rung here.
-        done_bell: Rung by every worker once a command.
+        finish: Where the workers end a command.
         spin_us: How long a wait may spin before it blocks.
     """
 
@@ -54,23 +53,23 @@ class ArenaDriver:
         views: ArenaViews,
         actions: ActionFormat,
         worker_bells: Sequence[Doorbell],
-        done_bell: Doorbell,
+        finish: FinishLine,
         spin_us: float = 0.0,
     ) -> None:
         self._views = views
         self._actions = actions
         self._bells = worker_bells
-        self._done_bell = done_bell
+        self._finish = finish
         self._spin_us = spin_us
         self._seq = 0
-        self._missing = 0
+        self._running = False
         self.slot = 0
         """The slot of the last command: where its results are."""
 
     @property
     def done_fd(self) -> int:
-        """Becomes readable when a worker finishes: for a poller that waits for other things too."""
-        return self._done_bell.fd
+        """Becomes readable when all workers have finished: for a poller that waits for other things too."""
+        return self._finish.bell.fd
 
     def start_step(self, arrays: Sequence[np.ndarray]) -> None:
         """Store a checked action batch and have every worker step its shard into the next slot."""
@@ -89,7 +88,8 @@ class ArenaDriver:
         self._seq += 1
         if fills_slot:
             self.slot = (self.slot + 1) % self._views.plan.slot_count
-        self._missing = len(self._bells)
+        self._running = True
+        self._finish.arm(len(self._bells))
         for line in self._views.driver_lines:
             line[DriverLine.OPCODE] = opcode
             line[DriverLine.SLOT] = self.slot
@@ -99,9 +99,9 @@ class ArenaDriver:
 
     def poll(self) -> bool:
         """Whether every worker has finished; never blocks."""
-        if self._missing:
-            self._missing -= self._done_bell.take()
-        return self._missing == 0
+        if self._finish.bell.take():
+            self._running = False
+        return not self._running
 
     def wait(self, timeout: float) -> bool:
         """Wait until every worker has finished: spin a little, then block.
@@ -111,13 +111,9 @@ class ArenaDriver:
         """
         if self._spin_us:
             spin_until(self._words_done, self._spin_us)
-        deadline = monotonic() + timeout
-        while self._missing:
-            rings = self._done_bell.wait(max(0.0, deadline - monotonic()))
-            if not rings:
-                return False
-            self._missing -= rings
-        return True
+        if self._running and self._finish.bell.wait(max(0.0, timeout)):
+            self._running = False
+        return not self._running
 
     def _words_done(self) -> bool:
         return all(line[WorkerLine.DONE] == self._seq for line in self._views.worker_lines)

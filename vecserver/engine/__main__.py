@@ -1,4 +1,4 @@
-"""Entry of a worker process: ``python -m vecserver.engine HOST_PID SOCKET MEMORY BELL DONE_BELL``."""
+"""Entry of a worker process: ``python -m vecserver.engine HOST_PID SOCKET MEMORY BELL TOKENS DONE_BELL``."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ from vecserver.engine.worker import main
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s")
-    main(*(int(argument) for argument in sys.argv[1:6]))
+    main(*(int(argument) for argument in sys.argv[1:7]))

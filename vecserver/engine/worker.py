@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vecserver.arena.doorbell import Doorbell, spin_until
+from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
 from vecserver.arena.memory import map_memory
 from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
@@ -39,7 +39,7 @@ __all__ = ["main"]
 _log = logging.getLogger(__name__)
 
 
-def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: int) -> None:
+def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd: int, done_fd: int) -> None:
     """Run a worker until its host closes it or is gone.
 
     Args:
@@ -47,7 +47,8 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: i
         socket_fd: The socket to the host.
         memory_fd: The arena's memory, sized when the host sends Bind.
         bell_fd: The eventfd that calls this worker.
-        done_fd: The eventfd that this worker rings when it has finished.
+        tokens_fd: The semaphore of the finish line.
+        done_fd: The eventfd that the last worker rings.
     """
     die_with_parent(host_pid)
     # The terminal's Ctrl-C is for the process that owns the pool; it decides what happens to its workers
@@ -61,7 +62,8 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, done_fd: i
         try:
             bind = receive(sock)
             assert isinstance(bind, Bind)
-            worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, done_fd)
+            finish = FinishLine(tokens_fd, Doorbell(done_fd))
+            worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, finish)
             gc.collect()
             gc.freeze()  # what exists now lives as long as the worker: the collector need not look at it again
             send(sock, Ready({}, {}, {}, None))
@@ -116,7 +118,7 @@ class _Worker:
         bind: Bind,
         memory_fd: int,
         bell_fd: int,
-        done_fd: int,
+        finish: FinishLine,
     ) -> None:
         self._sock = sock
         self._engine = engine
@@ -129,7 +131,7 @@ class _Worker:
         self._line = views.worker_lines[bind.shard]
         self._side = views.sides[bind.shard]
         self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
-        self._done = Doorbell(done_fd)
+        self._finish_line = finish
         self._spin_us = bind.spin_us
         first, end = bind.shards[bind.shard]
         self._first, self._end = first, end
@@ -179,7 +181,7 @@ class _Worker:
         line[WorkerLine.SIDE_LENGTH] = len(payload)
         line[WorkerLine.STATUS] = status
         line[WorkerLine.DONE] = seq
-        self._done.ring()
+        self._finish_line.cross()
         if not fits:
             send(self._sock, payload)
 

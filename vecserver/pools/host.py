@@ -1,7 +1,7 @@
 """A pool's host: starts its workers, owns its arena, runs one command at a time. No network, no environment code.
 
 A command is begun, then waited for, then collected. Between begin and collect the caller is free to watch its sockets:
-``done_fd`` becomes readable when a worker finishes, each ``worker_fds`` entry when a worker ends.
+``done_fd`` becomes readable when the last worker finishes, each ``worker_fds`` entry when a worker ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from vecserver.arena.doorbell import Doorbell, make_bell
+from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
@@ -78,7 +78,7 @@ class Host:
         self.broken: VecServerError | None = None
         self._workers: list[WorkerProcess] = []
         self._memory_fd = create(f"vecserver-{pool}")
-        self._done_fd = make_bell()
+        self._tokens_fd, self._done_fd = make_tokens(), make_bell()
 
     def start(self, timeout: float, abort_fd: int) -> None:
         """Start the workers, make the environments and the arena.
@@ -98,7 +98,8 @@ class Host:
         deadline = monotonic() + timeout
         shards = even_shards(self.spec.num_envs, self._worker_count())
         for shard, rows in enumerate(shards):
-            self._workers.append(WorkerProcess(shard, rows, self._memory_fd, self._done_fd))
+            finish_fds = (self._tokens_fd, self._done_fd)
+            self._workers.append(WorkerProcess(shard, rows, self._memory_fd, finish_fds))
         for worker in self._workers:
             worker.send(self._start_message(worker.rows))
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
@@ -198,11 +199,12 @@ class Host:
         self._views = ArenaViews(plan, self.layout, map_memory(self._memory_fd, plan.size))
         self._views.stamp(self.layout.hash, 0)
         bells = [worker.bell for worker in self._workers]
-        self._driver = ArenaDriver(self._views, self.actions, bells, Doorbell(self._done_fd), self._spin_us)
+        finish = FinishLine(self._tokens_fd, Doorbell(self._done_fd))
+        self._driver = ArenaDriver(self._views, self.actions, bells, finish, self._spin_us)
 
     @property
     def done_fd(self) -> int:
-        """Readable when a worker has finished a command."""
+        """Readable when all workers have finished a command."""
         return self._done_fd
 
     @property
@@ -354,6 +356,7 @@ class Host:
             worker.end(deadline)
         self._workers.clear()
         os.close(self._memory_fd)
+        os.close(self._tokens_fd)
         os.close(self._done_fd)
 
 

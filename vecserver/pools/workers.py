@@ -39,15 +39,15 @@ class WorkerProcess:
         shard: Its number.
         rows: First and end row of its shard.
         memory_fd: The arena's memory; stays the caller's.
-        done_fd: The bell the worker rings; stays the caller's.
+        finish_fds: The tokens and the bell of the finish line; stay the caller's.
     """
 
-    def __init__(self, shard: int, rows: tuple[int, int], memory_fd: int, done_fd: int) -> None:
+    def __init__(self, shard: int, rows: tuple[int, int], memory_fd: int, finish_fds: tuple[int, int]) -> None:
         self.shard = shard
         self.rows = rows
         self._sock, theirs = socket.socketpair()
         self._bell_fd = make_bell()
-        fds = (theirs.fileno(), memory_fd, self._bell_fd, done_fd)
+        fds = (theirs.fileno(), memory_fd, self._bell_fd, *finish_fds)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "vecserver.engine", str(os.getpid()), *map(str, fds)],

@@ -224,7 +224,8 @@ def _outside(space: spaces.Space[Any], array: Array) -> Array:
         nans: Array = np.isnan(array)
         return nans
     if isinstance(space, spaces.MultiBinary):
-        return (array != 0) & (array != 1)
+        neither: Array = (array != 0) & (array != 1)
+        return neither
     assert isinstance(space, spaces.Discrete | spaces.MultiDiscrete)
     count = space.n if isinstance(space, spaces.Discrete) else space.nvec
     low: Any = space.start
