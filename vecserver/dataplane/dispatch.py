@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.wire import messages
 from vecserver.wire.errors import (
+    EpochMismatch,
     InternalError,
     LeaseHeld,
+    LeaseLost,
     MalformedMessage,
     PoolBroken,
+    SequenceConflict,
+    SequenceGap,
+    SequenceStale,
     StillRunning,
     VecServerError,
 )
@@ -85,6 +90,9 @@ class _Request(NamedTuple):
     ext: Buffer
     body: Buffer
 
+
+_NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
+"""Refusals of a request's number itself: it is not free for another request."""
 
 _SEQUENCED: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
 _WITH_SLOT: Final = frozenset({Kind.STEP, Kind.RESET})
@@ -305,10 +313,12 @@ class Dispatcher:
     def _answer(self, request: _Request, ext: bytes) -> Reply:
         return self._reply(request.peer, request.header, request.header.kind, ext)
 
-    def _reply(self, peer: bytes, header: Header, kind: int, ext: bytes, status: int = 0) -> Reply:
+    def _reply(
+        self, peer: bytes, header: Header, kind: int, ext: bytes, *, flags: int = Flag.ANSWER, status: int = 0
+    ) -> Reply:
         answer = Header(
             kind=kind,
-            flags=Flag.ANSWER | Flag.REFUSED if status else Flag.ANSWER,
+            flags=flags,
             status=status,
             lease=header.lease,
             epoch=self._session.epoch,
@@ -318,7 +328,8 @@ class Dispatcher:
         return Reply(peer, answer.pack(), ext, _EMPTY)
 
     def _error(self, peer: bytes, header: Header, error: VecServerError) -> Reply:
-        return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), error.number)
+        flags = Flag.ANSWER if isinstance(error, _NUMBER_IS_WRONG) else Flag.ANSWER | Flag.REFUSED
+        return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), flags=flags, status=error.number)
 
 
 def _refuse_answer(request: _Request) -> Reply | None:

@@ -87,7 +87,7 @@ class PoolInfo(msgspec.Struct, frozen=True):
 
 
 class Attached(msgspec.Struct, frozen=True):
-    """Answer to ATTACH; ``lease`` and ``last_seq`` are 0 for an observer. The header has lease and epoch too."""
+    """Answer to ATTACH; ``lease`` is 0 for an observer. The header has lease and epoch too."""
 
     info: PoolInfo
     lease: int
