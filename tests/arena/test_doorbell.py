@@ -11,7 +11,7 @@ import time
 import pytest
 
 from vecserver.arena import doorbell
-from vecserver.arena.doorbell import MAX_SPIN_US, Doorbell, make_bell, spin_until
+from vecserver.arena.doorbell import MAX_SPIN_US, Doorbell, FinishLine, make_bell, make_tokens, spin_until
 
 LONG_S = 20.0
 
@@ -126,6 +126,50 @@ def test_an_idle_wait_uses_no_processor_time(bell):
     used = time.thread_time()
     bell.wait(0.25)
     assert time.thread_time() - used < 0.025
+
+
+@pytest.fixture
+def finish(bell):
+    """A finish line that rings the bell."""
+    fd = make_tokens()
+    yield FinishLine(fd, bell)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_the_last_over_the_finish_line_rings_once(finish, workers):
+    """Nobody is woken before all have finished, and once is enough, command after command."""
+    for _ in range(3):
+        finish.arm(workers)
+        for _ in range(workers - 1):
+            finish.cross()
+            assert finish.bell.take() == 0
+        finish.cross()
+        assert finish.bell.take() == 1
+
+
+def test_of_workers_that_finish_together_one_rings(finish):
+    """However they race for the line, every command ends with exactly one ring."""
+    workers, commands = 4, 200
+    start = threading.Barrier(workers + 1)
+
+    def run() -> None:
+        for _ in range(commands):
+            start.wait(LONG_S)
+            finish.cross()
+
+    threads = [threading.Thread(target=run) for _ in range(workers)]
+    for thread in threads:
+        thread.start()
+    rings = []
+    for _ in range(commands):
+        finish.arm(workers)
+        start.wait(LONG_S)
+        rings.append(finish.bell.wait(LONG_S))
+    for thread in threads:
+        thread.join()
+    assert rings == [1] * commands
+    assert finish.bell.take() == 0
 
 
 class Clock:

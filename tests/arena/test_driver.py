@@ -22,7 +22,7 @@ WORKERS = 3
 
 
 class ThreadWorker(threading.Thread):
-    """Answers commands as a worker does: results, then the words, then the bell. Waits before it for ``gate``."""
+    """Answers commands as a worker does: results, then the words, then the finish. Waits before it for ``gate``."""
 
     def __init__(self, arena: Arena, shard: int, bell: Doorbell, finish: FinishLine) -> None:
         super().__init__()
@@ -181,6 +181,15 @@ def test_payloads_come_in_the_order_of_shards(stage):
     results = stage.driver.collect()
     assert [bytes(result.payload) for result in results] == [b"worker 0", b"worker 1", b"worker 2"]
     assert [result.faulted for result in results] == [False, False, True]
+
+
+def test_the_usual_end_of_a_step_has_no_payload(stage):
+    """It can be told without looking at every payload; one worker's payload is enough to have some."""
+    stage.step()
+    assert stage.driver.left_nothing()
+    stage.workers[1].payload = b"infos"
+    stage.step()
+    assert not stage.driver.left_nothing()
 
 
 def test_a_payload_that_did_not_fit_is_announced(stage):

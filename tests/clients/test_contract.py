@@ -21,9 +21,7 @@ class RemoteContract(VectorEnvContract):
         self.url = server.url
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
-        return vs.make_vec(
-            env_id, num_envs, url=self.url, autoreset_mode=autoreset_mode, **self.options, **env_kwargs
-        )
+        return vs.make_vec(env_id, num_envs, url=self.url, autoreset_mode=autoreset_mode, **self.options, **env_kwargs)
 
 
 class TestTcp(RemoteContract):

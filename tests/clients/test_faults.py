@@ -17,7 +17,12 @@ def fault(name: str, kind=EnvFault) -> EnvFault:
 
 @pytest.mark.parametrize(
     ("name", "original"),
-    [("ValueError", ValueError), ("KeyError", KeyError), ("ResetNeeded", gymnasium.error.ResetNeeded), ("OSError", OSError)],
+    [
+        ("ValueError", ValueError),
+        ("KeyError", KeyError),
+        ("ResetNeeded", gymnasium.error.ResetNeeded),
+        ("OSError", OSError),
+    ],
 )
 def test_known_types_are_caught_as_themselves(name, original):
     """Python's and Gymnasium's own exceptions keep their type."""
@@ -29,7 +34,9 @@ def test_known_types_are_caught_as_themselves(name, original):
     assert "row 3 raised it" in str(same)
 
 
-@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "BaseException", "NoSuchError", "print", "", "UnicodeDecodeError"])
+@pytest.mark.parametrize(
+    "name", ["SystemExit", "KeyboardInterrupt", "BaseException", "NoSuchError", "print", "", "UnicodeDecodeError"]
+)
 def test_other_types_stay_a_fault(name):
     """A name that is no plain exception changes nothing."""
     given = fault(name)

@@ -30,7 +30,9 @@ def start():
     started: list[subprocess.Popen] = []
 
     def run(*command: str) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         started.append(process)
         ready, _, _ = select.select([process.stdout], [], [], 60)
         assert ready

@@ -24,7 +24,6 @@ def start(**env_kwargs) -> HostStart:
         pool="p-1",
         spec=PoolSpec(env_id="CartPole-v1", num_envs=3, workers=2, env_kwargs=env_kwargs),
         caps=Caps(max_pools=7),
-        server_pid=12,
         ipc_path="/tmp/0.sock",
         log_path="/tmp/0.log",
         bind_host="127.0.0.1",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_SPIN_US", "Doorbell", "make_bell", "spin_until"]
+__all__ = ["MAX_SPIN_US", "Doorbell", "FinishLine", "make_bell", "make_tokens", "spin_until"]
 
 MAX_SPIN_US: Final = 200
 """A wake of an idle core costs 50 to 200 µs on a virtual machine: to spin longer than that gains nothing."""

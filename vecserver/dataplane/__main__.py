@@ -63,8 +63,15 @@ def main(control_fd: int) -> int:
         finally:
             host.stop(start.grace)
             Path(start.ipc_path).unlink(missing_ok=True)
-            if os.getppid() != start.server_pid:
+            if _is_closed(control):
                 _clear_away(Path(start.log_path))
+
+
+def _is_closed(control: socket.socket) -> bool:
+    """Whether the server is gone: a server that only says stop keeps its end for reading."""
+    poll = select.poll()
+    poll.register(control, 0)  # a hang-up is reported in any case
+    return bool(poll.poll(0))
 
 
 def _clear_away(log_path: Path) -> None:

@@ -30,7 +30,6 @@ class HostStart(msgspec.Struct, frozen=True):
     pool: str
     spec: PoolSpec
     caps: Caps
-    server_pid: int
     ipc_path: str
     log_path: str
     bind_host: str

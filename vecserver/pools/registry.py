@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import secrets
 import threading
 import time
@@ -118,6 +117,7 @@ class Registry:
         self._ending: set[HostProcess] = set()
         self._sockets = itertools.count()
         self.closing = False
+        self._closed = False
 
     def create(self, spec: PoolSpec, name: str | None = None) -> PoolView:
         """Make a pool; returns when it can be stepped.
@@ -189,7 +189,6 @@ class Registry:
             pool=pool,
             spec=spec,
             caps=self.caps,
-            server_pid=os.getpid(),
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
             log_path=str(self._runtime_dir / f"{number}.log"),
             bind_host=self._bind_host,
@@ -340,7 +339,7 @@ class Registry:
     def close(self, grace: float | None = None) -> None:
         """End all pools and refuse new ones; may be called again."""
         with self._lock:
-            first = not self.closing
+            first, self._closed = not self._closed, True
             self.closing = True
             processes = [made.process for made in self._pools.values()]
             starting = [process for process in self._starting.values() if process is not None]
