@@ -80,9 +80,9 @@ def make_host(abort):
     """Makes hosts that are stopped after the test."""
     with ExitStack() as stack:
 
-        def make(env: str = COUNT, num_envs: int = 3, *, spin_us: float = 0.0, **options) -> WaitingHost:
+        def make(env: str = COUNT, num_envs: int = 3, **options) -> WaitingHost:
             spec = PoolSpec(env_id=env, num_envs=num_envs, **{"workers": 1} | options)
-            host = WaitingHost("test", spec, Caps(), spin_us)
+            host = WaitingHost("test", spec, Caps())
             stack.callback(vars(host).clear)  # the mapped memory goes with it, and pytest keeps the host
             stack.callback(lambda: host.stop(5.0))
             return host
@@ -105,10 +105,9 @@ def host(make_host, abort):
 # Commands
 
 
-@pytest.mark.parametrize("spin_us", [0.0, 50.0])
-def test_a_batch_is_begun_then_waited_for_then_collected(host, spin_us):
+def test_a_batch_is_begun_then_waited_for_then_collected(host):
     """Results lie in the slot that the outcome names; every row of every worker has stepped once."""
-    pool = host(num_envs=5, workers=2, spin_us=spin_us)
+    pool = host(num_envs=5, workers=2)
     assert pool.reset(seed=3)[:, 0].tolist() == [3, 4, 5, 6, 7]
     for step in range(1, 4):
         assert pool.step(0, 1, 2, 3, 4)[:, 2:4].tolist() == [[step, action] for action in range(5)]

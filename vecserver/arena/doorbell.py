@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SPIN_US", "Doorbell", "FinishLine", "make_bell", "make_tokens", "spin_until"]
 
-MAX_SPIN_US: Final = 200
-"""A wake of an idle core costs 50 to 200 µs on a virtual machine: to spin longer than that gains nothing."""
+MAX_SPIN_US: Final = 1000
+"""No wait watches longer than this before it blocks, whatever it was asked for."""
 
 
 def make_bell() -> int:
@@ -107,7 +107,10 @@ class FinishLine:
 
 
 def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:
-    """Watch a condition without giving up the core, at most ``spin_us`` microseconds.
+    """Watch a condition instead of sleeping, at most ``spin_us`` microseconds.
+
+    The core is offered to whoever else can run on it at every look, so that a watcher delays nobody; what it saves is
+    the wake of an idle core.
 
     Returns:
         Whether the condition came true.
@@ -120,4 +123,5 @@ def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:
     while perf_counter_ns() < end:
         if ready():
             return True
+        os.sched_yield()
     return False

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -28,38 +29,36 @@ from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_
 from vecserver.pools.host import Host
 from vecserver.wire.errors import VecServerError
 
+if TYPE_CHECKING:
+    from types import FrameType
+
 _LAST_REPLY_MS = 200
 """How long the answer to the last batch may take to leave."""
 
 
-def _stop_sign(control: socket.socket) -> select.epoll:
-    """Make a descriptor that is readable once the pool is to end: its server says so or is gone, or SIGTERM came.
+def _heed_signals(control: socket.socket) -> None:
+    """Take SIGTERM for the server's word to stop: every wait ends as it does when that word comes."""
 
-    The signal itself writes to a pipe: a handler in Python would not run while the loop waits for descriptors, if the
-    signal came just before that.
-    """
-    signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(wakeup)
-    signal.signal(signal.SIGTERM, lambda *_: None)
+    def on_terminate(_number: int, _frame: FrameType | None) -> None:
+        with suppress(OSError):  # closed already: on its way out
+            control.shutdown(socket.SHUT_RD)
+
     # Ctrl-C in a terminal reaches every process of the group; only the server decides about pools
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stop = select.epoll()
-    for fd in (control.fileno(), signalled):
-        stop.register(fd, select.EPOLLIN)
-    return stop
+    signal.signal(signal.SIGTERM, on_terminate)
 
 
 def main(control_fd: int) -> int:
     """Run a host process; returns its exit status."""
     with socket.socket(fileno=control_fd) as control:
-        stop = _stop_sign(control)
+        _heed_signals(control)
         try:
             start = receive_start(control)
         except EOFError:
             return 1
-        host = Host(start.pool, start.spec, start.caps, start.spin_us)
+        host = Host(start.pool, start.spec, start.caps)
         try:
-            return _serve(host, start, control, stop.fileno())
+            return _serve(host, start, control)
         finally:
             host.stop(start.grace)
             Path(start.ipc_path).unlink(missing_ok=True)
@@ -81,10 +80,10 @@ def _clear_away(log_path: Path) -> None:
         log_path.parent.rmdir()
 
 
-def _serve(host: Host, start: HostStart, control: socket.socket, stop_fd: int) -> int:
+def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     context = zmq.Context()
     try:
-        host.start(start.start_timeout, abort_fd=stop_fd)
+        host.start(start.start_timeout, abort_fd=control.fileno())
         router, endpoints = open_router(
             context,
             ipc_path=Path(start.ipc_path),
@@ -101,7 +100,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket, stop_fd: int) -
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()
-    loop = HostLoop(host, dispatcher, router, stop_fd)
+    loop = HostLoop(host, dispatcher, router, control.fileno())
     try:
         loop.run()
         loop.drain(start.grace)

@@ -145,8 +145,10 @@ class Shard:
 
     def actions(self) -> list[Any]:
         """The shard's actions row by row, each as ``SyncVectorEnv`` hands it to its environment."""
-        batch = self.action_batch()
-        return list(iterate(self._batched_space, batch)) if self._nested else list(batch)
+        leaves = self._load()
+        if not self._nested:
+            return list(leaves[0])
+        return list(iterate(self._batched_space, assemble(self._format.space, iter(leaves))))
 
 
 class Engine(Protocol):

@@ -69,14 +69,12 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         shards: The rows of every worker, from which the plan of the arena follows.
         shard: Which of them is this worker's.
-        spin_us: How long its waits may spin.
         core: The core to stay on; None for any.
     """
 
     shards: tuple[tuple[int, int], ...]
     shard: int
     layout_hash: int
-    spin_us: float
     core: int | None
 
 

@@ -120,8 +120,8 @@ class EnvsEngine:
                 views.rewards[row] = np.asarray(reward).item()
         views.terminated[:] = batch.terminated
         views.truncated[:] = batch.truncated
-        restarted = {"NextStep": restarting, "SameStep": self._done}.get(self._mode)
-        views.autoreset[:] = False if restarted is None else restarted
+        restarted = restarting if self._mode == "NextStep" else self._done
+        views.autoreset[:] = restarted if self._mode != "Disabled" else False
         self._shard.count(
             len(self._envs) - (restarting.count(True) if restarted is restarting else 0), self._done.count(True)
         )

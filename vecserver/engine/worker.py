@@ -15,7 +15,7 @@ import socket
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
+from vecserver.arena.doorbell import Doorbell, FinishLine
 from vecserver.arena.memory import map_memory
 from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
@@ -132,7 +132,6 @@ class _Worker:
         self._side = views.sides[bind.shard]
         self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
         self._finish_line = finish
-        self._spin_us = bind.spin_us
         first, end = bind.shards[bind.shard]
         self._first, self._end = first, end
         engine.bind(Shard(first, end, views.slots, actions, views.actions, views.codes, self._line))
@@ -149,14 +148,8 @@ class _Worker:
             EOFError: It has closed its end of the socket, or is gone.
         """
         orders, bell, step = self._orders, self._bell, self._engine.step
-        seq = 0
-
-        def called() -> bool:
-            return bool(orders[DriverLine.SEQ] != seq)
-
         while True:
-            if not (spin_until(called, self._spin_us) and bell.take()):
-                bell.wait()
+            bell.wait()
             seq = orders[DriverLine.SEQ]
             slot = orders[DriverLine.SLOT]
             if orders[DriverLine.OPCODE] == STEP:

@@ -36,7 +36,6 @@ class HostStart(msgspec.Struct, frozen=True):
     port_range: tuple[int, int] | None
     start_timeout: float
     grace: float
-    spin_us: float
 
 
 class HostReady(msgspec.Struct, frozen=True, tag=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 __all__ = ["Host", "Outcome"]
 
 
+_SPIN_US: Final = 500
+"""How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a command ended.
@@ -65,14 +69,12 @@ class Host:
         pool: The pool's id.
         spec: What to make.
         caps: The server's limits.
-        spin_us: How long waits may spin before they block.
     """
 
-    def __init__(self, pool: str, spec: PoolSpec, caps: Caps, spin_us: float = 0.0) -> None:
+    def __init__(self, pool: str, spec: PoolSpec, caps: Caps) -> None:
         self.pool = pool
         self.spec = spec
         self._caps = caps
-        self._spin_us = spin_us
         self.batches = 0
         self.resets = 0
         self.broken: VecServerError | None = None
@@ -106,10 +108,15 @@ class Host:
         self._check_same_spaces(ready)
         self._describe(ready[0])
         self._make_arena(shards)
-        for worker in self._workers:
-            worker.send(Bind(shards, worker.shard, self.layout.hash, self._spin_us, self._core(worker.shard)))
+        cores = self._cores()
+        for worker, core in zip(self._workers, cores, strict=True):
+            worker.send(Bind(shards, worker.shard, self.layout.hash, core))
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
+        if cores[-1] is not None:
+            # beside the worker that is rung last: to hand over on one core takes a fraction of waking another, and
+            # ZeroMQ's thread, started after this, hands over to this one twice a batch
+            os.sched_setaffinity(0, {cores[-1]})
 
     def _worker_count(self) -> int:
         if self.engine in WHOLE_POOL:
@@ -118,14 +125,14 @@ class Host:
             return self.spec.workers
         return min(len(os.sched_getaffinity(0)), self.spec.num_envs, self._caps.max_workers)
 
-    def _core(self, shard: int) -> int | None:
-        """The core a worker stays on, where there is one for each.
+    def _cores(self) -> list[int | None]:
+        """The core that each worker stays on, where there is one for each; else None for all.
 
         Left alone, the kernel wakes the workers one behind the other on one core while the next core is idle: it does
         not move a task that has just been woken, and a batch is over before its balancer looks.
         """
         cores = sorted(os.sched_getaffinity(0))
-        return cores[shard] if len(self._workers) == len(cores) > 1 else None
+        return [*cores] if len(self._workers) == len(cores) > 1 else [None] * len(self._workers)
 
     @property
     def engine(self) -> str:
@@ -200,7 +207,7 @@ class Host:
         self._views.stamp(self.layout.hash, 0)
         bells = [worker.bell for worker in self._workers]
         finish = FinishLine(self._tokens_fd, Doorbell(self._done_fd))
-        self._driver = ArenaDriver(self._views, self.actions, bells, finish, self._spin_us)
+        self._driver = ArenaDriver(self._views, self.actions, bells, finish, _SPIN_US)
 
     @property
     def done_fd(self) -> int:

@@ -87,7 +87,6 @@ class Registry:
         caps: Limits.
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
-        spin_us: Microseconds that a pool's waits may spin before they block.
     """
 
     def __init__(
@@ -100,7 +99,6 @@ class Registry:
         caps: Caps | None = None,
         start_timeout: float = 60.0,
         grace: float = 5.0,
-        spin_us: float = 0.0,
     ) -> None:
         self._host_command = tuple(host_command)
         self._runtime_dir = runtime_dir
@@ -109,7 +107,6 @@ class Registry:
         self.caps = caps or Caps()
         self._start_timeout = start_timeout
         self._grace = grace
-        self._spin_us = spin_us
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._pools: dict[str, _Pool] = {}
@@ -195,7 +192,6 @@ class Registry:
             port_range=self._port_range,
             start_timeout=self._start_timeout,
             grace=self._grace,
-            spin_us=self._spin_us,
         )
         process = HostProcess(self._host_command, start)
         with self._lock:

@@ -139,7 +139,7 @@ class ActionFormat:
                     row=row,
                 )
 
-    def encode(self, arrays: Sequence[Array]) -> tuple[bytes, bytes | memoryview]:
+    def encode(self, arrays: Sequence[Array]) -> tuple[bytes, bytes]:
         """Encode arrays as the ext and body of a STEP request.
 
         Returns:
@@ -148,8 +148,6 @@ class ActionFormat:
         """
         dtypes = tuple(array.dtype for array in arrays)
         ext = b"" if dtypes == self._usual else msgspec.msgpack.encode([dtype.str for dtype in dtypes])
-        if len(arrays) == 1 and arrays[0].nbytes % _ALIGNMENT == 0:
-            return ext, arrays[0].reshape(-1).data.cast("B") if arrays[0].size else b""
         return ext, b"".join(array.tobytes().ljust(_round_up(array.nbytes), b"\0") for array in arrays)
 
     def decode(self, ext: Buffer, body: Buffer) -> list[Array]:
@@ -189,7 +187,7 @@ class ActionFormat:
     def store(self, arrays: Sequence[Array], area: memoryview, codes: memoryview) -> None:
         """Write a batch into the arena's action area and its dtype codes beside it."""
         for i, (leaf, array) in enumerate(zip(self._leaves, arrays, strict=True)):
-            np.ndarray(leaf.shape, array.dtype, area, leaf.offset)[...] = array
+            area[leaf.offset : leaf.offset + array.nbytes] = array.reshape(-1).view(np.uint8).data
             codes[i] = _CODES[array.dtype]
 
     def load(self, area: memoryview, codes: bytes, rows: slice) -> list[Array]:

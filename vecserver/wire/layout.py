@@ -10,6 +10,7 @@ MultiBinary, those of its parts for Dict and Tuple.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from dataclasses import dataclass
 from math import prod
@@ -113,6 +114,13 @@ class Layout:
     num_envs: int
     fields: tuple[Field, ...]
     slot_size: int
+    _arrays: tuple[tuple[tuple[int, ...], np.dtype[Any], int], ...] = dataclasses.field(
+        init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        arrays = tuple((field.shape, np.dtype(field.dtype), field.offset) for field in self.fields)
+        object.__setattr__(self, "_arrays", arrays)
 
     @classmethod
     def of(cls, observation_space: spaces.Space[Any], num_envs: int) -> Layout:
@@ -155,5 +163,7 @@ class Layout:
 
     def views(self, buffer: Any, base: int = 0) -> SlotViews:
         """The arrays of the slot that begins ``base`` bytes into a buffer; no copy."""
-        *leaves, reward, terminated, truncated, autoreset = (field.view(buffer, base) for field in self.fields)
+        *leaves, reward, terminated, truncated, autoreset = [
+            np.ndarray(shape, dtype, buffer, base + offset) for shape, dtype, offset in self._arrays
+        ]
         return SlotViews(tuple(leaves), reward, terminated, truncated, autoreset)
