@@ -16,7 +16,7 @@ MESSAGES = [
     Start("CartPole-v1", {"a": [1, None]}, "rgb_array", "SameStep", "envs", 8, (2, 5)),
     Ready({"type": "Box"}, {"type": "Discrete"}, {"render_fps": 50}, None),
     Failed({"row": 3, "type": "ValueError", "message": "ž", "traceback": "…"}),
-    Bind(((0, 2), (2, 5)), 1, 2**32 - 1, 50.0, core=3),
+    Bind(((0, 2), (2, 5)), 1, 2**32 - 1, core=3),
     Reset([1, None, 2**64 - 1], [True, False, True], b"options"),
     Reset([None], None, b""),
     Call("method", b"arguments", assign=False),

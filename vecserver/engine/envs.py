@@ -33,12 +33,11 @@ _ROW = WorkerLine.ROW
 class _Batch:
     """What a shard's rows returned, gathered in lists: one write a field is cheaper than one a row."""
 
-    __slots__ = ("faults", "infos", "rewards", "terminated", "truncated")
+    __slots__ = ("ends", "faults", "infos", "rewards")
 
     def __init__(self) -> None:
-        self.rewards: list[Any] = []
-        self.terminated: list[Any] = []
-        self.truncated: list[Any] = []
+        self.rewards: list[Any] = []  # one for every row that is finished
+        self.ends: list[tuple[int, Any, Any]] = []  # row, terminated, truncated, where either is true
         self.infos: list[tuple[int, dict[str, Any]]] = []
         self.faults: list[dict[str, Any]] = []
 
@@ -69,7 +68,7 @@ class EnvsEngine:
         self.info = EngineInfo(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
         self._steps = [env.step for env in self._envs]
         self._resets = [env.reset for env in self._envs]
-        self._done = [False] * len(self._envs)
+        self._done = [False] * len(self._envs)  # which rows the next step resets, in NextStep
         self._mode = autoreset_mode
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
@@ -106,8 +105,6 @@ class EnvsEngine:
                 self._copy_observations(last, slot, row)
                 batch.faults.append(fault_of(self._first + row, error))
                 batch.rewards.append(0.0)
-                batch.terminated.append(False)
-                batch.truncated.append(False)
                 row += 1
         return self._publish(slot, batch, restarting)
 
@@ -118,71 +115,63 @@ class EnvsEngine:
         except (ValueError, TypeError):  # a reward of shape (1,) among plain numbers: numpy takes it one by one
             for row, reward in enumerate(batch.rewards):
                 views.rewards[row] = np.asarray(reward).item()
-        views.terminated[:] = batch.terminated
-        views.truncated[:] = batch.truncated
-        restarted = restarting if self._mode == "NextStep" else self._done
-        views.autoreset[:] = restarted if self._mode != "Disabled" else False
-        self._shard.count(
-            len(self._envs) - (restarting.count(True) if restarted is restarting else 0), self._done.count(True)
-        )
+        views.terminated[:] = False
+        views.truncated[:] = False
+        views.autoreset[:] = restarting if self._mode == "NextStep" else False
+        for row, terminated, truncated in batch.ends:
+            views.terminated[row], views.truncated[row] = terminated, truncated
+            views.autoreset[row] |= self._mode == "SameStep"
+        restarted = restarting.count(True) if self._mode == "NextStep" else 0
+        self._shard.count(len(self._envs) - restarted, len(batch.ends))
         if batch.faults:
             raise RowFaults(batch.faults)
         return encode_rows(batch.infos) if batch.infos else b""
 
     def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
-        steps, resets, done, first = self._steps, self._resets, self._done, self._first
-        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.line
+        steps, done, first, line, rewards = self._steps, self._done, self._first, self._shard.line, batch.rewards
         for row in range(start, len(steps)):
-            progress[_ROW] = first + row
+            line[_ROW] = first + row
             if done[row]:
-                observation, info = resets[row]()
+                observation, info = self._resets[row]()
+                write(row, observation)
+                done[row] = False
                 reward: Any = 0.0
-                terminated: Any = False
-                truncated: Any = False
             else:
                 observation, reward, terminated, truncated, info = steps[row](actions[row])
-            write(row, observation)
+                write(row, observation)
+                if terminated or truncated:
+                    done[row] = True
+                    batch.ends.append((row, terminated, truncated))
             if info:
                 batch.infos.append((first + row, info))
-            done[row] = terminated or truncated
-            terminations.append(terminated)
-            truncations.append(truncated)
             rewards.append(reward)
 
     def _same_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
-        steps, done, first = self._steps, self._done, self._first
-        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.line
+        steps, first, line, rewards = self._steps, self._first, self._shard.line, batch.rewards
         for row in range(start, len(steps)):
-            progress[_ROW] = first + row
+            line[_ROW] = first + row
             observation, reward, terminated, truncated, info = steps[row](actions[row])
-            done[row] = terminated or truncated
-            if done[row]:
+            if terminated or truncated:
                 # copied before the reset: an environment may reuse its buffers
                 final = {"final_obs": deepcopy(observation), "final_info": deepcopy(info)}
                 batch.infos.append((first + row, final))
+                batch.ends.append((row, terminated, truncated))
                 observation, info = self._resets[row]()
             write(row, observation)
             if info:
                 batch.infos.append((first + row, info))
-            terminations.append(terminated)
-            truncations.append(truncated)
             rewards.append(reward)
 
     def _disabled(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
-        steps, done, first = self._steps, self._done, self._first
-        rewards, terminations, truncations = batch.rewards, batch.terminated, batch.truncated
-        progress = self._shard.line
+        steps, first, line, rewards = self._steps, self._first, self._shard.line, batch.rewards
         for row in range(start, len(steps)):
-            progress[_ROW] = first + row
+            line[_ROW] = first + row
             observation, reward, terminated, truncated, info = steps[row](actions[row])
             write(row, observation)
+            if terminated or truncated:
+                batch.ends.append((row, terminated, truncated))
             if info:
                 batch.infos.append((first + row, info))
-            done[row] = terminated or truncated
-            terminations.append(terminated)
-            truncations.append(truncated)
             rewards.append(reward)
 
     def _copy_observations(self, source: int, target: int, rows: int | slice) -> None:
