@@ -32,7 +32,9 @@ def main(path: str) -> int:
         share = covered(files, prefix)
         low = share < floor
         failed |= low
-        print(f"{prefix:<18} {share:6.2f} % of lines and branches, floor {floor:g} %{'  TOO LOW' if low else ''}")
+        sys.stdout.write(
+            f"{prefix:<18} {share:6.2f} % of lines and branches, floor {floor:g} %{'  TOO LOW' if low else ''}\n"
+        )
     return int(failed)
 
 

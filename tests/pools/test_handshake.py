@@ -30,7 +30,6 @@ def start(**env_kwargs) -> HostStart:
         port_range=(5000, 5010),
         start_timeout=60.0,
         grace=5.0,
-        spin_us=0.0,
     )
 
 

@@ -113,11 +113,12 @@ def test_a_batch_has_fixed_bytes(fmt, actions, ext, body):
     assert_same(fmt.decode(bytes.fromhex(ext), bytes.fromhex(body)), fmt.coerce(actions))
 
 
-def test_one_leaf_is_sent_without_a_copy():
-    """The body is the caller's own memory where nothing is to be padded."""
+def test_an_encoded_batch_is_a_copy():
+    """A request is kept until it is answered, and its caller may change the actions before."""
     actions = np.array([0, 1, 1, 0])
     _, body = CARTPOLE.encode(CARTPOLE.coerce(actions))
-    assert np.shares_memory(np.frombuffer(body, np.int64), actions)
+    actions[:] = 1
+    assert np.frombuffer(body, np.int64).tolist() == [0, 1, 1, 0]
 
 
 @pytest.mark.parametrize(
