@@ -6,15 +6,13 @@ fresh socket: the pool answers with the cached reply, or says how far it is, and
 
 from __future__ import annotations
 
-import os
 import random
-import socket
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, ServerUnreachable, VecServerError
+from vecserver.wire.errors import DeadlineExceeded, LocalError, PoolLost, ServerUnreachable, UnknownPool, VecServerError
 from vecserver.wire.frames import Flag, Header, Kind, digest_of
 
 if TYPE_CHECKING:
@@ -47,11 +45,13 @@ class Connection:
     """Drives one pool over a transport that can be opened again. One thread owns it.
 
     Args:
+        name: Who drives, for people and for the pool: the same name may attach again.
         open_transport: Opens a fresh transport to the pool.
         check_pool: Raises PoolLost or UnknownPool when the pool is known to be gone; asked when it is silent.
     """
 
-    def __init__(self, open_transport: Callable[[], Transport], check_pool: Callable[[], None]) -> None:
+    def __init__(self, name: str, open_transport: Callable[[], Transport], check_pool: Callable[[], None]) -> None:
+        self._name = name
         self._open_transport = open_transport
         self._check_pool = check_pool
         self._transport = open_transport()
@@ -72,7 +72,7 @@ class Connection:
             ServerUnreachable: Nobody takes messages at this address.
             DeadlineExceeded: No answer came.
         """
-        request = messages.Attach(force=force, client=f"{socket.gethostname()} (pid {os.getpid()})")
+        request = messages.Attach(force=force, client=self._name)
         _, ext, _ = self.ask(Kind.ATTACH, messages.encode(request), timeout)
         attached = messages.decode(ext, messages.Attached)
         self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
@@ -96,6 +96,8 @@ class Connection:
                 raise messages.decode_error(frames[1])
             if header.seq == 0 and header.kind == kind:
                 return frames
+        self._reopen()  # a late answer must not be taken for the answer to the next request of this kind
+        self._check_pool()
         raise DeadlineExceeded(f"no answer to {kind.name} within {timeout:g} s")
 
     def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
@@ -109,9 +111,16 @@ class Connection:
         seq = self._seq + 1
         body = bytes(body)  # kept until the answer is here; the caller may change its own
         header = self._header(kind, ext, body, seq)
-        self._send(header, ext, body, timeout)
-        self._seq = seq
-        self._pending = _Pending(kind, header, ext, body, seq, monotonic())
+        # noted first: whatever interrupts the sending, the request is known, and asked for again under its number
+        self._seq, self._pending = seq, _Pending(kind, header, ext, body, seq, monotonic())
+        try:
+            self._send(header, ext, body, timeout)
+        except VecServerError:  # nothing has left
+            self._seq, self._pending = seq - 1, None
+            raise
+        except BaseException:
+            self._reopen()
+            raise
 
     def finish(self, timeout: float) -> Frames:
         """Wait for the answer to the request that ``begin`` sent.
@@ -139,7 +148,10 @@ class Connection:
                 continue
             if remaining <= patience:
                 raise self._late(pending, timeout)
-            self._send_again(pending, remaining)
+            if patience == _FIRST_RETRY_S:  # most likely a slow batch: the pool says so on the same socket
+                self._send(pending.header, pending.ext, pending.body, remaining)
+            else:
+                self._send_again(pending, remaining)
             patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
 
     @staticmethod
@@ -167,18 +179,20 @@ class Connection:
         except BaseException:
             # Also KeyboardInterrupt: a message read in part leaves a socket that answers out of step. A pending request
             # is asked for again on the fresh one.
-            self._transport.close()
-            self._transport = self._open_transport()
+            self._reopen()
             raise
+
+    def _reopen(self) -> None:
+        old, self._transport = self._transport, self._open_transport()
+        old.close()
 
     def _send_again(self, pending: _Pending, timeout: float) -> None:
         try:
             self._check_pool()
-        except VecServerError:
+        except (PoolLost, UnknownPool):
             self._pending = None  # nobody is left to answer it
             raise
-        self._transport.close()
-        self._transport = self._open_transport()
+        self._reopen()
         self._send(pending.header, pending.ext, pending.body, timeout)
 
     def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import socket
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,7 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from vecserver.wire.errors import DeadlineExceeded, PoolLost, ServerUnreachable, TransportUnavailable, VecServerError
+from vecserver.wire.errors import PoolLost, ServerUnreachable, TransportUnavailable, UnknownPool, VecServerError
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.local_server import LocalServer
@@ -88,7 +90,10 @@ def make_vec(
             url = server.url
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
+        name = f"p-{secrets.token_hex(4)}"
+        undo.callback(_delete, control, name)  # before it is made: an interrupted request may still make it
         pool = control.create_pool(
+            name=name,
             env_id=env_id,
             num_envs=num_envs,
             engine=engine,
@@ -99,7 +104,6 @@ def make_vec(
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
-        undo.callback(_delete, control, pool["pool"])
         return _drive(control, pool, transport, undo, force=False)
 
 
@@ -146,9 +150,10 @@ def _drive(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     reasons = []
+    driver = f"{socket.gethostname()} (pid {os.getpid()}, {secrets.token_hex(3)})"
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
-            connection, attached = _reach(context, control, name, pool, force=force)
+            connection, attached = _reach(context, control, name, pool, driver, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
@@ -157,11 +162,18 @@ def _drive(
 
 
 def _reach(
-    context: zmq.Context[zmq.Socket[bytes]], control: ControlClient, name: str, pool: dict[str, Any], *, force: bool
+    context: zmq.Context[zmq.Socket[bytes]],
+    control: ControlClient,
+    name: str,
+    pool: dict[str, Any],
+    driver: str,
+    *,
+    force: bool,
 ) -> tuple[Connection, Any]:
     endpoint = _reachable(name, pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    connection = Connection(_opener(context, endpoint, largest), partial(_check_pool, control, pool["pool"]))
+    opener = _opener(context, endpoint, largest)
+    connection = Connection(driver, opener, partial(_check_pool, control, pool["pool"]))
     try:
         return connection, connection.attach(_REACH_TIMEOUT, force=force)
     except BaseException:
@@ -177,8 +189,10 @@ def _check_pool(control: ControlClient, pool: str) -> None:
         if not error.details.get("refused"):
             return  # it may be the network
         raise PoolLost(f"the server at {control.url} is gone, and pool {pool} with it", pool=pool) from None
-    except DeadlineExceeded:
-        return
+    except UnknownPool:
+        raise
+    except VecServerError:
+        return  # the control plane's own trouble, not the pool's
     if view["state"] == "lost":
         raise PoolLost(f"pool {pool} is lost with its episodes: {view['reason']}", pool=pool)
 
@@ -195,8 +209,8 @@ def _reachable(name: str, endpoints: dict[str, str], url: str) -> str:
     host = urlsplit(url).hostname or ""
     if name == "ipc":
         path = Path(endpoint.removeprefix("ipc://"))
-        if host not in _LOOPBACK or not path.is_socket():
-            raise TransportUnavailable("the pool's server is on another machine")
+        if host not in _LOOPBACK or not os.access(path, os.W_OK):
+            raise TransportUnavailable("the pool's socket is on another machine, or another user's")
         return endpoint
     address = urlsplit(endpoint)
     bound = address.hostname or ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -30,6 +31,7 @@ class LocalServer:
     """
 
     def __init__(self) -> None:
+        self._owner = os.getpid()
         self._life, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -74,7 +76,9 @@ class LocalServer:
         return self._process.pid
 
     def close(self) -> None:
-        """End the server and all its pools; may be called again."""
+        """End the server and all its pools; may be called again. Does nothing in a forked child."""
+        if os.getpid() != self._owner:
+            return
         with suppress(OSError):
             self._life.shutdown(socket.SHUT_RDWR)
         self._life.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 import weakref
 from enum import Enum
@@ -76,7 +77,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         info = attached.info
         self._connection = connection
-        self._finalizer = weakref.finalize(self, _release, connection, release)
+        self._finalizer = weakref.finalize(self, _release, os.getpid(), connection, release)
         self.pool = info.pool
         self.transport = transport
         self.num_envs = info.num_envs
@@ -265,8 +266,12 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
             )
 
     def _begin(self, pending: _Pending, kind: Kind, ext: bytes, body: Buffer) -> None:
-        self._connection.begin(kind, ext, body, self.step_timeout)
         self._pending = pending
+        try:
+            self._connection.begin(kind, ext, body, self.step_timeout)
+        finally:
+            if not self._connection.pending:  # nothing was sent
+                self._pending = _Pending.NOTHING
 
     def _finish(self, pending: _Pending, name: str, timeout: float | None) -> Frames:
         if self.closed:
@@ -303,7 +308,9 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         return infos
 
 
-def _release(connection: Connection, release: Callable[[], None]) -> None:
+def _release(owner: int, connection: Connection, release: Callable[[], None]) -> None:
+    if os.getpid() != owner:
+        return  # a forked child: the pool and the socket are its parent's
     try:
         connection.close(_CLOSE_TIMEOUT)
     finally:

@@ -25,7 +25,7 @@ class Arena:
         size_and_seal(self.fd, self.plan.size)
         self.memory: mmap.mmap = map_memory(self.fd, self.plan.size)
         self.views = ArenaViews(self.plan, self.layout, self.memory)
-        self.views.stamp(self.layout.hash, 7)
+        self.views.stamp(self.layout.hash)
 
     @classmethod
     def small(cls, num_envs: int = 4, workers: int = 2) -> Arena:

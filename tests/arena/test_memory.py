@@ -100,6 +100,6 @@ def test_memory_that_is_no_arena_is_refused(arena):
 
 
 def test_page_0_says_what_the_arena_holds(arena):
-    """Layout, epoch, workers and slots stand in page 0, for those who only look."""
-    assert list(arena.views.head[2:6]) == [arena.layout.hash, 7, 2, arena.plan.slot_count]
+    """Layout, workers and slots stand in page 0, for those who only look."""
+    assert list(arena.views.head[2:6]) == [arena.layout.hash, 2, arena.plan.slot_count, 0]
     assert Path(f"/proc/self/fd/{arena.fd}").stat().st_size == arena.plan.size

@@ -43,6 +43,7 @@ class Pool:
         self.seen: list[tuple[Header, bytes, bytes]] = []
         self.transports: list[MockTransport] = []
         self.silent = False
+        self.silent_until = 10**9  # messages
         self.extra: list = []
         self.error = None
         self.refuses = False
@@ -56,7 +57,7 @@ class Pool:
         if header.kind == Kind.ATTACH:
             attached = messages.encode(messages.Attached(INFO, 7, 99, 0))
             return [(Header(Kind.ATTACH, Flag.ANSWER), attached, b"")]
-        if self.silent:
+        if self.silent and len(self.seen) < self.silent_until:
             return []
         if self.error is not None:
             flags = Flag.ANSWER | (Flag.REFUSED if self.refuses else 0)
@@ -71,7 +72,7 @@ def pool() -> Pool:
 
 
 def connect(pool: Pool, check_pool=lambda: None) -> Connection:
-    connection = Connection(pool.open, check_pool)
+    connection = Connection("test", pool.open, check_pool)
     connection.attach(1.0)
     return connection
 
@@ -141,11 +142,11 @@ def test_silence_is_a_deadline_and_the_request_stays_pending(pool):
     with pytest.raises(DeadlineExceeded, match="said nothing"):
         connection.finish(0.0)
     assert connection.pending
-    pool.silent = False
-    # a patient wait asks again on a fresh transport
+    pool.silent_until = 4
+    # a patient wait asks again on the same transport, and then on a fresh one
     assert connection.finish(30.0)[2] == b"slot"
-    first, again = pool.seen[1:]
-    assert first == again
+    first, *repeats = pool.seen[1:]
+    assert repeats == [first, first]
     assert pool.transports[0].closed
 
 
@@ -224,3 +225,29 @@ def test_closing_gives_the_lease_back_whatever_the_pool_says(pool):
         connection.close(0.0)
         assert pool.transports[-1].closed
         pool.silent, pool.error = False, None
+
+
+def test_an_interrupted_send_is_asked_for_again_under_its_number(pool):
+    """Ctrl-C between two frames costs the socket: the request is known, and its number is not used for another one."""
+    connection = connect(pool)
+    torn = pool.transports[0]
+
+    def interrupt(*_args) -> None:
+        raise KeyboardInterrupt
+
+    torn.send = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        connection.begin(Kind.STEP, b"", b"one", 1.0)
+    assert torn.closed
+    assert connection.pending
+    assert connection.finish(30.0)[2] == b"slot"
+    assert [(header.seq, body) for header, _, body in pool.seen[1:]] == [(1, b"one")]
+
+
+def test_a_late_answer_is_not_taken_for_the_next_ones(pool):
+    """A request without a number that was given up leaves nothing behind on the transport."""
+    connection = connect(pool)
+    pool.silent = True
+    with pytest.raises(DeadlineExceeded):
+        connection.ask(Kind.PING, b"", 0.001)
+    assert pool.transports[0].closed

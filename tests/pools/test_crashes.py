@@ -235,7 +235,7 @@ def test_a_pool_that_hangs_can_be_deleted(make_registry):
         registry.step(view.pool, [0, 0])
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         began = time.monotonic()
-        registry.delete(view.pool, grace=0.2)
+        registry.delete(view.pool)
         assert time.monotonic() - began < 4.0
         assert not processes.running(1.0)
     assert not socket_of(view).exists()

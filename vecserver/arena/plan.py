@@ -2,7 +2,7 @@
 
 ::
 
-    page 0        magic · version · layout hash · epoch · rows · workers · slots
+    page 0        magic · version · layout hash · workers · slots
     worker ×W     two 64-byte lines: what the driver writes, what the worker writes
     codes         the dtype code of each action leaf
     actions       the action area of ``wire.actions``

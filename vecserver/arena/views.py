@@ -79,9 +79,9 @@ class ArenaViews:
     def _words(self, offset: int, count: int) -> memoryview:
         return self._all[offset : offset + 8 * count].cast("Q")
 
-    def stamp(self, layout_hash: int, epoch: int) -> None:
+    def stamp(self, layout_hash: int) -> None:
         """Write what identifies the arena into page 0."""
-        identity: list[Any] = [_MAGIC, _VERSION, layout_hash, epoch, len(self.plan.shards), self.plan.slot_count]
+        identity: list[Any] = [_MAGIC, _VERSION, layout_hash, len(self.plan.shards), self.plan.slot_count]
         for i, value in enumerate(identity):
             self.head[i] = value
 

@@ -151,6 +151,8 @@ class Dispatcher:
         return self._handle(_Request(peer, header, ext, body))
 
     def _handle(self, request: _Request) -> Reply | None:
+        if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
+            self._driver_seen_ns = self._clock_ns()  # any message of the driver renews its lease
         try:
             return self._handlers.get(request.header.kind, _refuse_answer)(request)
         except VecServerError as error:
@@ -168,7 +170,7 @@ class Dispatcher:
         attach = messages.decode(request.ext, messages.Attach)
         lease = 0
         if attach.drive:
-            self._check_free(force=attach.force)
+            self._check_free(attach)
             if self._running is not None:
                 self._wait(request)
                 return None
@@ -179,9 +181,11 @@ class Dispatcher:
         attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last)
         return self._answer(request, messages.encode(attached))
 
-    def _check_free(self, *, force: bool) -> None:
+    def _check_free(self, attach: messages.Attach) -> None:
         idle_s = self._idle_s()
-        if self._driver and idle_s < self._host.info.lease_ttl and not force:
+        # a driver may attach again: it may have missed the answer to its first attach
+        taken = self._driver not in ("", attach.client)
+        if taken and idle_s < self._host.info.lease_ttl and not attach.force:
             raise LeaseHeld(
                 f"{self._driver} drives this pool, last heard of {idle_s:.1f} s ago: close that client, wait "
                 f"{self._host.info.lease_ttl:g} s of silence, or attach with force",
@@ -190,15 +194,14 @@ class Dispatcher:
             )
 
     def _idle_s(self) -> float:
-        return (self._clock_ns() - self._driver_seen_ns) / 1e9
+        """Seconds since the driver was heard of; none while its own request runs."""
+        return 0.0 if self._session.running else (self._clock_ns() - self._driver_seen_ns) / 1e9
 
     def _sequenced(self, request: _Request) -> Reply | None:
         header = request.header
         if digest_of(request.ext, request.body) != header.digest:
             raise MalformedMessage("ext and body do not have the digest that the header gives")
         verdict = self._session.judge(header)
-        if verdict in (Verdict.RUN, Verdict.REPLAY, Verdict.IN_PROGRESS):
-            self._driver_seen_ns = self._clock_ns()
         if verdict is Verdict.RUN:
             if self._running is not None:  # an observer's frames are being rendered
                 self._wait(request)
@@ -253,8 +256,6 @@ class Dispatcher:
         return None
 
     def _ping(self, request: _Request) -> Reply:
-        if request.header.lease and request.header.lease == self._session.lease:
-            self._driver_seen_ns = self._clock_ns()
         stats = self._stats(self._refused, self._session.lease, self._driver, self._idle_s() if self._driver else 0.0)
         return self._answer(request, messages.encode(stats))
 
@@ -265,8 +266,10 @@ class Dispatcher:
 
     def _wait(self, request: _Request) -> None:
         for i, other in enumerate(self._waiting):
-            if request.header.seq and request.header == other.header:
-                self._waiting[i] = request  # the driver asks again, perhaps from a fresh socket
+            # asked again, perhaps from a fresh socket: a sequenced request, or an attach under the same name
+            again = request.header == other.header and request.ext == other.ext
+            if again and (request.header.seq or request.header.kind == Kind.ATTACH):
+                self._waiting[i] = request
                 return
         if len(self._waiting) >= _MAX_WAITING:
             raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
@@ -307,6 +310,7 @@ class Dispatcher:
         )
         if header.kind in _SEQUENCED:
             self._session.finish()
+            self._driver_seen_ns = self._clock_ns()
             self._cached = (answer, ext, contents)
         return Reply(running.peer, answer.pack(), ext, contents)
 

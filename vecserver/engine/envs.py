@@ -114,7 +114,11 @@ class EnvsEngine:
             views.rewards[:] = batch.rewards
         except (ValueError, TypeError):  # a reward of shape (1,) among plain numbers: numpy takes it one by one
             for row, reward in enumerate(batch.rewards):
-                views.rewards[row] = np.asarray(reward).item()
+                try:
+                    views.rewards[row] = np.asarray(reward).item()
+                except (ValueError, TypeError) as error:
+                    views.rewards[row] = 0.0
+                    batch.faults.append(fault_of(self._first + row, error))
         views.terminated[:] = False
         views.truncated[:] = False
         views.autoreset[:] = restarting if self._mode == "NextStep" else False
@@ -224,6 +228,7 @@ class EnvsEngine:
     def _each(self, run: Callable[[gymnasium.Env[Any, Any]], Any], rows: Iterable[int]) -> list[Any]:
         results, faults = [], []
         for row in rows:
+            self._shard.line[_ROW] = self._first + row
             try:
                 results.append(run(self._envs[row]))
             except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too

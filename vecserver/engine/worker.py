@@ -1,8 +1,8 @@
 """The worker process: makes the environments of one shard, then obeys the driver of the arena until told to close.
 
-It is started as ``python -m vecserver.engine`` with four inherited descriptors: the socket to its host, the arena's
-memory, the bell it waits for and the bell it rings. It is killed by the kernel when its host's main thread ends, and
-leaves by itself when the socket's other end is gone.
+It is started as ``python -m vecserver.engine`` with five inherited descriptors: the socket to its host, the arena's
+memory, the bell it waits for, and the tokens and the bell of the finish line. It is killed by the kernel when its host's
+main thread ends, and leaves by itself when the socket's other end is gone.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.table import make_engine
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.codec import pack, unpack
+from vecserver.wire.codec import pack, portable, unpack
+from vecserver.wire.errors import Unportable
 from vecserver.wire.layout import Layout
 from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from vecserver.engine.base import Engine
 
@@ -108,7 +109,7 @@ def _json_only(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Worker:
-    """Waits for the bell, runs the command, writes the results, rings back."""
+    """Waits for the bell, runs the command, writes the results, crosses the finish line."""
 
     def __init__(
         self,
@@ -187,7 +188,19 @@ class _Worker:
             self._engine.assign(message.name, unpack(message.arguments))
             return b""
         args, kwargs = unpack(message.arguments)
-        return pack(self._engine.call(message.name, args, kwargs))
+        return self._packed(self._engine.call(message.name, args, kwargs), range(self._first, self._end))
 
     def _render(self, message: Render, _slot: int) -> bytes:
-        return pack(self._engine.call("render", [], {}, message.rows))
+        return self._packed(self._engine.call("render", [], {}, message.rows), message.rows)
+
+    @staticmethod
+    def _packed(results: list[Any], rows: Iterable[int]) -> bytes:
+        faults = []
+        for row, result in zip(rows, results, strict=True):
+            try:
+                portable(result, "the result")
+            except Unportable as error:
+                faults.append(fault_of(row, error))
+        if faults:
+            raise RowFaults(faults)
+        return pack(results)

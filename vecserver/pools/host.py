@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 __all__ = ["Host", "Outcome"]
 
 
+_REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
+"""Behind the pool's back they would leave it with a wrong idea of which rows have ended."""
+
 _SPIN_US: Final = 500
 """How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
 
@@ -204,7 +207,7 @@ class Host:
         size_and_seal(self._memory_fd, plan.size)
         self.arena_bytes = plan.size
         self._views = ArenaViews(plan, self.layout, map_memory(self._memory_fd, plan.size))
-        self._views.stamp(self.layout.hash, 0)
+        self._views.stamp(self.layout.hash)
         bells = [worker.bell for worker in self._workers]
         finish = FinishLine(self._tokens_fd, Doorbell(self._done_fd))
         self._driver = ArenaDriver(self._views, self.actions, bells, finish, _SPIN_US)
@@ -261,8 +264,10 @@ class Host:
         """Begin to call a method, or to read or set an attribute, of every row.
 
         Raises:
-            InvalidSpec: Values to set that are not one a row.
+            InvalidSpec: Values to set that are not one a row, or a name that is a request of its own.
         """
+        if request.name in _REFUSED_CALLS:
+            raise InvalidSpec(f"{request.name!r} is a request of its own, and cannot be called", field="name")
         arguments = [request.arguments] * len(self._workers)
         if request.assign:
             values = unpack(request.arguments)
@@ -347,8 +352,9 @@ class Host:
         unfinished = self._driver.unfinished()
         if not unfinished:
             return 0, 0
-        worker = self._workers[unfinished[0]]
-        return self._driver.current_row(unfinished[0]), worker.rows[1] - 1
+        at = {shard: self._driver.current_row(shard) for shard in unfinished}
+        slowest = max(unfinished, key=lambda shard: self._workers[shard].rows[1] - at[shard])
+        return at[slowest], self._workers[slowest].rows[1] - 1
 
     def worker_exited(self, shard: int) -> None:
         """Note that a worker has ended: the pool cannot step any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ _HANDSHAKE_SLACK: Final = 10.0
 """Seconds on top of the environments' time: an interpreter that starts on a busy machine."""
 
 _TAIL: Final = 4000
-"""Characters of a host's log that an error may carry."""
+"""Bytes of a host's log that an error may carry."""
 
 
 class HostProcess:
@@ -99,7 +100,9 @@ class HostProcess:
 
     def _log_tail(self) -> str:
         try:
-            return self._log_path.read_text(encoding="utf-8", errors="replace")[-_TAIL:].strip()
+            with self._log_path.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+                return log.read().decode("utf-8", "replace").strip()
         except OSError:
             return ""
 

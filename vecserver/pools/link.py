@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -77,7 +78,7 @@ class PoolLink:
         Raises:
             LeaseHeld: Another one is.
         """
-        client = f"control plane (pid {os.getpid()})"
+        client = f"control plane (pid {os.getpid()}, {secrets.token_hex(3)})"
         header, ext, _ = self._ask(Kind.ATTACH, messages.encode(messages.Attach(client=client)), b"", timeout)
         self._epoch = header.epoch
         self._lease = messages.decode(ext, messages.Attached).lease

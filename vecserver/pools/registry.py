@@ -315,24 +315,27 @@ class Registry:
                     link.detach(_PING_TIMEOUT)
         return _decode_batch(made, kind, reply_ext, reply_body)
 
-    def delete(self, pool: str, *, grace: float | None = None) -> None:
-        """End a pool; its processes are gone when this returns.
+    def delete(self, pool: str) -> None:
+        """End a pool; its processes are gone when this returns. A pool that is still being made is given up.
 
         Args:
             pool: Its id.
-            grace: Seconds for the batch in flight and the environments' closing, then it is killed; None for the
-                registry's own.
 
         Raises:
             UnknownPool: No pool has this id.
         """
+        with self._lock:
+            starting = self._starting.get(pool)
+        if starting is not None:
+            starting.ask_to_stop()  # the thread that waits for it ends it
+            return
         self._find(pool)
         with self._lock:
             made = self._pools.pop(pool, None)
         if made is not None:  # else another thread was faster
-            self._end([made.process], self._grace if grace is None else grace)
+            self._end([made.process], self._grace)
 
-    def close(self, grace: float | None = None) -> None:
+    def close(self) -> None:
         """End all pools and refuse new ones; may be called again."""
         with self._lock:
             first, self._closed = not self._closed, True
@@ -342,7 +345,7 @@ class Registry:
             self._pools.clear()
         for process in starting:  # the thread that waits for it ends it
             process.ask_to_stop()
-        self._end(processes, self._grace if grace is None else grace)
+        self._end(processes, self._grace)
         if first:
             self._context.term()  # conversations that were under way end by themselves: their hosts are gone
 

@@ -155,9 +155,9 @@ class Stats(msgspec.Struct, frozen=True):
 
     Attributes:
         state: The pool's state: ``ready`` or ``broken``, with ``reason``.
-        batches: STEP requests finished; ``env_steps`` counts rows stepped in them, autoreset steps left out.
+        batches: STEP requests begun; ``env_steps`` counts rows stepped in them, autoreset steps left out.
         episodes: Episodes that ended.
-        rss_bytes: Resident memory of the host and of each worker.
+        rss_bytes: Resident memory of each worker.
     """
 
     state: str
