@@ -9,8 +9,8 @@ import json
 import sys
 from pathlib import Path
 
-# What runs only in child processes (workers, hosts, servers) is not seen by this measure: the floors say what is.
-FLOORS = {"vecserver/wire/": 100.0, "vecserver/arena/": 90.0, "vecserver/": 60.0, "clients/": 85.0}
+# Child processes (workers, hosts, servers) are measured too; what a SIGKILL ends reports nothing.
+FLOORS = {"vecserver/wire/": 100.0, "vecserver/arena/": 95.0, "vecserver/": 93.0, "clients/": 90.0}
 
 
 def covered(files: dict, prefix: str) -> float:

@@ -148,10 +148,16 @@ class Connection:
                 continue
             if remaining <= patience:
                 raise self._late(pending, timeout)
-            if patience == _FIRST_RETRY_S:  # most likely a slow batch: the pool says so on the same socket
+            try:
+                if (
+                    patience > _FIRST_RETRY_S
+                ):  # the first repeat goes out on the same socket: most batches are only slow
+                    self._check_pool()
+                    self._reopen()
                 self._send(pending.header, pending.ext, pending.body, remaining)
-            else:
-                self._send_again(pending, remaining)
+            except (PoolLost, UnknownPool):
+                self._pending = None  # nobody is left to answer it
+                raise
             patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
 
     @staticmethod
@@ -185,15 +191,6 @@ class Connection:
     def _reopen(self) -> None:
         old, self._transport = self._transport, self._open_transport()
         old.close()
-
-    def _send_again(self, pending: _Pending, timeout: float) -> None:
-        try:
-            self._check_pool()
-        except (PoolLost, UnknownPool):
-            self._pending = None  # nobody is left to answer it
-            raise
-        self._reopen()
-        self._send(pending.header, pending.ext, pending.body, timeout)
 
     def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         deadline = monotonic() + timeout

@@ -302,3 +302,15 @@ def test_a_dtype_that_no_action_may_have_is_refused_at_once(dtype):
     """A long double or a foreign byte order has no code in the arena."""
     with pytest.raises(UnsupportedSpace, match="actions have one of"):
         ActionFormat(spaces.Box(np.zeros(1, dtype), np.ones(1, dtype), dtype=np.dtype(dtype)), 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_nan_is_refused_and_infinity_is_not(dtype):
+    """A row with NaN is named; infinity is the environment's own business."""
+    fmt = ActionFormat(spaces.Box(-1, 1, (2,)), 3)
+    actions = np.zeros((3, 2), dtype)
+    actions[0, 1] = np.inf
+    fmt.check(fmt.coerce(actions))
+    actions[1, 0] = np.nan
+    with pytest.raises(InvalidAction, match=r"^row 1: action \[nan, 0.0\] is outside"):
+        fmt.check(fmt.coerce(actions))
