@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
+from vecserver.arena import doorbell
+from vecserver.arena.doorbell import MAX_SPIN_US, Doorbell, FinishLine, make_bell, make_tokens, spin_until
 
 LONG_S = 20.0
 
@@ -169,3 +170,52 @@ def test_of_workers_that_finish_together_one_rings(finish):
         thread.join()
     assert rings == [1] * commands
     assert finish.bell.take() == 0
+
+
+class Clock:
+    """Nanoseconds that pass by a fixed amount with every look."""
+
+    def __init__(self, step_us: int) -> None:
+        self.now, self.step = 0, step_us * 1000
+
+    def __call__(self) -> int:
+        self.now += self.step
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock(step_us=1)
+    monkeypatch.setattr(doorbell, "perf_counter_ns", clock)
+    return clock
+
+
+def never() -> bool:
+    return False
+
+
+def test_a_condition_that_holds_needs_no_spin(clock):
+    """A condition that is true already costs one look and no clock."""
+    assert spin_until(lambda: True, 50)
+    assert clock.now == 0
+
+
+@pytest.mark.parametrize("spin_us", [0, -1])
+def test_no_spin_is_one_look(clock, spin_us):
+    """Without time to spin the condition is looked at once."""
+    looks = []
+    assert not spin_until(lambda: looks.append(0), spin_us)
+    assert (len(looks), clock.now) == (1, 0)
+
+
+def test_a_spin_ends_when_the_condition_comes_true(clock):
+    """The spinner sees the change and stops."""
+    assert spin_until(lambda: clock.now >= 20_000, 100)
+    assert clock.now <= 22_000
+
+
+@pytest.mark.parametrize(("asked_us", "spun_us"), [(30, 30), (MAX_SPIN_US, MAX_SPIN_US), (1e12, MAX_SPIN_US)])
+def test_a_spin_is_bounded(clock, asked_us, spun_us):
+    """A spin gives up after its time, and after the longest sensible time whatever was asked."""
+    assert not spin_until(never, asked_us)
+    assert spun_us <= clock.now / 1000 <= spun_us + 3

@@ -60,14 +60,14 @@ class ThreadWorker(threading.Thread):
 class Stage:
     """An arena, its driver and its workers."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, spin_us: float) -> None:
         self.arena = stack.enter_context(closing(Arena.small(num_envs=7, workers=WORKERS)))
         bells, self.done = [self._bell(stack) for _ in range(WORKERS)], self._bell(stack)
         tokens = make_tokens()
         stack.callback(os.close, tokens)
         self.finish = FinishLine(tokens, self.done)
         self.workers = [ThreadWorker(self.arena, i, bell, self.finish) for i, bell in enumerate(bells)]
-        self.driver = ArenaDriver(self.arena.views, self.arena.actions, bells, self.finish)
+        self.driver = ArenaDriver(self.arena.views, self.arena.actions, bells, self.finish, spin_us)
 
     @staticmethod
     def _bell(stack: ExitStack) -> Doorbell:
@@ -80,10 +80,10 @@ class Stage:
         assert self.driver.wait(LONG_S)
 
 
-@pytest.fixture
-def stage():
+@pytest.fixture(params=[0.0, 100.0], ids=["blocking", "spinning"])
+def stage(request):
     with ExitStack() as stack:
-        stage = Stage(stack)
+        stage = Stage(stack, request.param)
         for worker in stage.workers:
             worker.start()
         try:
@@ -205,7 +205,7 @@ def test_a_payload_that_did_not_fit_is_announced(stage):
 
 
 def test_waiting_for_a_slow_worker_uses_no_processor_time(stage):
-    """The driver blocks."""
+    """After its short spin the driver blocks."""
     stage.workers[0].gate.clear()
     stage.driver.start_step([np.zeros(7, np.int64)])
     used = time.thread_time()

@@ -1,15 +1,24 @@
 """How one process wakes another: write the data, then the word that announces it, then ring.
 
 The bell is an eventfd. Its counter sits behind a kernel lock, so whoever reads a ring sees all that was written before
-it, on every architecture; the words in the arena are only facts to report. Rings are counted, never lost.
+it, on every architecture; the words in the arena are only hints to spin on and facts to report. Rings are counted,
+never lost.
 """
 
 from __future__ import annotations
 
 import os
 import select
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["Doorbell", "FinishLine", "make_bell", "make_tokens"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MAX_SPIN_US", "Doorbell", "FinishLine", "make_bell", "make_tokens", "spin_until"]
+
+MAX_SPIN_US: Final = 1000
+"""No wait watches longer than this before it blocks, whatever it was asked for."""
 
 
 def make_bell() -> int:
@@ -95,3 +104,24 @@ class FinishLine:
             os.eventfd_read(self._tokens_fd)
         except BlockingIOError:
             self.bell.ring()
+
+
+def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:
+    """Watch a condition instead of sleeping, at most ``spin_us`` microseconds.
+
+    The core is offered to whoever else can run on it at every look, so that a watcher delays nobody; what it saves is
+    the wake of an idle core.
+
+    Returns:
+        Whether the condition came true.
+    """
+    if ready():
+        return True
+    if spin_us <= 0:
+        return False
+    end = perf_counter_ns() + int(min(spin_us, MAX_SPIN_US) * 1000)
+    while perf_counter_ns() < end:
+        if ready():
+            return True
+        os.sched_yield()
+    return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vecserver.arena.doorbell import spin_until
 from vecserver.arena.views import MESSAGE, STEP, DriverLine, Status, WorkerLine
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ArenaDriver:
         actions: How action batches are stored.
         worker_bells: One bell a worker, rung here.
         finish: Where the workers end a command.
+        spin_us: How long a wait may spin before it blocks.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class ArenaDriver:
         actions: ActionFormat,
         worker_bells: Sequence[Doorbell],
         finish: FinishLine,
+        spin_us: float = 0.0,
     ) -> None:
         self._views = views
         self._actions = actions
         self._bells = worker_bells
         self._finish = finish
+        self._spin_us = spin_us
         self._seq = 0
         self._running = False
         self.slot = 0
@@ -100,14 +104,19 @@ class ArenaDriver:
         return not self._running
 
     def wait(self, timeout: float) -> bool:
-        """Wait until every worker has finished.
+        """Wait until every worker has finished: spin a little, then block.
 
         Returns:
             Whether they have; False when the time is over.
         """
+        if self._spin_us:
+            spin_until(self._words_done, self._spin_us)
         if self._running and self._finish.bell.wait(max(0.0, timeout)):
             self._running = False
         return not self._running
+
+    def _words_done(self) -> bool:
+        return all(line[WorkerLine.DONE] == self._seq for line in self._views.worker_lines)
 
     def unfinished(self) -> list[int]:
         """The workers that have not finished the last command."""

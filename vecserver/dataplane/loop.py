@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import zmq
 
+from vecserver.arena.doorbell import spin_until
+
 if TYPE_CHECKING:
     from vecserver.dataplane.dispatch import Dispatcher, Reply
     from vecserver.pools.host import Host
@@ -34,8 +36,13 @@ _DRAIN_POLL_MS: Final = 50
 _LOOK_UP_MS: Final = 1000
 """Longest wait: Python hears a signal that comes on the very way into a wait when the wait is over."""
 
+_SPIN_US: Final = 300
+"""How long the next request is watched for once a batch was answered: a quick trainer sends it by then."""
+
 # as plain numbers: to combine enum members costs more than to send a frame
 _LAST: Final = int(zmq.NOBLOCK)
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
@@ -61,6 +68,7 @@ class HostLoop:
         self._router = router
         self._stop_fd = stop_fd
         self._worker_fds = host.worker_fds
+        self._answered = False
         self._poller = zmq.Poller()
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(host.done_fd, zmq.POLLIN)
@@ -71,7 +79,11 @@ class HostLoop:
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
-            ready = dict(self._poller.poll(_LOOK_UP_MS))
+            expected = self._answered and spin_until(self._has_message, _SPIN_US)
+            self._answered = False
+            if expected:  # the next batch first: everything else is looked at once it is answered
+                self._take_messages()
+            ready = dict(self._poller.poll(0 if expected else _LOOK_UP_MS))
             if self._stop_fd in ready:
                 return
             self._note_dead_workers(ready)
@@ -88,6 +100,9 @@ class HostLoop:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
 
+    def _has_message(self) -> bool:
+        return bool(int(self._router.getsockopt(_EVENTS)) & _POLLIN)
+
     def _note_dead_workers(self, ready: dict[object, int]) -> None:
         for fd in [fd for fd in self._worker_fds if fd in ready]:
             self._poller.unregister(fd)
@@ -103,6 +118,7 @@ class HostLoop:
     def _answer(self) -> None:
         for reply in self._dispatcher.finished(self._host.collect()):
             self._send(reply)
+        self._answered = True
 
     def _take_messages(self) -> None:
         for _ in range(_BURST):

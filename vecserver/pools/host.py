@@ -46,6 +46,9 @@ __all__ = ["Host", "Outcome"]
 _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 """Behind the pool's back they would leave it with a wrong idea of which rows have ended."""
 
+_SPIN_US: Final = 500
+"""How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -207,7 +210,7 @@ class Host:
         self._views.stamp(self.layout.hash)
         bells = [worker.bell for worker in self._workers]
         finish = FinishLine(self._tokens_fd, Doorbell(self._done_fd))
-        self._driver = ArenaDriver(self._views, self.actions, bells, finish)
+        self._driver = ArenaDriver(self._views, self.actions, bells, finish, _SPIN_US)
 
     @property
     def done_fd(self) -> int:
