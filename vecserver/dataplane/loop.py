@@ -36,7 +36,7 @@ _DRAIN_POLL_MS: Final = 50
 _LOOK_UP_MS: Final = 1000
 """Longest wait: Python hears a signal that comes on the very way into a wait when the wait is over."""
 
-_SPIN_US: Final = 300
+_SPIN_US: Final = 600
 """How long the next request is watched for once a batch was answered: a quick trainer sends it by then."""
 
 # as plain numbers: to combine enum members costs more than to send a frame

@@ -46,7 +46,7 @@ __all__ = ["Host", "Outcome"]
 _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 """Behind the pool's back they would leave it with a wrong idea of which rows have ended."""
 
-_SPIN_US: Final = 500
+_SPIN_US: Final = 1000
 """How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
 
 
