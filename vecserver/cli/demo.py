@@ -122,6 +122,7 @@ def _line_printer(console: Any) -> Any:
                 f"update {now.update:4d}  return {now.mean_return:6.1f}  episodes {now.episodes:6d}  "
                 f"env steps {now.env_steps:9,d}  {now.rollout_steps_per_s:9,.0f} env steps/s",
                 highlight=False,
+                soft_wrap=True,
             )
 
     return show
