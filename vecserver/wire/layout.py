@@ -85,10 +85,6 @@ class Field:
     shape: tuple[int, ...]
     offset: int
 
-    def view(self, buffer: Any, base: int = 0) -> Array:
-        """This field's array in a buffer that holds a slot at ``base``; no copy."""
-        return np.ndarray(self.shape, np.dtype(self.dtype), buffer, base + self.offset)
-
 
 @dataclass(frozen=True, slots=True)
 class SlotViews:
