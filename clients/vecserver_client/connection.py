@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from vecserver.wire import messages
@@ -26,6 +26,13 @@ __all__ = ["Connection"]
 _FIRST_RETRY_S: Final = 1.0
 _LAST_RETRY_S: Final = 10.0
 """Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
+
+
+_PAUSE_S: Final = 0.2
+"""Before a connection that was lost twice is made a third time."""
+
+_MOMENT_S: Final = 0.001
+"""What is left of a wait when it is over: timers are not exact."""
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class Connection:
         self._epoch = 0
         self._seq = 0
         self._pending: _Pending | None = None
+        self._lost = False  # the connection was, and the pool was not asked for since
 
     def attach(self, timeout: float, *, force: bool = False) -> messages.Attached:
         """Become the pool's driver.
@@ -86,15 +94,18 @@ class Connection:
             VecServerError: The pool's own answer.
         """
         deadline = monotonic() + timeout
-        self._send(self._header(kind, ext, b"", 0), ext, b"", timeout)
-        while (remaining := deadline - monotonic()) > 0:
+        header = self._header(kind, ext, b"", 0)
+        self._send(header, ext, b"", timeout)
+        while (remaining := deadline - monotonic()) > _MOMENT_S:
             frames = self._receive(remaining)
             if frames is None:
-                break
-            header = frames[0]
-            if header.seq == 0 and header.kind == Kind.ERROR:
+                if deadline - monotonic() > _MOMENT_S:  # the connection was lost, not the patience
+                    self._send(header, ext, b"", timeout)
+                continue
+            answer = frames[0]
+            if answer.seq == 0 and answer.kind == Kind.ERROR:
                 raise messages.decode_error(frames[1])
-            if header.seq == 0 and header.kind == kind:
+            if answer.seq == 0 and answer.kind == kind:
                 return frames
         self._reopen()  # a late answer must not be taken for the answer to the next request of this kind
         self._check_pool()
@@ -138,27 +149,41 @@ class Connection:
         if pending is None:
             raise LocalError("no request is pending")
         deadline = monotonic() + timeout
+        frames = self._receive(min(timeout, _FIRST_RETRY_S))
+        if frames is not None and frames[0].seq == pending.seq and frames[0].kind == pending.kind:
+            self._pending = None
+            return frames
+        return self._wait_on(pending, frames, deadline, timeout)
+
+    def _wait_on(self, pending: _Pending, frames: Frames | None, deadline: float, timeout: float) -> Frames:
+        """Wait for an answer that did not come at once: ask again and again under the same number."""
         patience = _FIRST_RETRY_S
         while True:
-            remaining = deadline - monotonic()
-            frames = self._receive(max(0.0, min(remaining, patience)))
             if frames is not None:
                 if self._concerns(frames[0], frames[1], pending):
                     return self._settle(frames)
-                continue
-            if remaining <= patience:
-                raise self._late(pending, timeout)
-            try:
-                if (
-                    patience > _FIRST_RETRY_S
-                ):  # the first repeat goes out on the same socket: most batches are only slow
-                    self._check_pool()
-                    self._reopen()
-                self._send(pending.header, pending.ext, pending.body, remaining)
-            except (PoolLost, UnknownPool):
-                self._pending = None  # nobody is left to answer it
-                raise
-            patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+            else:
+                remaining = deadline - monotonic()
+                if remaining <= _MOMENT_S:
+                    raise self._late(pending, timeout)
+                self._ask_again(pending, remaining, doubtful=patience > _FIRST_RETRY_S)
+                patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+            frames = self._receive(max(0.0, min(deadline - monotonic(), patience)))
+
+    def _ask_again(self, pending: _Pending, remaining: float, *, doubtful: bool) -> None:
+        try:
+            if self._lost:
+                self._lost = False
+                self._check_pool()
+                if doubtful:
+                    sleep(min(remaining, _PAUSE_S))
+            elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
+                self._check_pool()
+                self._reopen()
+            self._send(pending.header, pending.ext, pending.body, remaining)
+        except (PoolLost, UnknownPool):
+            self._pending = None  # nobody is left to answer it
+            raise
 
     @staticmethod
     def _concerns(header: Header, ext: bytes, pending: _Pending) -> bool:
@@ -182,6 +207,10 @@ class Connection:
     def _receive(self, timeout: float) -> Frames | None:
         try:
             return self._transport.receive(timeout)
+        except ConnectionError:
+            self._reopen()
+            self._lost = True
+            return None
         except BaseException:
             # Also KeyboardInterrupt: a message read in part leaves a socket that answers out of step. A pending request
             # is asked for again on the fresh one.

@@ -16,6 +16,7 @@ import zmq
 from vecserver.wire.errors import PoolLost, ServerUnreachable, TransportUnavailable, UnknownPool, VecServerError
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
+from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
 from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gymnasium.vector import AutoresetMode
+
+    from vecserver_client.transport import Transport
 
 __all__ = ["attach", "make_vec"]
 
@@ -197,8 +200,11 @@ def _check_pool(control: ControlClient, pool: str) -> None:
         raise PoolLost(f"pool {pool} is lost with its episodes: {view['reason']}", pool=pool)
 
 
-def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], ZmqTransport]:
-    return lambda: ZmqTransport(context, endpoint, max_body)
+def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], Transport]:
+    """What opens a connection to an endpoint: on one machine a plain socket, across a network ZeroMQ's own thread."""
+    if endpoint.startswith("ipc://") or urlsplit(endpoint).hostname in _LOOPBACK:
+        return partial(DirectTransport, endpoint, max_body)
+    return partial(ZmqTransport, context, endpoint, max_body)
 
 
 def _reachable(name: str, endpoints: dict[str, str], url: str) -> str:

@@ -52,6 +52,7 @@ class Transport(Protocol):
         The body is the caller's own memory.
 
         Raises:
+            ConnectionError: The connection was lost; another transport may reach the pool.
             ProtocolError: What came is no message. After this or any other exception only ``close`` may be called.
         """
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["ArenaDriver", "ShardResult"]
 
 
+# as plain names: an attribute of a class is looked up anew at every use
+_SEQ, _OPCODE, _SLOT = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT
+_DONE, _SIDE_LENGTH = WorkerLine.DONE, WorkerLine.SIDE_LENGTH
+
+
 @dataclass(frozen=True, slots=True)
 class ShardResult:
     """What one worker left behind for a command.
@@ -90,10 +95,11 @@ class ArenaDriver:
             self.slot = (self.slot + 1) % self._views.plan.slot_count
         self._running = True
         self._finish.arm(len(self._bells))
+        seq, slot = self._seq, self.slot
         for line in self._views.driver_lines:
-            line[DriverLine.OPCODE] = opcode
-            line[DriverLine.SLOT] = self.slot
-            line[DriverLine.SEQ] = self._seq
+            line[_OPCODE] = opcode
+            line[_SLOT] = slot
+            line[_SEQ] = seq
         for bell in self._bells:
             bell.ring()
 
@@ -111,12 +117,17 @@ class ArenaDriver:
         """
         if self._spin_us:
             spin_until(self._words_done, self._spin_us)
-        if self._running and self._finish.bell.wait(max(0.0, timeout)):
+        bell = self._finish.bell
+        if self._running and (bell.take() or bell.wait(max(0.0, timeout))):
             self._running = False
         return not self._running
 
     def _words_done(self) -> bool:
-        return all(line[WorkerLine.DONE] == self._seq for line in self._views.worker_lines)
+        seq = self._seq
+        for line in self._views.worker_lines:  # noqa: SIM110 - a generator is slow to start, and this is asked often
+            if line[_DONE] != seq:
+                return False
+        return True
 
     def unfinished(self) -> list[int]:
         """The workers that have not finished the last command."""
@@ -128,7 +139,10 @@ class ArenaDriver:
 
     def left_nothing(self) -> bool:
         """Whether no worker left a payload for the finished command: the usual end of a step."""
-        return not any(line[WorkerLine.SIDE_LENGTH] for line in self._views.worker_lines)
+        for line in self._views.worker_lines:  # noqa: SIM110 - as above
+            if line[_SIDE_LENGTH]:
+                return False
+        return True
 
     def collect(self) -> list[ShardResult]:
         """What the workers left for the finished command, in the order of their shards."""

@@ -24,7 +24,7 @@ from vecserver.wire.errors import (
     StillRunning,
     VecServerError,
 )
-from vecserver.wire.frames import Buffer, Flag, Header, Kind, digest_of, split
+from vecserver.wire.frames import FRAME_COUNT, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
 from vecserver.wire.session import Session, Verdict
 
 if TYPE_CHECKING:
@@ -94,8 +94,11 @@ class _Request(NamedTuple):
 _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
 """Refusals of a request's number itself: it is not free for another request."""
 
-_SEQUENCED: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
-_WITH_SLOT: Final = frozenset({Kind.STEP, Kind.RESET})
+# as plain numbers: the members of an enum are looked up at every use
+_STEP: Final = int(Kind.STEP)
+_ANSWER: Final = int(Flag.ANSWER)
+_SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
+_WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
 
 
 class Dispatcher:
@@ -143,12 +146,44 @@ class Dispatcher:
 
     def message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
         """Take one message; the reply is None when it comes later, from ``finished``."""
+        if self._running is None:
+            header = self._next_step(frames)
+            if header is not None:
+                return self._step(peer, header, frames)
         try:
             header, ext, body = split(frames, self._host.info.max_request)
         except VecServerError as error:
             self._refused += 1
             return self._error(peer, _salvage(frames), error)
         return self._handle(_Request(peer, header, ext, body))
+
+    def _next_step(self, frames: Sequence[bytes]) -> Header | None:
+        """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
+
+        Decides nothing by itself: what is not whole and in order goes the long way, and is judged there.
+        """
+        if len(frames) != FRAME_COUNT or self._host.broken is not None:
+            return None
+        head, ext, body = frames
+        try:
+            header = Header.unpack(head)
+        except VecServerError:
+            return None
+        whole = len(body) == header.body_length and digest_of(ext, body) == header.digest and len(ext) <= MAX_EXT
+        return header if whole and header.kind == _STEP and self._session.is_next(header) else None
+
+    def _step(self, peer: bytes, header: Header, frames: Sequence[bytes]) -> Reply | None:
+        self._driver_seen_ns = now = self._clock_ns()
+        try:
+            self._host.begin_step(frames[1], frames[2])
+        except VecServerError as error:
+            self._refused += 1
+            return self._error(peer, header, error)
+        except Exception as error:  # noqa: BLE001 - as in _handle
+            return self._defect(peer, header, error)
+        self._session.begin(header)
+        self._running = _Running(peer, header, now)
+        return None
 
     def _handle(self, request: _Request) -> Reply | None:
         if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
@@ -159,8 +194,7 @@ class Dispatcher:
             self._refused += 1
             return self._error(request.peer, request.header, error)
         except Exception as error:  # noqa: BLE001 - a defect here must reach the client, not end the pool
-            _log.exception("a request of kind %d failed", request.header.kind)
-            return self._error(request.peer, request.header, InternalError(f"a defect of the server: {error!r}"))
+            return self._defect(request.peer, request.header, error)
 
     def _hello(self, request: _Request) -> Reply:
         messages.decode(request.ext, messages.Hello)
@@ -297,14 +331,14 @@ class Dispatcher:
             slot, contents = outcome.slot, self._host.slot_body(outcome.slot)
         answer = Header(
             kind=kind,
-            flags=Flag.ANSWER,
+            flags=_ANSWER,
             status=status,
             slot=slot,
             rows=self._host.info.num_envs,
             lease=header.lease,
             epoch=self._session.epoch,
             seq=header.seq,
-            t_steps=1 if header.kind == Kind.STEP else 0,
+            t_steps=1 if header.kind == _STEP else 0,
             body_length=len(contents),
             clock=self._clock_ns(),
         )
@@ -330,6 +364,10 @@ class Dispatcher:
             clock=self._clock_ns(),
         )
         return Reply(peer, answer.pack(), ext, _EMPTY)
+
+    def _defect(self, peer: bytes, header: Header, error: Exception) -> Reply:
+        _log.exception("a request of kind %d failed", header.kind)
+        return self._error(peer, header, InternalError(f"a defect of the server: {error!r}"))
 
     def _error(self, peer: bytes, header: Header, error: VecServerError) -> Reply:
         flags = Flag.ANSWER if isinstance(error, _NUMBER_IS_WRONG) else Flag.ANSWER | Flag.REFUSED

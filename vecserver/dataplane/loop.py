@@ -36,12 +36,16 @@ _DRAIN_POLL_MS: Final = 50
 _LOOK_UP_MS: Final = 1000
 """Longest wait: Python hears a signal that comes on the very way into a wait when the wait is over."""
 
+_ROUND_S: Final = 0.02
+"""How long one batch may follow another before the server's word and the workers' deaths are looked at."""
+
 _SPIN_US: Final = 600
 """How long the next request is watched for once a batch was answered: a quick trainer sends it by then."""
 
 # as plain numbers: to combine enum members costs more than to send a frame
 _LAST: Final = int(zmq.NOBLOCK)
 _EVENTS: Final = int(zmq.EVENTS)
+_RCVMORE: Final = int(zmq.RCVMORE)
 _POLLIN: Final = int(zmq.POLLIN)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
@@ -68,7 +72,8 @@ class HostLoop:
         self._router = router
         self._stop_fd = stop_fd
         self._worker_fds = host.worker_fds
-        self._answered = False
+        self._answered = False  # a batch, just now: the next one is likely to be asked for at once
+        self._next_look = 0.0
         self._poller = zmq.Poller()
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(host.done_fd, zmq.POLLIN)
@@ -79,11 +84,13 @@ class HostLoop:
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
-            expected = self._answered and spin_until(self._has_message, _SPIN_US)
-            self._answered = False
-            if expected:  # the next batch first: everything else is looked at once it is answered
+            answered, self._answered = self._answered, False
+            if answered and spin_until(self._has_message, _SPIN_US):
                 self._take_messages()
-            ready = dict(self._poller.poll(0 if expected else _LOOK_UP_MS))
+                if self._answered and monotonic() < self._next_look:
+                    continue  # in the middle of a rollout everything else is looked at now and then
+            ready = dict(self._poller.poll(0 if self._answered else _LOOK_UP_MS))
+            self._next_look = monotonic() + _ROUND_S
             if self._stop_fd in ready:
                 return
             self._note_dead_workers(ready)
@@ -121,16 +128,20 @@ class HostLoop:
         self._answered = True
 
     def _take_messages(self) -> None:
+        router, dispatcher = self._router, self._dispatcher
         for _ in range(_BURST):
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                peer = router.recv(_LAST)
             except zmq.Again:
                 return
-            idle = not self._dispatcher.running
-            reply = self._dispatcher.message(peer, frames)
+            frames = []
+            while router.getsockopt(_RCVMORE):
+                frames.append(router.recv(_LAST))
+            idle = not dispatcher.running
+            reply = dispatcher.message(peer, frames)
             if reply is not None:
                 self._send(reply)
-            elif idle and self._dispatcher.running:
+            elif idle and dispatcher.running:
                 if self._host.wait(_EAGER_WAIT_S):
                     self._answer()
                 return  # nothing more is likely to wait, and asking in vain costs an exception

@@ -26,7 +26,7 @@ from __future__ import annotations
 import struct
 import zlib
 from enum import IntEnum, IntFlag
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, VersionMismatch
 
@@ -111,8 +111,20 @@ class Header(NamedTuple):
             MalformedMessage: Not 64 bytes, not this protocol, or an unknown kind.
             VersionMismatch: Another version of the protocol.
         """
-        if len(frame) < _PREFIX.size:
-            raise MalformedMessage(f"a header has {HEADER_SIZE} bytes, this one has {len(frame)}")
+        if len(frame) != HEADER_SIZE:
+            _refuse(frame)
+        fields = _HEADER.unpack(frame)
+        if fields[0] != _MAGIC or fields[1] != PROTOCOL_VERSION or fields[2] not in _KINDS:
+            _refuse(frame)
+        return cls._make(fields[2:])
+
+
+_KINDS: Final = frozenset(int(kind) for kind in Kind)
+
+
+def _refuse(frame: Buffer) -> NoReturn:
+    """Say what is wrong with a first frame: what it begins with tells more than its length."""
+    if len(frame) >= _PREFIX.size:
         magic, version = _PREFIX.unpack_from(frame)
         if magic != _MAGIC:
             raise MalformedMessage(f"not a vecserver message: it begins with {bytes(magic)!r} instead of {_MAGIC!r}")
@@ -123,15 +135,9 @@ class Header(NamedTuple):
                 theirs=version,
                 ours=PROTOCOL_VERSION,
             )
-        if len(frame) != HEADER_SIZE:
-            raise MalformedMessage(f"a header has {HEADER_SIZE} bytes, this one has {len(frame)}")
-        header = cls._make(_HEADER.unpack_from(frame)[2:])
-        if header.kind not in _KINDS:
-            raise MalformedMessage(f"unknown message kind {header.kind}")
-        return header
-
-
-_KINDS: Final = frozenset(int(kind) for kind in Kind)
+    if len(frame) != HEADER_SIZE:
+        raise MalformedMessage(f"a header has {HEADER_SIZE} bytes, this one has {len(frame)}")
+    raise MalformedMessage(f"unknown message kind {frame[_PREFIX.size]}")
 
 
 def digest_of(ext: Buffer, body: Buffer) -> int:

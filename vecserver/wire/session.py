@@ -115,6 +115,15 @@ class Session:
             return Verdict.STALE  # numbers begin at 1
         return _TABLE[where, self.running, (header.kind, header.digest) == self._request]
 
+    def is_next(self, header: Header) -> bool:
+        """Whether the verdict is RUN: the table's first row, asked for at every step."""
+        return (
+            header.seq == self.last + 1
+            and not self.running
+            and header.lease == self.lease != 0
+            and header.epoch == self.epoch
+        )
+
     def begin(self, header: Header) -> None:
         """Take a request whose verdict was RUN."""
         self.last = header.seq

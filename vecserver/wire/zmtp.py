@@ -1,0 +1,204 @@
+"""ZeroMQ's own wire protocol, ZMTP 3.0 without security, as far as a DEALER needs it: bytes only, no sockets.
+
+::
+
+    greeting   FF 00×8 7F · 03 00 · mechanism "NULL", 20 bytes · as-server 00 · 00×31            64 bytes each way
+    frame      flags · length (1 byte, or 8 big-endian where LONG is set) · the frame's bytes
+    command    a frame with COMMAND set: length of its name · name · data; READY opens the conversation
+    message    frames with MORE set, and a last one without
+
+A library would put a thread of its own between a program and its socket, which on one machine costs two wakes a batch.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Final
+
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vecserver.wire.frames import Buffer
+
+__all__ = ["GREETING", "READY", "Incoming", "check_greeting", "encode", "pong"]
+
+_MORE: Final = 1
+_LONG: Final = 2
+_COMMAND: Final = 4
+
+_SIGNATURE: Final = b"\xff" + bytes(8) + b"\x7f"
+_MECHANISM: Final = b"NULL".ljust(20, b"\0")
+GREETING: Final = _SIGNATURE + b"\x03\x00" + _MECHANISM + bytes(32)
+"""What each side sends first."""
+
+_CHUNK: Final = 64 << 10
+"""Bytes taken from the connection at once."""
+_LARGE: Final = _CHUNK // 2
+"""A frame of so many bytes is received into memory of its own."""
+_JOIN_LIMIT: Final = 16 << 10
+"""Bytes from which a frame is sent from where it lies."""
+_MAX_COMMAND: Final = 1 << 10
+"""Longer than any command of the protocol that means something to a DEALER."""
+
+
+def _command(name: bytes, data: bytes) -> bytes:
+    body = bytes([len(name)]) + name + data
+    return bytes([_COMMAND, len(body)]) + body
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
+
+
+READY: Final = _command(b"READY", _property(b"Socket-Type", b"DEALER"))
+"""The command that follows the greeting."""
+
+
+def pong(ping: bytes) -> bytes:
+    """The command that answers a PING with this data: two bytes of time to live, then a context to give back."""
+    return _command(b"PONG", ping[2:])
+
+
+def check_greeting(data: bytes) -> None:
+    """Refuse a peer that does not speak this protocol.
+
+    Raises:
+        MalformedMessage: It speaks something else, or demands security.
+    """
+    if data[:1] != _SIGNATURE[:1] or data[9:10] != _SIGNATURE[9:] or data[10:11] < b"\x03":
+        raise MalformedMessage(f"what listens there does not speak ZeroMQ: it begins with {data[:16]!r}")
+    if data[12:32] != _MECHANISM:
+        name = data[12:32].rstrip(b"\0").decode("ascii", "replace")
+        raise MalformedMessage(f"the peer demands the security mechanism {name}; this side has none")
+
+
+def encode(frames: Sequence[Buffer]) -> list[Buffer]:
+    """The bytes of one message, as buffers to send one after the other."""
+    buffers: list[Buffer] = []
+    pending: list[Buffer] = []  # small frames go in one piece: a copy is cheaper than one more buffer to send
+    left = len(frames)
+    for frame in frames:
+        left -= 1
+        more = _MORE if left else 0
+        length = len(frame)
+        pending.append(bytes((more, length)) if length < 256 else bytes((more | _LONG,)) + length.to_bytes(8, "big"))
+        if length < _JOIN_LIMIT:
+            pending.append(frame)
+        else:
+            buffers += [b"".join(pending), frame]
+            pending = []
+    return [*buffers, b"".join(pending)] if pending else buffers
+
+
+class Incoming:
+    """Bytes of one connection in, whole messages out.
+
+    Receive into ``room()``, tell ``received`` how much came, then ask ``message`` until it has none. ``commands``
+    gathers the commands on the way; its reader empties it.
+
+    Args:
+        limits: The largest first, second, … frame of a message, in bytes; a message has as many frames at most.
+    """
+
+    def __init__(self, limits: Sequence[int]) -> None:
+        self.commands: list[tuple[bytes, bytes]] = []
+        self._limits = limits
+        self._buffer = memoryview(bytearray(_CHUNK))
+        self._start = self._end = 0
+        self._frames: list[bytearray] = []
+        self._large: memoryview | None = None  # the frame that is received into memory of its own
+        self._filled = 0
+        self._more = False
+        self._complete = False
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the connection go; never empty."""
+        if self._large is not None:
+            return self._large[self._filled :]
+        return self._buffer[self._end :]
+
+    def received(self, count: int) -> None:
+        """Take note of bytes written into ``room()``."""
+        if self._large is not None:
+            self._filled += count
+        else:
+            self._end += count
+
+    def message(self) -> list[bytearray] | None:
+        """The frames of the next message, in memory of their own; None where more bytes are needed.
+
+        Raises:
+            MessageTooLarge: A frame above its limit.
+            MalformedMessage: More frames than a message may have, or a command that is none.
+        """
+        while self._take_frame():
+            if self._complete:
+                self._complete = False
+                frames, self._frames = self._frames, []
+                return frames
+        return None
+
+    def _take_frame(self) -> bool:
+        """Take the next frame out of what was received; False where more bytes are needed for it."""
+        if self._large is not None:
+            if self._filled < len(self._large):
+                return False
+            self._large = None
+            self._complete = not self._more
+            return True
+        buffer, start, end = self._buffer, self._start, self._end
+        long = end - start >= 2 and buffer[start] & _LONG
+        if end - start < (9 if long else 2):
+            self._make_room()
+            return False
+        flags = buffer[start]
+        begin = start + (9 if long else 2)
+        length = int.from_bytes(buffer[start + 1 : begin], "big")
+        self._check(flags, length)
+        if length >= _LARGE:
+            self._begin_large(flags, begin, length)
+            return True
+        if begin + length > end:
+            self._make_room()
+            return False
+        self._start = begin + length
+        data = bytearray(buffer[begin : self._start])
+        if flags & _COMMAND:
+            self._note_command(data)
+        else:
+            self._frames.append(data)
+            self._complete = not flags & _MORE
+        return True
+
+    def _check(self, flags: int, length: int) -> None:
+        if flags & _COMMAND:
+            limit = _MAX_COMMAND
+        elif len(self._frames) == len(self._limits):
+            raise MalformedMessage(f"a message of more than {len(self._limits)} frames")
+        else:
+            limit = self._limits[len(self._frames)]
+        if length > limit:
+            raise MessageTooLarge(f"a frame of {length} bytes; at most {limit} are taken here", limit=limit)
+
+    def _begin_large(self, flags: int, begin: int, length: int) -> None:
+        data = bytearray(length)
+        here = min(length, self._end - begin)
+        data[:here] = self._buffer[begin : begin + here]
+        self._frames.append(data)
+        self._large, self._filled, self._more = memoryview(data), here, bool(flags & _MORE)
+        self._start = begin + here
+
+    def _note_command(self, data: bytearray) -> None:
+        if not data or 1 + data[0] > len(data):
+            raise MalformedMessage("a command without a name")
+        end = 1 + data[0]
+        self.commands.append((bytes(data[1:end]), bytes(data[end:])))
+
+    def _make_room(self) -> None:
+        """Move what is left to the front: the rest of a small frame always finds room behind it."""
+        if self._start:
+            left = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(left)] = left
+            self._start, self._end = 0, len(left)
