@@ -7,9 +7,8 @@ A command is begun, then waited for, then collected. Between begin and collect t
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
@@ -50,8 +49,7 @@ _SPIN_US: Final = 1000
 """How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a command ended.
 
     Attributes:
