@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench serve slow clean
+.PHONY: demo test check bench serve slow verify clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -27,6 +27,10 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks
+
+verify: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,mujoco]'
+	$(BIN)/vecserver verify --all --env ALE/Pong-v5 --env HalfCheetah-v5 --env Ant-v5
 
 clean:
 	rm -rf $(VENV) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from vecserver_client.transport import Transport
 
-__all__ = ["attach", "make_vec"]
+__all__ = ["TRANSPORTS", "attach", "make_vec"]
 
-_TRANSPORTS: Final = ("ipc", "tcp")
-"""In the order that ``auto`` tries them."""
+TRANSPORTS: Final = ("ipc", "tcp")
+"""Every transport, in the order that ``auto`` tries them."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised in an address, not bound
@@ -135,8 +135,8 @@ def attach(
 
 
 def _check_transport(transport: str) -> None:
-    if transport not in ("auto", *_TRANSPORTS):
-        raise TransportUnavailable(f"{transport!r} is no transport: auto, {', '.join(_TRANSPORTS)}")
+    if transport not in ("auto", *TRANSPORTS):
+        raise TransportUnavailable(f"{transport!r} is no transport: auto, {', '.join(TRANSPORTS)}")
 
 
 def _delete(control: ControlClient, pool: str) -> None:
@@ -154,7 +154,7 @@ def _drive(
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     reasons = []
     driver = f"{socket.gethostname()} (pid {os.getpid()}, {secrets.token_hex(3)})"
-    for name in _TRANSPORTS if transport == "auto" else (transport,):
+    for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
             connection, attached = _reach(context, control, name, pool, driver, force=force)
         except (TransportUnavailable, TimeoutError) as error:

@@ -57,7 +57,6 @@ class TestIpc(ShortContract):
 class GymnasiumEngine(ShortContract):
     """One of Gymnasium's own vector environments in a worker: equality is shown in process, in ``tests/engine``."""
 
-    saves_final_observations = False  # as Gymnasium itself
     accepts_one_element_rewards = False
     test_every_result_equals_the_oracle = None
     test_results_belong_to_the_caller = None

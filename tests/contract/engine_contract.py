@@ -224,8 +224,6 @@ class EngineContract:
     """An error in a call or a frame leaves the episodes as they are."""
     refuses_odd_observations = True
     """An observation that does not fit its space is a fault of its row."""
-    saves_final_observations = True
-    """``final_obs`` stays right for an environment that reuses its observation's buffer."""
     accepts_one_element_rewards = True
     """Takes rewards of shape (1,), and flags that are ``np.bool_``."""
     closes_whatever_happens = True
@@ -310,7 +308,6 @@ class EngineContract:
     @in_every_mode
     def test_a_reused_observation_buffer_changes_nothing(self, rows, pair, mode):
         """An environment that overwrites its observation gives what one with fresh arrays gives."""
-        self.skip_unless(self.saves_final_observations or mode is not SAME_STEP, "saves_final_observations")
         reusing = rows(env_id("ReusedBuffer-v0"), 5, autoreset_mode=mode)
         assert run_both(reusing, pair(COUNT, 5, autoreset_mode=mode)[1], 25, seed=100) >= 10
 

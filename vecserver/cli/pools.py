@@ -9,7 +9,7 @@ import typer
 
 from vecserver.cli.output import DEFAULT_URL, AsJson, Url, connect, print_json, print_pairs, print_table
 
-__all__ = ["register"]
+__all__ = ["parse_kwargs", "register"]
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="Id of the pool.")]
 
@@ -56,7 +56,7 @@ def create_pool(
         "workers": workers,
         "autoreset_mode": autoreset_mode,
         "render_mode": render_mode,
-        "env_kwargs": _parse_kwargs(kwargs),
+        "env_kwargs": parse_kwargs(kwargs),
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
         "name": name,
@@ -67,7 +67,8 @@ def create_pool(
     _print_pool(pool, as_json=as_json)
 
 
-def _parse_kwargs(text: str | None) -> dict[str, Any] | None:
+def parse_kwargs(text: str | None) -> dict[str, Any] | None:
+    """The value of ``--kwargs``: an object, or None where the option is not given."""
     if text is None:
         return None
     try:

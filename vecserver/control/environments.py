@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from vecserver.control.problems import problems
+from vecserver.engine.providers import load_providers
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -41,6 +42,7 @@ class EnvList(BaseModel):
 
 def registered_envs(query: str) -> EnvList:
     """The registered environments whose id contains a text, whatever its case."""
+    load_providers()
     matching = (spec for id_, spec in sorted(gymnasium.registry.items()) if query.lower() in id_.lower())
     return EnvList(envs=[EnvAnswer.of(spec) for spec in matching])
 

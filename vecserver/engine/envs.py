@@ -14,6 +14,7 @@ import numpy as np
 
 from vecserver.arena.views import WorkerLine
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.finals import final_info
 from vecserver.engine.rows import observation_writer
 from vecserver.wire.infos import encode_rows
 
@@ -157,7 +158,7 @@ class EnvsEngine:
             observation, reward, terminated, truncated, info = steps[row](actions[row])
             if terminated or truncated:
                 # copied before the reset: an environment may reuse its buffers
-                final = {"final_obs": deepcopy(observation), "final_info": deepcopy(info)}
+                final = {"final_obs": deepcopy(observation), "final_info": final_info(info)}
                 batch.infos.append((first + row, final))
                 batch.ends.append((row, terminated, truncated))
                 observation, info = self._resets[row]()

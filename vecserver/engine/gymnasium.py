@@ -19,6 +19,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.finals import FinalCopies
 from vecserver.engine.orphans import die_with_parent
 from vecserver.wire.infos import encode_merged
 from vecserver.wire.layout import leaf_values
@@ -68,7 +69,7 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
 def _make_row(make: Callable[[], gymnasium.Env[Any, Any]], row: int, worker_pid: int) -> gymnasium.Env[Any, Any]:
     die_with_parent(worker_pid)
     try:
-        return _FaultCarrier(make(), row)
+        return _FaultCarrier(FinalCopies(make()), row)
     except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
         raise _RowRaised(json.dumps(fault_of(row, error))) from None
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import gymnasium
 
+from vecserver.engine.providers import is_registered
+
 __all__ = ["EnvMaker"]
 
 
@@ -20,6 +22,8 @@ class EnvMaker:
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """Make one environment; whatever its constructor raises comes out."""
+        if ":" not in self.env_id:
+            is_registered(self.env_id)  # otherwise Gymnasium says it better
         if self.render_mode is None:
             return gymnasium.make(self.env_id, **self.env_kwargs)
         return gymnasium.make(self.env_id, render_mode=self.render_mode, **self.env_kwargs)

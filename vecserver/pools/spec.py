@@ -11,6 +11,7 @@ from typing import Any, Final
 import gymnasium
 import msgspec
 
+from vecserver.engine.providers import is_registered
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
 __all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "check_pool_name", "nearest_env_ids"]
@@ -94,7 +95,7 @@ class PoolSpec:
 
     def _check_registered(self) -> None:
         # module:Id-v0 registers when it is imported, which only a worker may do
-        if ":" not in self.env_id and self.env_id not in gymnasium.registry:
+        if ":" not in self.env_id and not is_registered(self.env_id):
             nearest = nearest_env_ids(self.env_id)
             hint = (
                 f"did you mean {', '.join(nearest)}?" if nearest else "GET /v1/envs lists the ids that are registered"

@@ -1,0 +1,197 @@
+"""``vecserver verify`` as a command: what it prints, how it ends, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+import vecserver_client as vs
+
+VERIFY = (sys.executable, "-m", "vecserver", "verify")
+ODD = "tests.cli.unsteady_environments:vectest/"
+QUICK = ("--engine", "envs", "--transport", "tcp", "--autoreset-mode", "SameStep", "--steps", "12", "-n", "3")
+HASHES = {"observations", "rewards", "terminated", "truncated", "infos"}
+
+
+def environment():
+    """Without the variable that names a server: the command would use that one."""
+    return {name: value for name, value in os.environ.items() if name != "VECSERVER_URL"}
+
+
+def run(*arguments):
+    return subprocess.run([*VERIFY, *arguments], capture_output=True, text=True, timeout=100, env=environment())
+
+
+def test_every_combination_is_compared():
+    """Three engines over two transports in two modes, each with five hashes, equal to those that were expected."""
+    done = run("--env", "CartPole-v1", "--autoreset-mode", "SameStep", "--autoreset-mode", "Disabled",
+               "--num-envs", "3", "--steps", "30", "--seed", "5", "--kwargs", '{"sutton_barto_reward": true}', "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert (report["env_id"], report["result"]) == ("CartPole-v1", "equal")
+    assert [mode["autoreset_mode"] for mode in report["modes"]] == ["SameStep", "Disabled"]
+    for mode in report["modes"]:
+        combinations = {(outcome["engine"], outcome["transport"]) for outcome in mode["outcomes"]}
+        assert combinations == {
+            (engine, transport) for engine in ("envs", "async", "sync") for transport in ("ipc", "tcp")
+        }
+        assert {outcome["result"] for outcome in mode["outcomes"]} == {"equal"}
+        assert set(mode["hashes"]) == HASHES
+        assert all(outcome["hashes"] == mode["hashes"] for outcome in mode["outcomes"])
+    assert "CartPole-v1 SameStep: 30 steps\n" in done.stderr
+    assert done.stderr.endswith("CartPole-v1: equal\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "place"),
+    [
+        ("Hashed", "step 2, row 0, observations[0]"),
+        ("Clock", "step 3, row 1, rewards[1]"),
+        ("Global", "infos['luck'][0]"),
+    ],
+)
+def test_an_environment_that_is_not_deterministic_is_called_that(env, place):
+    """Whether a process, the time or global state is in its values; status 3, and no pool is blamed.
+
+    Step 3 is row 1's third: the script has reset rows 0 and 2 after step 2.
+    """
+    done = run(*QUICK, "--env", f"{ODD}{env}-v0")
+    assert done.returncode == 3, done.stderr
+    assert f"{ODD}{env}-v0: not deterministic (two runs in different processes differ: SameStep, " in done.stdout
+    assert place in done.stdout
+    assert "differs" not in done.stdout
+
+
+def test_infos_that_cannot_travel_are_noted_and_nothing_else_is_missed():
+    """Not a difference, and not a failed step at the end of an episode either."""
+    done = run(*QUICK, "--engine", "sync", "--env", f"{ODD}Locked-v0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for path in ("lock", "deep.lock", "final_info.lock", "final_info.deep.lock"):
+        assert f"not compared, because it cannot travel: the info '{path}' (" in done.stdout
+
+
+def test_what_an_environment_prints_is_kept_away_from_the_result():
+    """From its workers, from the fresh process and from here."""
+    done = run(*QUICK, "--env", f"{ODD}Loud-v0", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["result"] == "equal"
+    assert "loud" not in done.stderr
+
+
+def test_an_environment_that_cannot_be_made_is_skipped_with_its_reason():
+    """Status 2 where it was named; the others are verified all the same."""
+    done = run(*QUICK, "--env", f"{ODD}Missing-v0", "--env", "CartPole-v1")
+    assert done.returncode == 2, done.stderr
+    assert f"{ODD}Missing-v0: skipped (DependencyNotInstalled: no such package)\n" in done.stdout
+    assert "CartPole-v1: equal\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), "say --all"),
+        (("--env", "CartPole-v1", "--engine", "warp"), "'warp' is none of envs, async, sync"),
+        (("--env", "CartPole-v1", "--transport", "auto"), "'auto' is none of ipc, tcp"),
+        (("--env", "CartPole-v1", "--autoreset-mode", "never"), "'never' is none of NextStep"),
+        (("--env", "CartPole-v1", "--kwargs", "{"), "no JSON"),
+        (("--env", "CartPole-v1", "--steps", "0"), "'--steps'"),
+        (("--env", "Cartpole-v1"), "did you mean CartPole-v1"),
+        (("--env", "CartPole-v1", "--url", "http://127.0.0.1:1"), "server_unreachable"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2(arguments, text):
+    """It says what was wrong."""
+    done = run(*arguments)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert text in " ".join(done.stderr.replace("│", " ").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_runs_elsewhere_has_no_pool_left():
+    """Only the pools are the command's."""
+    server = vs.LocalServer()
+    try:
+        done = run(*QUICK, "--env", "CartPole-v1", "--url", server.url)
+        with vs.ControlClient(server.url) as client:
+            left = client.list_pools()
+    finally:
+        server.close()
+    assert done.returncode == 0, done.stderr
+    assert left == []
+
+
+def test_ctrl_c_ends_everything_without_a_word():
+    """A terminal's Ctrl-C reaches the whole group: no process stays, and none prints a traceback."""
+    arguments = ("--env", "CartPole-v1", "--steps", "100000", "--engine", "envs", "--transport", "ipc")
+    command = subprocess.Popen(
+        [*VERIFY, *arguments], stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+    )
+    with command:
+        for line in command.stderr:
+            if line.startswith("CartPole-v1 NextStep"):
+                break
+        os.killpg(command.pid, signal.SIGINT)
+        rest = command.stderr.read()
+        assert command.wait(30) == 130
+    assert "Traceback" not in rest
+
+
+def test_an_interrupted_command_removes_its_pools():
+    """Also where the server is not its own, and in the middle of a run."""
+    server = vs.LocalServer()
+    try:
+        arguments = ("--env", "CartPole-v1", "-n", "1", "--steps", "20000", "--engine", "envs", "--transport", "ipc")
+        command = subprocess.Popen(
+            [*VERIFY, *arguments, "--url", server.url],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            start_new_session=True,
+        )
+        with command, vs.ControlClient(server.url) as client:
+            pause = threading.Event()
+            while not any(pool["stats"] and pool["stats"]["batches"] > 10 for pool in client.list_pools()):
+                assert command.poll() is None, command.stderr.read()
+                pause.wait(0.05)
+            os.killpg(command.pid, signal.SIGINT)
+            assert "Traceback" not in command.stderr.read()
+            assert command.wait(30) == 130
+            assert client.list_pools() == []
+    finally:
+        server.close()
+
+
+def test_a_terminal_sees_a_bar_and_then_the_table():
+    """What moves is gone at the end."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        with os.fdopen(theirs, "wb", buffering=0) as terminal:
+            command = subprocess.Popen([*VERIFY, *QUICK, "--env", "CartPole-v1"], stdout=terminal, stderr=terminal,
+                                       env={**environment(), "TERM": "xterm", "COLUMNS": "100"})  # fmt: skip
+        shown = b""
+        try:
+            while chunk := screen.read(4096):
+                shown += chunk
+        except OSError:  # EIO: the last one who had the terminal open is gone
+            pass
+        assert command.wait(30) == 0
+    text = shown.decode()
+    assert "━" in text
+    assert "CartPole-v1 SameStep" in text
+    assert text.replace("\r", "").rstrip().splitlines()[-1].startswith("  envs tcp         equal")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ale_py") is None, reason="ale-py is not installed")
+def test_an_atari_game_is_known_by_its_plain_id():
+    """In the server, in the workers and here, where the package is installed."""
+    done = run(*QUICK, "--env", "ALE/Pong-v5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ALE/Pong-v5: equal\n" in done.stdout
