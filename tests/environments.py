@@ -42,7 +42,7 @@ class CountEnv(gym.Env):
     turn. A reset without a seed goes on with the next episode. A step past the end is an error.
 
     Args:
-        info: Whether steps and resets give infos, of changing keys and many types.
+        with_infos: Whether steps and resets give infos, of changing keys and many types.
         odd_info: Whether infos also hold the values that an encoding easily loses.
         length: Steps in every episode, instead of 3 to 9.
         render_mode: ``"rgb_array"`` for frames that show the seed, the episode and the step.
@@ -51,7 +51,12 @@ class CountEnv(gym.Env):
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(
-        self, *, info: bool = True, odd_info: bool = False, length: int | None = None, render_mode: str | None = None
+        self,
+        *,
+        with_infos: bool = True,
+        odd_info: bool = False,
+        length: int | None = None,
+        render_mode: str | None = None,
     ) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (6,), np.float64)
         self.action_space = spaces.Discrete(5)
@@ -59,7 +64,7 @@ class CountEnv(gym.Env):
         self.tag = 0.0
         self.identity, self.episode, self.steps = NO_SEED, -1, 0
         self.last, self.hash, self.over = -1.0, 0, False
-        self._info, self._odd_info, self._length = info, odd_info, length
+        self._with_infos, self._odd_info, self._length = with_infos, odd_info, length
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
@@ -68,7 +73,7 @@ class CountEnv(gym.Env):
         self.episode += 1
         self.steps, self.last, self.over = 0, -1.0, False
         info = {"seed": self.identity, "fresh": True, "options": repr(sorted((options or {}).items()))}
-        return self.observe(), info if self._info else {}
+        return self.observe(), info if self._with_infos else {}
 
     def step(self, action: Any):
         if self.over:
@@ -81,7 +86,7 @@ class CountEnv(gym.Env):
         if self.steps == (self._length or 3 + (self.identity * 5 + self.episode * 3) % 7):
             terminated, truncated = ENDS[(self.identity + self.episode) % len(ENDS)]
         self.over = terminated or truncated
-        return self.observe(), float(reward), terminated, truncated, self.describe(action) if self._info else {}
+        return self.observe(), float(reward), terminated, truncated, self.describe(action) if self._with_infos else {}
 
     def read(self, action: Any) -> tuple[float, int]:
         """The number to show for an action, and the one to hash."""

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from tests.contract.compare import assert_same
+from vecserver.engine.wrappers import ALLOWED_WRAPPERS, REFUSED_WRAPPERS
 from vecserver.wire import codec, frames, infos, messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, InvalidAction
@@ -185,6 +186,12 @@ def test_errors_are_numbered_as_in_the_code():
     assert [(int(row[0]), row[1], int(row[2])) for row in _table(PROTOCOL, "number")] == sorted(
         (cls.number, cls.code, cls.http_status) for cls in ERRORS.values()
     )
+
+
+def test_every_wrapper_is_listed():
+    """As taken, or with the reason why it is not."""
+    listed = {row[0].strip("`"): row[1] for row in _table((DOCS / "infos.md").read_text(), "wrapper")}
+    assert listed == dict.fromkeys(ALLOWED_WRAPPERS, "yes") | REFUSED_WRAPPERS
 
 
 def test_the_version_is_the_codes():

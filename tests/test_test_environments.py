@@ -143,8 +143,8 @@ class OtherAction(SyncVectorEnv):
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_a_wrong_batch_shows_in_the_data(broken, mode):
     """A batch that is stale, swapped, doubled, skipped or given another row's action differs from the right one."""
-    subject = broken([lambda: gym.make(COUNT, info=False)] * 3, autoreset_mode=mode)
-    oracle = make_oracle(COUNT, 3, autoreset_mode=mode, info=False)
+    subject = broken([lambda: gym.make(COUNT, with_infos=False)] * 3, autoreset_mode=mode)
+    oracle = make_oracle(COUNT, 3, autoreset_mode=mode, with_infos=False)
     with pytest.raises(AssertionError, match=r"step [01].*: observations"):
         run_both(subject, oracle, 3, seed=1)
 

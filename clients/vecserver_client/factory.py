@@ -22,7 +22,7 @@ from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from gymnasium.vector import AutoresetMode
 
@@ -52,6 +52,9 @@ def make_vec(
     engine: str = "auto",
     workers: int | None = None,
     autoreset_mode: str | AutoresetMode = "NextStep",
+    wrappers: Sequence[str | dict[str, Any]] = (),
+    info: str | Sequence[str] = "all",
+    episode_statistics: bool = False,
     step_timeout: float = 60.0,
     lease_ttl: float = 60.0,
     render_mode: str | None = None,
@@ -69,6 +72,12 @@ def make_vec(
         engine: ``envs``, ``async``, ``sync`` or ``auto``.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
+        wrappers: Gymnasium's wrappers to put around each row's environment, the first innermost: names, or
+            ``{"id": name, "kwargs": {…}}``.
+        info: Which of the environments' infos arrive: ``all``, ``none``, ``episode`` (none, and
+            ``episode_statistics``), or a list of their keys. ``final_obs`` always does.
+        episode_statistics: Report return, length and time of each episode that ends under ``infos["episode"]``, as
+            ``gymnasium.wrappers.vector.RecordEpisodeStatistics`` does.
         step_timeout: Seconds that a batch may take before ``step`` raises DeadlineExceeded.
         lease_ttl: Seconds of silence after which another client may take the pool.
         render_mode: Passed to ``gymnasium.make``.
@@ -102,6 +111,9 @@ def make_vec(
             engine=engine,
             workers=workers,
             autoreset_mode=getattr(autoreset_mode, "value", autoreset_mode),
+            wrappers=wrappers,
+            info=info,
+            episode_statistics=episode_statistics,
             step_timeout=step_timeout,
             lease_ttl=lease_ttl,
             render_mode=render_mode,

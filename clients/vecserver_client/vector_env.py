@@ -298,7 +298,10 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
             raise as_original(fault) from None
 
     def _merge(self, ext: bytes) -> dict[str, Any]:
-        infos, dropped = merge(ext, self.num_envs, self._add_info)
+        try:
+            infos, dropped = merge(ext, self.num_envs, self._add_info)
+        except EnvFault as fault:
+            raise as_original(fault) from None
         for path, kind in dropped.items():
             if path not in self.dropped_infos:
                 self.dropped_infos[path] = kind

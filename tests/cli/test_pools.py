@@ -15,11 +15,14 @@ def test_create_passes_every_option(vecserver):
         "--workers": "1",
         "--autoreset-mode": "SameStep",
         "--kwargs": '{"sutton_barto_reward": true}',
+        "--wrapper": "FlattenObservation",
+        "--info": '["lives"]',
         "--step-timeout": "5",
         "--lease-ttl": "7.5",
         "--name": "mine",
     }
     words = [word for pair in options.items() for word in pair]
+    words += ["--wrapper", 'ClipReward={"max_reward": 1}', "--episode-statistics"]
     pool = vecserver("pools", "create", "CartPole-v1", "-n", "3", *words, "--json").json
     expected = {
         "pool": "mine",
@@ -27,6 +30,9 @@ def test_create_passes_every_option(vecserver):
         "num_envs": 3,
         "autoreset_mode": "SameStep",
         "env_kwargs": {"sutton_barto_reward": True},
+        "wrappers": ["FlattenObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}],
+        "info": ["lives"],
+        "episode_statistics": True,
         "step_timeout": 5,
         "lease_ttl": 7.5,
     }
@@ -81,12 +87,27 @@ def test_delete_wants_names_or_all(vecserver, arguments):
     assert "name the pools, or say --all" in refused.err
 
 
-@pytest.mark.parametrize("kwargs", ["{", "[1]"])
-def test_kwargs_are_a_json_object(vecserver, kwargs):
-    """--kwargs that are no JSON object are wrong usage, and nothing is asked of the server."""
-    refused = vecserver("pools", "create", "CartPole-v1", "-n", "1", "--kwargs", kwargs)
+def test_infos_may_be_chosen_by_name(vecserver):
+    """--info takes the names that the option has."""
+    assert vecserver("pools", "create", "CartPole-v1", "-n", "1", "--info", "none", "--json").json["info"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--kwargs", "{"),
+        ("--kwargs", "[1]"),
+        ("--wrapper", "ClipReward={"),
+        ("--wrapper", "ClipReward=[1]"),
+        ("--wrapper", "ClipReward="),
+        ("--info", "[lives"),
+    ],
+)
+def test_what_is_no_json_is_wrong_usage(vecserver, option, text):
+    """Where an option takes JSON, an object for arguments, the option is named and nothing is asked of the server."""
+    refused = vecserver("pools", "create", "CartPole-v1", "-n", "1", option, text)
     assert refused.code == 2
-    assert "--kwargs" in refused.err
+    assert option in refused.err
 
 
 @pytest.mark.parametrize(
@@ -94,6 +115,8 @@ def test_kwargs_are_a_json_object(vecserver, kwargs):
     [
         (("pools", "create", "Cartpole-v1", "-n", "1"), "unknown_env", "CartPole-v1"),
         (("pools", "create", "CartPole-v1", "-n", "0"), "invalid_spec", "at least 1"),
+        (("pools", "create", "CartPole-v1", "-n", "1", "--info", "few"), "invalid_spec", "all, episode, none"),
+        (("pools", "create", "CartPole-v1", "-n", "1", "--wrapper", "Clip"), "invalid_spec", "did you mean"),
         (("pools", "show", "none"), "unknown_pool", "none"),
         (("pools", "reset", "a/b"), "unknown_pool", "a/b"),
         (("pools", "delete", "../envs"), "unknown_pool", "../envs"),

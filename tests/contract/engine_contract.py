@@ -14,7 +14,7 @@ skipped.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from copy import deepcopy
 from typing import Any
@@ -42,6 +42,7 @@ from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.arena.views import ArenaViews, WorkerLine
 from vecserver.engine.base import ResetCommand, RowFaults, Shard
+from vecserver.engine.infos import ALL_INFOS, InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.table import make_engine
 from vecserver.wire.actions import ActionFormat
@@ -119,10 +120,12 @@ class EngineRows:
         autoreset_mode: AutoresetMode = NEXT_STEP,
         shards: int = 1,
         render_mode: str | None = None,
+        infos: InfoOptions = ALL_INFOS,
+        wrappers: Sequence[Any] = (),
         **env_kwargs: Any,
     ) -> None:
-        maker, bounds = EnvMaker(env, env_kwargs, render_mode), even_shards(num_envs, shards)
-        self.engines = [make_engine(engine, maker, rows, autoreset_mode.value) for rows in bounds]
+        maker, bounds = EnvMaker(env, env_kwargs, render_mode, list(wrappers)), even_shards(num_envs, shards)
+        self.engines = [make_engine(engine, maker, rows, autoreset_mode.value, infos) for rows in bounds]
         self.info, self.num_envs, self.metadata = self.engines[0].info, num_envs, {"autoreset_mode": autoreset_mode}
         self.format = ActionFormat(self.info.action_space, num_envs)
         layout = Layout.of(self.info.observation_space, num_envs)
@@ -383,7 +386,7 @@ class EngineContract:
 
     def test_no_infos_are_no_bytes(self, rows):
         """Environments without infos cost nothing on the way."""
-        subject = rows(COUNT, 3, info=False)
+        subject = rows(COUNT, 3, with_infos=False)
         subject.reset(seed=1)
         assert b"".join(subject.payloads) == b""
         subject.step(np.zeros(3, np.int64))

@@ -49,7 +49,7 @@ TIMEOUTS = (TimeoutError, multiprocessing.TimeoutError)
 TEST_ENVIRONMENTS = [
     ("Count-v0", 7, {}),
     ("Count-v0", 1, {}),
-    ("Count-v0", 3, {"info": False}),
+    ("Count-v0", 3, {"with_infos": False}),
     ("Count-v0", 5, {"odd_info": True}),
     ("CountBox-v0", 3, {}),
     ("Nested-v0", 5, {}),
@@ -246,7 +246,7 @@ class VectorEnvContract:
 
     def test_actions_may_be_a_list(self, pair):
         """A list of actions is as good as an array."""
-        run_both(*pair(COUNT, 3, info=False), 12, change=list)
+        run_both(*pair(COUNT, 3, with_infos=False), 12, change=list)
 
     def test_actions_belong_to_the_caller(self, subject):
         """An environment's writes do not reach the caller's array, nor the caller's later writes the environment."""

@@ -59,6 +59,9 @@ def test_options_reach_the_registry(http, registry):
         "workers": 1,
         "autoreset_mode": "SameStep",
         "env_kwargs": {"sutton_barto_reward": True},
+        "wrappers": ["FlattenObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}],
+        "info": ["lives"],
+        "episode_statistics": True,
         "step_timeout": 3,
         "lease_ttl": 4.5,
         "name": "mine",
@@ -66,11 +69,8 @@ def test_options_reach_the_registry(http, registry):
     answer = http.post("/v1/pools", json=body)
     spec = registry.get("mine").spec
     assert spec == PoolSpec(**{name: value for name, value in body.items() if name != "name"})
-    assert {name: answer.json()[name] for name in ("autoreset_mode", "env_kwargs", "lease_ttl")} == {
-        "autoreset_mode": "SameStep",
-        "env_kwargs": {"sutton_barto_reward": True},
-        "lease_ttl": 4.5,
-    }
+    shown = ("autoreset_mode", "env_kwargs", "wrappers", "info", "episode_statistics", "lease_ttl")
+    assert {name: answer.json()[name] for name in shown} == {name: body[name] for name in shown}
 
 
 def test_step_and_reset_give_the_numbers_of_gymnasium(http, cartpole):

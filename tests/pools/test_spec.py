@@ -26,6 +26,9 @@ def spec(**options) -> PoolSpec:
         {"step_timeout": 0.001, "lease_ttl": 1e6},
         {"env_kwargs": {"a": [1, 2.5, None, True, "text", {"b": (1, 2)}], "largest": 2**64 - 1}},
         {"env_id": "some.module:NeverImported-v3"},
+        *({"info": info} for info in ("all", "episode", "none", [], ["lives", "all", ""])),
+        {"episode_statistics": True, "info": "none"},
+        {"wrappers": ["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]},
     ],
 )
 def test_what_fits_is_taken(options):
@@ -43,6 +46,10 @@ def test_what_fits_is_taken(options):
         ({"engine": "fast"}, "engine", "auto, envs, async, sync"),
         ({"engine": "sync", "workers": 2}, "workers", "one worker"),
         ({"engine": "async", "workers": 4}, "workers", "one worker"),
+        ({"info": "some"}, "info", "all, episode, none, or a list of keys"),
+        ({"info": [1]}, "info", "a list of keys"),
+        ({"wrappers": ["ClipActions"]}, "wrappers", "did you mean ClipAction"),
+        ({"wrappers": ["RecordVideo"]}, "wrappers", "writes files on the server"),
         ({"autoreset_mode": "NEXT_STEP"}, "autoreset_mode", "NextStep, SameStep, Disabled"),
         *(
             ({name: value}, name, "above 0")

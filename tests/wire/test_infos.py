@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.contract.compare import assert_same
 from tests.wire.strategies import any_arrays, arrays, fixed, graphs, scalars, values
 from vecserver.wire.codec import MAX_DEPTH, pack
-from vecserver.wire.errors import MalformedMessage
-from vecserver.wire.infos import DROPPED_ROW, MERGED_ROWS, encode_merged, encode_rows, join, merge
+from vecserver.wire.errors import EnvFault, MalformedMessage
+from vecserver.wire.infos import DROPPED_ROW, EPISODE_ROWS, MERGED_ROWS, encode_merged, encode_rows, join, merge
 
 
 def _bare(num_envs: int) -> VectorEnv:
@@ -93,6 +93,7 @@ GOLDEN = [
     ([[(0, {})], [(1, {})]], "92 91 92 00 80 91 92 01 80"),
     ([[(0, {"f": 1j})]], "91 92 92 00 80 92 ff 81 a166 b0" + b"builtins.complex".hex()),
     ([[(MERGED_ROWS, {"a": 1})]], "91 91 92 fe 81 a16101"),
+    ([[(EPISODE_ROWS, {"rows": [1]})]], "91 91 92 fc 81 a4" + b"rows".hex() + "91 01"),
 ]
 
 
@@ -200,7 +201,14 @@ WRONG = {
     "an entry of three": pack([[[0, {}, {}]]]),
     "an info that is a list": pack([[[0, []]]]),
     "a row that does not exist": pack([[[3, {}]]]),
-    "a row below the special ones": pack([[[-3, {}]]]),
+    "a row below the special ones": pack([[[-5, {}]]]),
+    "statistics of nothing": pack([[[EPISODE_ROWS, {}]]]),
+    "statistics of no row": pack([[[EPISODE_ROWS, {"rows": [3], "r": [1.0], "l": [1], "t": [0.5]}]]]),
+    "statistics of a row below the first": pack([[[EPISODE_ROWS, {"rows": [-1], "r": [1.0], "l": [1], "t": [0.5]}]]]),
+    "statistics of a row that is text": pack([[[EPISODE_ROWS, {"rows": ["0"], "r": [1.0], "l": [1], "t": [0.5]}]]]),
+    "statistics that lack a row": pack([[[EPISODE_ROWS, {"rows": [0, 1], "r": [1.0], "l": [1], "t": [0.5]}]]]),
+    "statistics that are text": pack([[[EPISODE_ROWS, {"rows": [0], "r": ["far"], "l": [1], "t": [0.5]}]]]),
+    "statistics beyond 64 bits": pack([[[EPISODE_ROWS, {"rows": [0], "r": [1.0], "l": [2**70], "t": [0.5]}]]]),
     "a row that is true": pack([[[True, {}]]]),
     "a row that is a float": pack([[[1.0, {}]]]),
     "a row that is an array": pack([[[np.zeros(2), {}]]]),
@@ -226,13 +234,44 @@ def test_an_ext_that_holds_no_infos_is_refused(name):
     ],
 )
 def test_rows_that_gymnasium_cannot_merge_are_named(rows):
-    """Gymnasium raises whatever numpy does; here the error is one of the tree and names the row."""
-    with pytest.raises((ArithmeticError, AttributeError, LookupError, TypeError, ValueError)):
+    """Gymnasium raises whatever numpy does; here the error is a fault of the row and names the same exception."""
+    with pytest.raises((ArithmeticError, AttributeError, LookupError, TypeError, ValueError)) as expected:
         _by_gymnasium(rows, 2)
-    with pytest.raises(MalformedMessage, match="the infos of row 1 do not merge with those before"):
+    with pytest.raises(EnvFault, match="the infos of row 1 do not merge with those before") as caught:
         _through(rows, 2)
+    assert (caught.value.row, caught.value.type) == (1, type(expected.value).__name__)
 
 
 def test_the_special_rows_do_not_change():
     """They are the protocol."""
-    assert (DROPPED_ROW, MERGED_ROWS) == (-1, -2)
+    assert (DROPPED_ROW, MERGED_ROWS, EPISODE_ROWS) == (-1, -2, -4)
+
+
+def test_statistics_come_out_one_a_row():
+    """Every worker's ended episodes in arrays over all rows, zero elsewhere, behind the infos, with one mask."""
+    payloads = [
+        encode_rows([(0, {"a": 1})], episodes={"rows": [1], "r": [2.5], "l": [3], "t": [0.25]}),
+        encode_merged({}, episodes={"rows": [3, 4], "r": [-1.0, float("inf")], "l": [7, 1], "t": [0.0, 1.5]}),
+    ]
+    merged, dropped = merge(join(payloads), 5, _bare(5)._add_info)
+    assert dropped == {}
+    assert list(merged) == ["a", "_a", "episode", "_episode"]
+    expected = {
+        "r": np.array([0, 2.5, 0, -1, np.inf]),
+        "l": np.array([0, 3, 0, 7, 1]),
+        "t": np.array([0, 0.25, 0, 0, 1.5]),
+    }
+    assert list(merged["episode"]) == list(expected)
+    assert_same(merged["episode"], expected)
+    assert_same(merged["_episode"], np.array([False, True, False, True, True]))
+
+
+@pytest.mark.parametrize(
+    "kind", [np.matrix, np.ma.MaskedArray, type("Tagged", (np.ndarray,), {})], ids=lambda t: t.__name__
+)
+def test_a_subclass_of_array_is_merged_as_gymnasium_merges_it(kind):
+    """Gymnasium copies it into a plain array, of which nothing is missing here."""
+    rows = [(row, {"a": np.array([[1.5, row]]).view(kind), "b": object()}) for row in range(2)]
+    merged, dropped = _through(rows, 2)
+    assert_same(merged, _by_gymnasium([(row, {"a": info["a"]}) for row, info in rows], 2))
+    assert dropped == {"b": "builtins.object"}

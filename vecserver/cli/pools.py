@@ -9,7 +9,7 @@ import typer
 
 from vecserver.cli.output import DEFAULT_URL, AsJson, Url, connect, print_json, print_pairs, print_table
 
-__all__ = ["parse_kwargs", "register"]
+__all__ = ["parse_object", "register"]
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="Id of the pool.")]
 
@@ -43,11 +43,19 @@ def create_pool(
     autoreset_mode: Annotated[str | None, typer.Option(help="NextStep, SameStep or Disabled.")] = None,
     render_mode: Annotated[str | None, typer.Option(help="Passed to gymnasium.make.")] = None,
     kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Object passed to gymnasium.make.")] = None,
+    wrapper: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=JSON]", help="A wrapper of Gymnasium's and its arguments; repeat for more."),
+    ] = None,
+    info: Annotated[str | None, typer.Option(help="Infos to send: all, episode, none, or keys as a JSON list.")] = None,
     step_timeout: Annotated[float | None, typer.Option(help="Seconds that a batch may take.")] = None,
     lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
+    episode_statistics: Annotated[
+        bool, typer.Option("--episode-statistics", help="Send return, length and time of episodes that end.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a pool."""
@@ -56,7 +64,10 @@ def create_pool(
         "workers": workers,
         "autoreset_mode": autoreset_mode,
         "render_mode": render_mode,
-        "env_kwargs": parse_kwargs(kwargs),
+        "env_kwargs": None if kwargs is None else parse_object(kwargs, "--kwargs"),
+        "wrappers": [_parse_wrapper(text) for text in wrapper] if wrapper else None,
+        "info": None if info is None else _parse_info(info),
+        "episode_statistics": episode_statistics or None,
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
         "name": name,
@@ -67,17 +78,28 @@ def create_pool(
     _print_pool(pool, as_json=as_json)
 
 
-def parse_kwargs(text: str | None) -> dict[str, Any] | None:
-    """The value of ``--kwargs``: an object, or None where the option is not given."""
-    if text is None:
-        return None
+def _parse_json(text: str, option: str) -> Any:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
-        raise typer.BadParameter(f"no JSON: {error}", param_hint="--kwargs") from None
+        raise typer.BadParameter(f"no JSON: {error}", param_hint=option) from None
+
+
+def parse_object(text: str, option: str) -> dict[str, Any]:
+    """The JSON object that an option holds."""
+    value = _parse_json(text, option)
     if not isinstance(value, dict):
-        raise typer.BadParameter('a JSON object, as in {"render_fps": 30}', param_hint="--kwargs")
+        raise typer.BadParameter('a JSON object, as in {"render_fps": 30}', param_hint=option)
     return value
+
+
+def _parse_wrapper(text: str) -> str | dict[str, Any]:
+    name, given, kwargs = text.partition("=")
+    return {"id": name, "kwargs": parse_object(kwargs, "--wrapper")} if given else name
+
+
+def _parse_info(text: str) -> Any:
+    return _parse_json(text, "--info") if text.startswith("[") else text
 
 
 @pools.command("show")

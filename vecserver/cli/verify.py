@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vecserver.cli.output import AsJson, print_json
-from vecserver.cli.pools import parse_kwargs
+from vecserver.cli.pools import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def verify(
         "autoreset_modes": _chosen("--autoreset-mode", autoreset_mode, AUTORESET_MODES),
         "tolerates_unreachable": url is not None and not transport,
     }
-    env_kwargs = parse_kwargs(kwargs) or {}
+    env_kwargs = {} if kwargs is None else parse_object(kwargs, "--kwargs")
     questions = [
         Question(env_id=env_id, env_kwargs=env_kwargs, num_envs=num_envs, steps=steps, seed=seed) for env_id in env_ids
     ]

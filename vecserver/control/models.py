@@ -60,6 +60,13 @@ class PoolRequest(_Request):
     autoreset_mode: str = Field("NextStep", description="`NextStep`, `SameStep` or `Disabled`")
     render_mode: str | None = Field(None, description="Passed to `gymnasium.make`")
     env_kwargs: dict[str, Any] = Field({}, description="Passed to `gymnasium.make`")
+    wrappers: list[str | dict[str, Any]] = Field(
+        [],
+        description='Gymnasium\'s wrappers, the first innermost: names, or `{"id": name, "kwargs": {…}}`',
+        examples=[["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]],
+    )
+    info: str | list[str] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
+    episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
     step_timeout: float = Field(60.0, description="Seconds that a batch may take")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
     name: str | None = Field(None, description="Its id; null for one made up")
@@ -136,6 +143,9 @@ class PoolAnswer(BaseModel):
     autoreset_mode: str
     render_mode: str | None
     env_kwargs: dict[str, Any]
+    wrappers: list[str | dict[str, Any]]
+    info: str | list[str]
+    episode_statistics: bool
     step_timeout: float
     lease_ttl: float
     endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
@@ -164,6 +174,9 @@ class PoolAnswer(BaseModel):
             autoreset_mode=info.autoreset_mode,
             render_mode=info.render_mode,
             env_kwargs=spec.env_kwargs,
+            wrappers=spec.wrappers,
+            info=spec.info,
+            episode_statistics=spec.episode_statistics,
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
             endpoints=view.endpoints,

@@ -37,6 +37,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     Attributes:
         rows: First and end row of its shard.
+        wrappers: Names, or ``{"id", "kwargs"}``, the innermost first.
+        info: As ``PoolSpec.info``.
     """
 
     env_id: str
@@ -46,6 +48,9 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     engine: str
     num_envs: int
     rows: tuple[int, int]
+    wrappers: list[str | dict[str, Any]] = []
+    info: str | list[str] = "all"
+    episode_statistics: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

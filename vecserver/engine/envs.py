@@ -7,14 +7,14 @@ not stop the others: the fault is reported after the last row has stepped.
 from __future__ import annotations
 
 import logging
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vecserver.arena.views import WorkerLine
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
-from vecserver.engine.finals import final_info
+from vecserver.engine.episodes import EpisodeStatistics
+from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode
 from vecserver.engine.rows import observation_writer
 from vecserver.wire.infos import encode_rows
 
@@ -34,12 +34,13 @@ _ROW = WorkerLine.ROW
 class _Batch:
     """What a shard's rows returned, gathered in lists: one write a field is cheaper than one a row."""
 
-    __slots__ = ("ends", "faults", "infos", "rewards")
+    __slots__ = ("ends", "faults", "finals", "infos", "rewards")
 
     def __init__(self) -> None:
         self.rewards: list[Any] = []  # one for every row that is finished
         self.ends: list[tuple[int, Any, Any]] = []  # row, terminated, truncated, where either is true
         self.infos: list[tuple[int, dict[str, Any]]] = []
+        self.finals: list[int] = []  # which of the infos are last observations and infos of episodes
         self.faults: list[dict[str, Any]] = []
 
 
@@ -50,12 +51,19 @@ class EnvsEngine:
         make: Makes one environment.
         rows: First and end row of the shard.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+        infos: What is sent beside observations, rewards and flags.
 
     Raises:
         RowFaults: An environment could not be made; names its row.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        rows: tuple[int, int],
+        autoreset_mode: str,
+        infos: InfoOptions = ALL_INFOS,
+    ) -> None:
         self._first = rows[0]
         self._envs: list[gymnasium.Env[Any, Any]] = []
         for row in range(*rows):
@@ -73,6 +81,8 @@ class EnvsEngine:
         self._mode = autoreset_mode
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
+        self._final, self._kept = infos.final(), infos.rows()
+        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
 
     def _check_spaces(self, row: int) -> None:
         first, env = self._envs[0], self._envs[-1]
@@ -111,6 +121,7 @@ class EnvsEngine:
 
     def _publish(self, slot: int, batch: _Batch, restarting: list[bool]) -> bytes:
         views = self._shard.slots[slot]
+        unstepped = [fault["row"] - self._first for fault in batch.faults]
         try:
             views.rewards[:] = batch.rewards
         except (ValueError, TypeError):  # a reward of shape (1,) among plain numbers: numpy takes it one by one
@@ -128,9 +139,14 @@ class EnvsEngine:
             views.autoreset[row] |= self._mode == "SameStep"
         restarted = restarting.count(True) if self._mode == "NextStep" else 0
         self._shard.count(len(self._envs) - restarted, len(batch.ends))
+        infos = batch.infos if self._kept is None else self._kept(batch.infos, batch.finals)
+        episodes = None
+        if self._statistics is not None:
+            episodes = self._statistics.step(views.rewards, [row for row, *_ in batch.ends], unstepped)
+            batch.faults += [fault_of(row, error) for row, error in claims_of_episode(infos)]
         if batch.faults:
             raise RowFaults(batch.faults)
-        return encode_rows(batch.infos) if batch.infos else b""
+        return encode_rows(infos, episodes=episodes) if infos or episodes else b""
 
     def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
         steps, done, first, line, rewards = self._steps, self._done, self._first, self._shard.line, batch.rewards
@@ -157,9 +173,8 @@ class EnvsEngine:
             line[_ROW] = first + row
             observation, reward, terminated, truncated, info = steps[row](actions[row])
             if terminated or truncated:
-                # copied before the reset: an environment may reuse its buffers
-                final = {"final_obs": deepcopy(observation), "final_info": final_info(info)}
-                batch.infos.append((first + row, final))
+                batch.finals.append(len(batch.infos))
+                batch.infos.append((first + row, self._final(observation, info)))
                 batch.ends.append((row, terminated, truncated))
                 observation, info = self._resets[row]()
             write(row, observation)
@@ -208,8 +223,12 @@ class EnvsEngine:
             self._done[row] = False
             if info:
                 infos.append((self._first + row, info))
+        if self._statistics is not None:
+            self._statistics.restart(command.mask)
         if faults:
             raise RowFaults(faults)
+        if self._kept is not None:
+            infos = self._kept(infos, [])
         return encode_rows(infos) if infos else b""
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:

@@ -2,7 +2,8 @@
 
 ``async`` is the reference that the others are compared with. Its known traps are kept away from the pool: what an
 environment raises is turned into a picklable carrier inside the environment's process (Gymnasium hangs for ever on an
-exception that cannot be pickled), and after a fault the vector environment is made again at the next reset.
+exception that cannot be pickled), what of its infos cannot travel is left out there, and after a fault the vector
+environment is made again at the next reset.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
 import numpy as np
@@ -19,9 +20,11 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.finals import FinalCopies
+from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode, key_filter
 from vecserver.engine.orphans import die_with_parent
-from vecserver.wire.infos import encode_merged
+from vecserver.wire.infos import encode_merged, travelling
 from vecserver.wire.layout import leaf_values
 
 if TYPE_CHECKING:
@@ -33,17 +36,21 @@ __all__ = ["AsyncEngine", "SyncEngine"]
 
 _log = logging.getLogger(__name__)
 
+_DROPPED: Final = "vecserver.dropped"
+"""The info under which a row's process names, as JSON, what it left out of its infos."""
+
 
 class _RowRaised(Exception):
     """Carries a fault out of an environment's process as one string of JSON."""
 
 
 class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Outermost wrapper of a row: every exception leaves it as ``_RowRaised``."""
+    """Outermost wrapper of a row: every exception leaves it as ``_RowRaised``, and of infos what is to be sent."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any], row: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], row: int, keys: frozenset[str] | None) -> None:
         super().__init__(env)
         self._row = row
+        self._pick = key_filter(keys)
 
     def _carry(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
@@ -52,10 +59,23 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise _RowRaised(json.dumps(fault_of(self._row, error))) from None
 
     def step(self, action: Any) -> Any:
-        return self._carry(self.env.step, action)
+        return self._carry(self._step, action)
+
+    def _step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, self._sent(info)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        return self._carry(self.env.reset, seed=seed, options=options)
+        return self._carry(self._reset, seed, options)
+
+    def _reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, self._sent(info)
+
+    def _sent(self, info: dict[str, Any]) -> dict[str, Any]:
+        """The part of an info that is wanted and can travel; the rest of it may not even be picklable."""
+        kept, dropped = travelling(self._pick(info))
+        return {**kept, _DROPPED: json.dumps(dropped)} if dropped else kept
 
     def get_wrapper_attr(self, name: str) -> Any:
         attribute = self._carry(self.env.get_wrapper_attr, name)
@@ -66,10 +86,12 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(self._carry(self.env.set_wrapper_attr, name, value))
 
 
-def _make_row(make: Callable[[], gymnasium.Env[Any, Any]], row: int, worker_pid: int) -> gymnasium.Env[Any, Any]:
+def _make_row(
+    make: Callable[[], gymnasium.Env[Any, Any]], row: int, keys: frozenset[str] | None, worker_pid: int
+) -> gymnasium.Env[Any, Any]:
     die_with_parent(worker_pid)
     try:
-        return _FaultCarrier(FinalCopies(make()), row)
+        return _FaultCarrier(FinalCopies(make()), row, keys)
     except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
         raise _RowRaised(json.dumps(fault_of(row, error))) from None
 
@@ -81,14 +103,23 @@ class _VectorEngine:
         make: Makes one environment.
         rows: First and end row; always all rows of the pool.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+        infos: What is sent beside observations, rewards and flags.
 
     Raises:
         RowFaults: An environment could not be made; names its row.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str) -> None:
+    def __init__(
+        self,
+        make: Callable[[], gymnasium.Env[Any, Any]],
+        rows: tuple[int, int],
+        autoreset_mode: str,
+        infos: InfoOptions = ALL_INFOS,
+    ) -> None:
         self._first, self._size = rows[0], rows[1] - rows[0]
-        self._makers = [partial(_make_row, make, row, os.getpid()) for row in range(*rows)]
+        self._makers = [partial(_make_row, make, row, infos.keys, os.getpid()) for row in range(*rows)]
+        self._sends_final_info = infos.sends_final_info
+        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
         self._mode = AutoresetMode(autoreset_mode)
         self._envs = self._guarded(self._start)
         self._usable = True
@@ -120,7 +151,26 @@ class _VectorEngine:
         views.autoreset[:] = restarted if self._mode is AutoresetMode.NEXT_STEP else self._done
         resets = int(np.count_nonzero(restarted)) if self._mode is AutoresetMode.NEXT_STEP else 0
         self._shard.count(self._size - resets, int(np.count_nonzero(terminated | truncated)))
-        return encode_merged(infos)
+        episodes = None
+        if self._statistics is not None:
+            episodes = self._statistics.step(rewards, np.flatnonzero(terminated | truncated).tolist())
+            if claims := claims_of_episode([(self._first, infos)]):
+                raise RowFaults([fault_of(*claim) for claim in claims])
+        return self._encode(infos, episodes)
+
+    def _encode(self, infos: dict[str, Any], episodes: dict[str, list[Any]] | None = None) -> bytes:
+        dropped: dict[str, str] = {}
+        if not self._sends_final_info:
+            infos.pop("final_info", None)
+            infos.pop("_final_info", None)
+        for prefix, level in (("", infos), ("final_info.", infos.get("final_info"))):
+            if isinstance(level, dict) and _DROPPED in level:
+                texts = level.pop(_DROPPED)[level.pop(f"_{_DROPPED}")]
+                dropped |= {f"{prefix}{path}": kind for text in texts for path, kind in json.loads(text).items()}
+        return encode_merged(self._in_order(infos), dropped=dropped, episodes=episodes)
+
+    def _in_order(self, infos: dict[str, Any]) -> dict[str, Any]:
+        return infos
 
     def _write(self, slot: int, observations: Any) -> None:
         parts = leaf_values(self.info.observation_space, observations)
@@ -144,7 +194,9 @@ class _VectorEngine:
         self._write(slot, observations)
         for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
             flags[:] = 0
-        return encode_merged(infos)
+        if self._statistics is not None:
+            self._statistics.restart(command.mask)
+        return self._encode(infos)
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
         """Call a method or read an attribute of rows; Gymnasium asks all of them."""
@@ -187,6 +239,17 @@ class AsyncEngine(_VectorEngine):
     def _start(self) -> VectorEnv[Any, Any, Any]:
         # fork: the worker has neither threads nor a ZeroMQ context, and a fresh interpreter a row would take seconds
         return AsyncVectorEnv(self._makers, context="fork", autoreset_mode=self._mode, copy=False)
+
+    def _in_order(self, infos: dict[str, Any]) -> dict[str, Any]:
+        """Infos with ``final_obs`` before ``final_info``, as ``SyncVectorEnv`` has them."""
+        if self._mode is not AutoresetMode.SAME_STEP or not {"final_obs", "final_info"} <= infos.keys():
+            return infos
+        ordered: dict[str, Any] = {}
+        for key, value in infos.items():
+            if key == "final_info":
+                ordered |= {first: infos[first] for first in ("final_obs", "_final_obs")}
+            ordered[key] = value
+        return ordered
 
     def _close_arguments(self) -> dict[str, Any]:
         return {"terminate": not self._usable}

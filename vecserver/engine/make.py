@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
 
 from vecserver.engine.providers import is_registered
+from vecserver.engine.wrappers import wrap
 
 __all__ = ["EnvMaker"]
 
 
 @dataclass(frozen=True, slots=True)
 class EnvMaker:
-    """Makes environments the way ``gymnasium.make`` does."""
+    """Makes environments the way ``gymnasium.make`` does, and puts wrappers around them, the first innermost."""
 
     env_id: str
     env_kwargs: dict[str, Any]
     render_mode: str | None
+    wrappers: list[str | dict[str, Any]] = field(default_factory=list)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        """Make one environment; whatever its constructor raises comes out."""
+        """Make one environment; whatever its constructor or a wrapper's raises comes out."""
+        return wrap(self._bare(), self.wrappers)
+
+    def _bare(self) -> gymnasium.Env[Any, Any]:
         if ":" not in self.env_id:
             is_registered(self.env_id)  # otherwise Gymnasium says it better
         if self.render_mode is None:

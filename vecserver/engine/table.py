@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from vecserver.engine.infos import ALL_INFOS, InfoOptions
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,9 +31,13 @@ def resolve(name: str) -> str:
 
 
 def make_engine(
-    name: str, make: Callable[[], gymnasium.Env[Any, Any]], rows: tuple[int, int], autoreset_mode: str
+    name: str,
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    rows: tuple[int, int],
+    autoreset_mode: str,
+    infos: InfoOptions = ALL_INFOS,
 ) -> Engine:
     """Make an engine and its environments; errors as the engine's own."""
     module, _, attribute = _ENGINES[name].partition(":")
-    engine: Engine = getattr(import_module(module), attribute)(make, rows, autoreset_mode)
+    engine: Engine = getattr(import_module(module), attribute)(make, rows, autoreset_mode, infos)
     return engine

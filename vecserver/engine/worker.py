@@ -21,6 +21,7 @@ from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
 from vecserver.engine.base import ResetCommand, RowFaults, Shard, fault_of
 from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, receive, send
+from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.table import make_engine
@@ -77,8 +78,9 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
 
 def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
-        maker = EnvMaker(start.env_id, start.env_kwargs, start.render_mode)
-        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode)
+        maker = EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
+        infos = InfoOptions(start.info, start.episode_statistics)
+        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode, infos)
     except RowFaults as faults:
         send(sock, Failed(faults.faults[0]))
         return None

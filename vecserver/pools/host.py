@@ -150,6 +150,9 @@ class Host:
             engine=self.engine,
             num_envs=spec.num_envs,
             rows=rows,
+            wrappers=spec.wrappers,
+            info=spec.info,
+            episode_statistics=spec.episode_statistics,
         )
 
     @staticmethod

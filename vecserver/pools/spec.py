@@ -12,12 +12,14 @@ import gymnasium
 import msgspec
 
 from vecserver.engine.providers import is_registered
+from vecserver.engine.wrappers import check_wrappers
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
-__all__ = ["AUTORESET_MODES", "ENGINES", "Caps", "PoolSpec", "check_pool_name", "nearest_env_ids"]
+__all__ = ["AUTORESET_MODES", "ENGINES", "INFOS", "Caps", "PoolSpec", "check_pool_name", "nearest_env_ids"]
 
 ENGINES: Final = ("auto", "envs", "async", "sync")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
+INFOS: Final = ("all", "episode", "none")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
 
@@ -52,6 +54,12 @@ class PoolSpec:
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, as ``gymnasium.vector.AutoresetMode``.
         render_mode: Passed to ``gymnasium.make``.
         env_kwargs: Passed to ``gymnasium.make``; JSON values.
+        wrappers: Gymnasium's wrappers to put around each row's environment, the first innermost: names, or
+            ``{"id": name, "kwargs": {…}}``.
+        info: Which of the environments' infos are sent: ``all``, ``none``, ``episode`` (none, and
+            ``episode_statistics``), or a list of their keys. ``final_obs`` always is.
+        episode_statistics: Send return, length and time of each episode that ends, as Gymnasium's
+            ``RecordEpisodeStatistics`` reports them.
         step_timeout: Seconds a driver waits for a batch before it is told that none came.
         lease_ttl: Seconds of silence after which another driver may take the pool.
     """
@@ -63,6 +71,9 @@ class PoolSpec:
     autoreset_mode: str = "NextStep"
     render_mode: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: list[str | dict[str, Any]] = field(default_factory=list)
+    info: str | list[str] = "all"
+    episode_statistics: bool = False
     step_timeout: float = 60.0
     lease_ttl: float = 60.0
 
@@ -91,7 +102,16 @@ class PoolSpec:
             msgspec.msgpack.encode(self.env_kwargs)  # the way to a worker: integers of at most 64 bits
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
+        check_wrappers(self.wrappers)
+        self._check_info()
         self._check_registered()
+
+    def _check_info(self) -> None:
+        named = self.info in INFOS if isinstance(self.info, str) else all(type(key) is str for key in self.info)
+        if not named:
+            raise InvalidSpec(
+                f"info is {self.info!r}; it is one of {', '.join(INFOS)}, or a list of keys", field="info"
+            )
 
     def _check_registered(self) -> None:
         # module:Id-v0 registers when it is imported, which only a worker may do

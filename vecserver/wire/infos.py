@@ -2,8 +2,9 @@
 
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
 client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. A
-vectorised environment has merged its infos already and sends ``[[MERGED_ROWS, infos]]``. The ext of a reply is the list
-of all workers' payloads; no payload at all is an empty ext.
+vectorised environment has merged its infos already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that
+ended follow as ``[EPISODE_ROWS, statistics]``. The ext of a reply is the list of all workers' payloads; no payload at
+all is an empty ext.
 """
 
 from __future__ import annotations
@@ -11,18 +12,35 @@ from __future__ import annotations
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+
 from vecserver.wire.codec import MAX_DEPTH, pack, portable, unpack
-from vecserver.wire.errors import MalformedMessage, Unportable
+from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["DROPPED_ROW", "MERGED_ROWS", "encode_merged", "encode_rows", "join", "merge"]
+__all__ = [
+    "DROPPED_ROW",
+    "EPISODE_KEYS",
+    "EPISODE_ROWS",
+    "MERGED_ROWS",
+    "encode_merged",
+    "encode_rows",
+    "join",
+    "merge",
+    "travelling",
+]
 
 DROPPED_ROW: Final = -1
 """The row of an entry that names values which cannot travel, instead of being a row's info."""
 MERGED_ROWS: Final = -2
 """The row of an entry that holds merged infos of several rows."""
+EPISODE_ROWS: Final = -4
+"""The row of an entry with the statistics of episodes that ended: lists ``rows``, ``r``, ``l``, ``t`` of one length."""
+
+EPISODE_KEYS: Final = ("episode", "_episode")
+"""Where statistics stand in merged infos, and their mask; with statistics an environment's infos cannot have them."""
 
 _INFO_DEPTH: Final = 2
 """An info's depth in its payload: in an entry, in the list of entries."""
@@ -30,26 +48,49 @@ _INFO_DEPTH: Final = 2
 RowInfos = list[tuple[int, dict[str, Any]]]
 
 
-def encode_rows(infos: RowInfos) -> bytes:
-    """Encode one worker's infos; values that cannot travel are left out and named in an entry of their own."""
-    if not infos:
+def encode_rows(infos: RowInfos, *, episodes: dict[str, list[Any]] | None = None) -> bytes:
+    """Encode one worker's infos; values that cannot travel are left out and named in an entry of their own.
+
+    Args:
+        infos: Number of the row, and its info.
+        episodes: Statistics of the episodes that ended, as ``EPISODE_ROWS`` has them.
+    """
+    ends: list[Any] = [] if episodes is None else [[EPISODE_ROWS, episodes]]
+    if not infos and not ends:
         return b""
-    entries: list[Any] = [[row, info] for row, info in infos]
     try:
-        return pack(entries)
+        return pack([[row, info] for row, info in infos] + ends)
     except Unportable:
         dropped: dict[str, str] = {}
-        entries = [[row, _travelling(info, "", _INFO_DEPTH, dropped)] for row, info in infos]
+        entries = [[row, _travelling(info, "", _INFO_DEPTH, dropped)] for row, info in infos] + ends
         return pack([*entries, [DROPPED_ROW, dropped]] if dropped else entries)
 
 
-def encode_merged(infos: dict[str, Any]) -> bytes:
-    """Encode infos that a vectorised environment merged itself, likewise."""
-    return encode_rows([(MERGED_ROWS, infos)]) if infos else b""
+def encode_merged(
+    infos: dict[str, Any], *, dropped: dict[str, str] | None = None, episodes: dict[str, list[Any]] | None = None
+) -> bytes:
+    """Encode infos that a vectorised environment merged itself, likewise; ``dropped`` is what was left out before."""
+    entries: RowInfos = [(MERGED_ROWS, infos)] if infos else []
+    if dropped:
+        entries.append((DROPPED_ROW, dropped))
+    return encode_rows(entries, episodes=episodes)
+
+
+def travelling(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The part of a row's info that can travel, and path → type of the rest; the info itself where all of it can."""
+    try:
+        portable(info, depth=_INFO_DEPTH)
+    except Unportable:
+        dropped: dict[str, str] = {}
+        return _travelling(info, "", _INFO_DEPTH, dropped), dropped
+    return info, {}
 
 
 def _travelling(info: dict[str, Any], path: str, depth: int, dropped: dict[str, str]) -> dict[str, Any]:
-    """The part of an info that can travel; notes the rest as path → type. Subclasses of dict become dicts."""
+    """The part of an info that can travel; notes the rest as path → type.
+
+    Subclasses of dict become dicts and those of arrays plain arrays, which is what merging makes of them.
+    """
     kept: dict[str, Any] = {}
     for key, value in info.items():
         try:
@@ -57,12 +98,12 @@ def _travelling(info: dict[str, Any], path: str, depth: int, dropped: dict[str, 
             if isinstance(value, dict) and depth < MAX_DEPTH:
                 kept[key] = _travelling(value, f"{path}{key}.", depth + 1, dropped)
                 continue
-            portable(value, depth=depth + 1)
+            kept[key] = np.asarray(value) if isinstance(value, np.ndarray) else value
+            portable(kept[key], depth=depth + 1)
         except Unportable:
+            kept.pop(key, None)
             name = f"{path}{key}".encode("utf-8", "replace").decode()  # lone surrogates cannot travel
             dropped[name] = f"{type(value).__module__}.{type(value).__qualname__}"
-        else:
-            kept[key] = value
     return kept
 
 
@@ -92,21 +133,49 @@ def merge(
         The merged infos, and path → type of the values that could not travel.
 
     Raises:
-        MalformedMessage: The ext holds no infos, or infos of different rows that Gymnasium cannot merge.
+        MalformedMessage: The ext holds no infos.
+        EnvFault: Infos of different rows that Gymnasium cannot merge; names the row and Gymnasium's exception.
     """
     infos: dict[str, Any] = {}
     dropped: dict[str, str] = {}
+    episodes: list[dict[str, Any]] = []
     for row, info in _entries(ext, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
         elif row == MERGED_ROWS:
             infos.update(info)
+        elif row == EPISODE_ROWS:
+            episodes.append(info)
         else:
             try:
                 infos = add_info(infos, info, row)
             except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-                raise MalformedMessage(f"the infos of row {row} do not merge with those before: {error}") from None
+                raise _unmergeable(row, error) from None
+    if episodes:
+        infos.update(zip(EPISODE_KEYS, _statistics(episodes, num_envs), strict=True))
     return infos, dropped
+
+
+def _unmergeable(row: int, error: Exception) -> EnvFault:
+    message = f"the infos of row {row} do not merge with those before: {error}"
+    fault = {"row": row, "type": type(error).__name__, "message": message, "traceback": ""}
+    return EnvFault(message, faults=[fault])
+
+
+def _statistics(parts: list[dict[str, Any]], num_envs: int) -> tuple[dict[str, Any], np.ndarray[Any, Any]]:
+    """All workers' statistics as arrays of one element a row, zero where no episode ended, and their mask."""
+    over = np.zeros(num_envs, np.bool_)
+    merged = {"r": np.zeros(num_envs), "l": np.zeros(num_envs, int), "t": np.zeros(num_envs)}
+    try:
+        for part in parts:
+            for number, *values in zip(part["rows"], part["r"], part["l"], part["t"], strict=True):
+                row = range(num_envs).index(number)  # refuses what is none of them, negative numbers too
+                over[row] = True
+                for array, value in zip(merged.values(), values, strict=True):
+                    array[row] = value
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"the ext holds no statistics of {num_envs} rows: {error}") from None
+    return merged, over
 
 
 def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -115,7 +184,7 @@ def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tup
         raise MalformedMessage("the ext holds no infos")
     for entry in chain.from_iterable(payloads):
         match entry:
-            case [int(row), dict(info)] if type(row) is int and MERGED_ROWS <= row < num_envs:
+            case [int(row), dict(info)] if type(row) is int and (MERGED_ROWS <= row < num_envs or row == EPISODE_ROWS):
                 yield row, info
             case _:
                 raise MalformedMessage(f"the ext holds an entry that is no info of one of {num_envs} rows")
