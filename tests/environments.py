@@ -275,6 +275,197 @@ class KeeperEnv(CountBoxEnv):
         return shown
 
 
+def digest(value: Any, start: int = 0) -> int:
+    """A checksum of a nested value that every type, dtype, shape and bit of it changes."""
+    start = zlib.crc32(f"{type(value).__qualname__} {getattr(value, 'dtype', '')}".encode(), start)
+    if isinstance(value, dict):
+        value = tuple(value.items())
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            start = digest(item, start)
+        return start
+    if isinstance(value, np.ndarray):
+        return zlib.crc32(f"{value.shape}".encode() + value.tobytes(), start)
+    return zlib.crc32(repr(value).encode("utf-8", "surrogatepass"), start)
+
+
+class AsideEnv(CountEnv):
+    """The base of environments whose observations and actions have no fixed size; it hashes all of an action."""
+
+    def read(self, action: Any) -> tuple[float, int]:
+        code = digest(action)
+        return float(code % 1000), code
+
+    def count(self) -> int:
+        """A small number that changes from step to step: how long a value of no fixed size is."""
+        return (self.identity + self.episode + self.steps) % 4
+
+
+class TextEnv(AsideEnv):
+    """Says who it is and where; is told a word.
+
+    Args:
+        broken_at: The step whose text holds a lone surrogate, which cannot travel.
+        seed: Only in the rows that were reset with it; None for every row.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    def __init__(self, *, broken_at: int | None = None, seed: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._broken_at, self._seed = broken_at, seed
+        self.observation_space = spaces.Text(64, min_length=0, charset="0123456789-:ž🐎\x00 ")
+        self.action_space = spaces.Text(7, min_length=0, charset="abcž🐎")
+
+    def observe(self) -> Any:
+        if self.steps == self._broken_at and self._seed in (None, self.identity):
+            return "\ud800"
+        text = f"{self.identity}:{self.episode}:{self.steps}:{self.hash}" + "ž🐎\x00"[: self.count()]
+        return "" if self.steps % 5 == 4 else text
+
+
+class GraphEnv(AsideEnv):
+    """A graph that grows and shrinks, now and then without edges."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.observation_space = spaces.Graph(
+            spaces.Box(-np.inf, np.inf, (2,), np.float16), spaces.Discrete(9, start=-3)
+        )
+        self.action_space = spaces.Graph(spaces.Discrete(5), spaces.Box(-1, 1, (3,)))
+
+    def observe(self) -> Any:
+        size = self.count()
+        nodes = np.arange(2 * size + 2, dtype=np.float16).reshape(-1, 2) + np.float16(self.identity)
+        if not size:
+            return spaces.GraphInstance(nodes, None, None)
+        links = np.stack([np.arange(size), np.arange(1, size + 1)], axis=1).astype(np.int32)
+        return spaces.GraphInstance(nodes, np.full(size, self.steps % 6 - 3, np.int64), links)
+
+
+class SequenceEnv(AsideEnv):
+    """As many arrays as a count says; empty now and then.
+
+    Args:
+        stack: Whether they are stacked into one array.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    def __init__(self, *, stack: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.observation_space = spaces.Sequence(spaces.Box(-np.inf, np.inf, (3,), np.float32), stack=stack)
+        self.action_space = spaces.Sequence(spaces.MultiDiscrete([3, 4]), stack=stack)
+        self._stack = stack
+
+    def observe(self) -> Any:
+        items = [np.array([self.identity, self.episode, self.steps + i], np.float32) for i in range(self.count())]
+        return np.array(items, np.float32).reshape(-1, 3) if self._stack else tuple(items)
+
+
+class OneOfEnv(AsideEnv):
+    """A number, an array or a text in turn, with the number of its space."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        box = spaces.Box(-np.inf, np.inf, (2, 2), np.float64)
+        self.observation_space = spaces.OneOf(
+            [spaces.Discrete(1000, start=-1), box, spaces.Text(40, charset="0123456789:-")]
+        )
+        self.action_space = spaces.OneOf([spaces.Discrete(4), spaces.Box(-1, 1, (2,)), spaces.Text(5)])
+
+    def observe(self) -> Any:
+        kind = np.int64((self.identity + self.steps) % 3)
+        box = np.full((2, 2), self.steps, np.float64)
+        return kind, (np.int64(self.identity), box, f"{self.identity}:{self.steps}")[kind]
+
+
+class Words(spaces.Space):
+    """A space of the tests' own: bags of words with a weight, which only Python can describe.
+
+    Args:
+        limit: Words of a sample at most.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return False
+
+    def sample(self, mask: Any = None, probability: Any = None) -> Any:
+        words = self.np_random.integers(0, 99, int(self.np_random.integers(0, self.limit + 1)))
+        return {"words": [f"w{word}" for word in words], ("weight", 1): np.float32(self.np_random.random())}
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, dict) and len(x["words"]) <= self.limit
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Words) and other.limit == self.limit
+
+    def __repr__(self) -> str:
+        return f"Words({self.limit})"
+
+
+class CustomEnv(AsideEnv):
+    """Observations and actions of a space that is none of Gymnasium's."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.observation_space, self.action_space = Words(9), Words(4)
+
+    def observe(self) -> Any:
+        return {"words": [f"{self.identity}-{self.steps}"] * self.count(), ("weight", 1): np.float32(self.hash / 7)}
+
+
+class MixedEnv(AsideEnv):
+    """Arrays in the slot and values beside it, side by side at every depth."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        text = spaces.Text(40, charset="0123456789:-")
+        deep = spaces.Tuple([spaces.Discrete(9, start=2), spaces.Sequence(text), spaces.Box(0, 1, (2,), np.bool_)])
+        self.observation_space = spaces.Dict(
+            box=spaces.Box(-np.inf, np.inf, (2,), np.float16), a=text, deep=deep, z=spaces.Dict(words=Words(9))
+        )
+        self.action_space = spaces.Dict(
+            note=spaces.Text(3), push=spaces.Box(-1, 1, (2,)), list=spaces.Tuple([Words(3), spaces.Discrete(4)])
+        )
+
+    def observe(self) -> Any:
+        name = f"{self.identity}:{self.steps}"
+        words = {"words": [name] * self.count()}
+        pair = np.array([self.steps % 2, self.episode % 2], np.bool_)
+        return {
+            "a": name,
+            "box": np.array([self.identity, self.hash % 100], np.float16),
+            "deep": (np.int64(2 + self.steps % 9), (name,) * self.count(), pair),
+            "z": {"words": words},
+        }
+
+
+class BoundsEnv(CountEnv):
+    """Three environments in turn have wider and wider bounds: rows that differ, and in nothing else.
+
+    Args:
+        grows: Whether its shape grows too, which no vector environment takes.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    made = 0
+
+    def __init__(self, *, grows: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        turn = self.made % 3
+        type(self).made += 1
+        self._size = 6 + grows * turn
+        bound = 2.0**32 * (1 + turn)
+        self.observation_space = spaces.Box(-bound, bound, (self._size,), np.float64)
+
+    def observe(self) -> Any:
+        return np.resize(super().observe(), self._size)
+
+
 class BigEnv(CountEnv):
     """An Atari-sized uint8 image, every pixel of which depends on the seed, the episode and the step."""
 
@@ -421,6 +612,13 @@ ENVIRONMENTS: dict[str, type[CountEnv]] = {
     "Float64Action-v0": Float64ActionEnv,
     "Keeper-v0": KeeperEnv,
     "Big-v0": BigEnv,
+    "Text-v0": TextEnv,
+    "Graph-v0": GraphEnv,
+    "Sequence-v0": SequenceEnv,
+    "OneOf-v0": OneOfEnv,
+    "Custom-v0": CustomEnv,
+    "Mixed-v0": MixedEnv,
+    "Bounds-v0": BoundsEnv,
     "Raise-v0": RaiseEnv,
     "Kill-v0": KillEnv,
     "Hang-v0": HangEnv,

@@ -97,7 +97,7 @@ def test_the_example_of_a_steps_answer():
     )
     envs = VectorEnv()
     envs.num_envs = 2
-    merged, dropped = infos.merge(ext, 2, envs._add_info)
+    merged, dropped, _ = infos.merge(ext, 2, envs._add_info)
     assert {key: value.tolist() for key, value in merged.items()} == {
         "lives": [3, 0],
         "_lives": [True, False],

@@ -52,6 +52,7 @@ def make_vec(
     engine: str = "auto",
     workers: int | None = None,
     autoreset_mode: str | AutoresetMode = "NextStep",
+    observation_mode: str = "same",
     wrappers: Sequence[str | dict[str, Any]] = (),
     info: str | Sequence[str] = "all",
     episode_statistics: bool = False,
@@ -72,6 +73,7 @@ def make_vec(
         engine: ``envs``, ``async``, ``sync`` or ``auto``.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
+        observation_mode: ``same``, or ``different`` where the rows' observation spaces may differ in their bounds.
         wrappers: Gymnasium's wrappers to put around each row's environment, the first innermost: names, or
             ``{"id": name, "kwargs": {…}}``.
         info: Which of the environments' infos arrive: ``all``, ``none``, ``episode`` (none, and
@@ -111,6 +113,7 @@ def make_vec(
             engine=engine,
             workers=workers,
             autoreset_mode=getattr(autoreset_mode, "value", autoreset_mode),
+            observation_mode=observation_mode,
             wrappers=wrappers,
             info=info,
             episode_statistics=episode_statistics,

@@ -12,7 +12,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
@@ -21,14 +21,18 @@ from vecserver.wire.errors import EnvFault, VersionMismatch
 from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
+from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver_client.faults import as_original
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
+    from gymnasium.spaces import Space
+
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.layout import SlotViews
     from vecserver_client.connection import Connection
     from vecserver_client.transport import Frames
 
@@ -63,6 +67,9 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         attached: The pool's answer to the attach.
         transport: Name of the transport, for people.
         release: Called once when it is closed, collected or the program ends: removes what was made for it.
+        spaces: The real observation spaces of the rows (one for all, or one a row where they differ) and the action
+            space of a row, where the caller has them; None to build them from the pool's description, in which a
+            custom space is an ``OpaqueSpace``.
 
     Raises:
         VersionMismatch: The pool lays out its slots in another way than this release.
@@ -74,6 +81,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         attached: messages.Attached,
         transport: str,
         release: Callable[[], None],
+        spaces: tuple[Sequence[Space[Any]], Space[Any]] | None = None,
     ) -> None:
         info = attached.info
         self._connection = connection
@@ -81,9 +89,12 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         self.pool = info.pool
         self.transport = transport
         self.num_envs = info.num_envs
-        self.single_observation_space = space_from_json(info.observation_space)
-        self.single_action_space = space_from_json(info.action_space)
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        rows, self.single_action_space = spaces or _described(info)
+        self.single_observation_space = rows[0]
+        if info.row_observation_spaces is None:
+            self.observation_space = batch_space(rows[0], self.num_envs)
+        else:
+            self.observation_space = batch_differing_spaces(rows)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self.metadata = {**info.metadata, "autoreset_mode": AutoresetMode(info.autoreset_mode)}
         self.render_mode = info.render_mode
@@ -91,6 +102,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         self.step_timeout = info.step_timeout
         self.dropped_infos: dict[str, str] = {}
         """Infos that could not travel: path → type."""
+        self._side = SideLeaves(self.single_observation_space) or None
         self._layout = Layout.of(self.single_observation_space, self.num_envs)
         if self._layout.hash != info.layout_hash:
             self._finalizer()
@@ -140,8 +152,8 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
             timeout: Seconds; None for the pool's ``step_timeout``. After a DeadlineExceeded the step is still pending.
         """
         views, ext = self._finish_with_slot(_Pending.STEP, "step", timeout)
-        observations = assemble(self.single_observation_space, iter(views.observations))
-        return observations, views.rewards, views.terminated, views.truncated, self._merge(ext)
+        observations, infos = self._read(views, ext)
+        return observations, views.rewards, views.terminated, views.truncated, infos
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -175,8 +187,7 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
         """Wait for the reset that was begun; ``timeout`` as in ``step_wait``."""
-        views, ext = self._finish_with_slot(_Pending.RESET, "reset", timeout)
-        return assemble(self.single_observation_space, iter(views.observations)), self._merge(ext)
+        return self._read(*self._finish_with_slot(_Pending.RESET, "reset", timeout))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every row's environment, or read an attribute; one result a row.
@@ -297,18 +308,27 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         except EnvFault as fault:
             raise as_original(fault) from None
 
-    def _merge(self, ext: bytes) -> dict[str, Any]:
+    def _read(self, views: SlotViews, ext: bytes) -> tuple[Any, dict[str, Any]]:
+        """Observations and infos of a reply."""
         try:
-            infos, dropped = merge(ext, self.num_envs, self._add_info)
+            infos, dropped, aside = merge(ext, self.num_envs, self._add_info)
         except EnvFault as fault:
             raise as_original(fault) from None
+        leaves: Iterable[Any] = views.observations
+        if self._side is not None:
+            leaves = self._side.weave(leaves, self._side.unpack_rows(aside, self.num_envs))
         for path, kind in dropped.items():
             if path not in self.dropped_infos:
                 self.dropped_infos[path] = kind
                 warnings.warn(
                     f"the info {path!r} is a {kind}, which cannot travel: it is left out from now on", stacklevel=4
                 )
-        return infos
+        return assemble(self.single_observation_space, iter(leaves)), infos
+
+
+def _described(info: messages.PoolInfo) -> tuple[Sequence[Space[Any]], Space[Any]]:
+    rows = info.row_observation_spaces or [info.observation_space]
+    return [space_from_json(space) for space in rows], space_from_json(info.action_space)
 
 
 def _release(owner: int, connection: Connection, release: Callable[[], None]) -> None:

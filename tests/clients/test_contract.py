@@ -57,10 +57,15 @@ class TestIpc(ShortContract):
 class GymnasiumEngine(ShortContract):
     """One of Gymnasium's own vector environments in a worker: equality is shown in process, in ``tests/engine``."""
 
-    accepts_one_element_rewards = False
     test_every_result_equals_the_oracle = None
     test_results_belong_to_the_caller = None
     test_a_mask_that_is_none_is_refused = None
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Mixed-v0", 5, {})])
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Values in the slot and beside it are the same to the bit."""
+        super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
 class TestSyncEngine(GymnasiumEngine):

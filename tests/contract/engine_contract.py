@@ -13,6 +13,7 @@ skipped.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -32,6 +33,7 @@ from tests.contract.vector_contract import (
     NEXT_STEP,
     RAISE,
     SAME_STEP,
+    SIDE_ENVIRONMENTS,
     TEST_ENVIRONMENTS,
     in_every_mode,
     make_oracle,
@@ -49,6 +51,7 @@ from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import unpack
 from vecserver.wire.infos import DROPPED_ROW, MERGED_ROWS, join, merge
 from vecserver.wire.layout import Layout, assemble
+from vecserver.wire.side import SideLeaves
 
 FAULT_TYPES = {
     "value": "ValueError",
@@ -136,19 +139,28 @@ class EngineRows:
         os.close(fd)
         self.slot = 0
         self.payloads: list[bytes] = []
+        self._shards: list[Shard] = []
         for each, (first, end), line in zip(self.engines, bounds, self.views.worker_lines, strict=True):
             views = self.views
-            each.bind(Shard(first, end, views.slots, self.format, views.actions, views.codes, line))
+            self._shards.append(Shard(first, end, views.slots, self.format, views.actions, views.codes, line))
+            each.bind(self._shards[-1])
         self._bounds = bounds
         self._merger: VectorEnv = VectorEnv()
         self._merger.num_envs = num_envs
 
     def step(self, actions: Any):
-        self.format.store(self.format.coerce(actions), self.views.actions, self.views.codes)
+        ext, body = self.format.encode(self.format.coerce(actions))
+        parts = self.format.decode(ext, body)
+        self.format.check(parts)
+        self.format.store(parts, self.views.actions, self.views.codes)
         self.slot = (self.slot + 1) % len(self.views.slots)
+        for shard, rows in zip(self._shards, self._bounds, strict=True):
+            if self.format.side:
+                shard.take_side(self.format.side_rows(parts, *rows))
         self._run(lambda engine, _: engine.step(self.slot))
         slot = self.views.slots[self.slot]
-        return self.observations(), *map(np.copy, (slot.rewards, slot.terminated, slot.truncated)), self._infos()
+        infos = self._infos()
+        return self.observations(), *map(np.copy, (slot.rewards, slot.terminated, slot.truncated)), infos
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None):
         seeds = [seed + row for row in range(self.num_envs)] if isinstance(seed, int) else seed
@@ -162,7 +174,8 @@ class EngineRows:
             return engine.reset(self.slot, ResetCommand(seeds[rows], part, options))
 
         self._run(reset)
-        return self.observations(), self._infos()
+        infos = self._infos()
+        return self.observations(), infos
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
         return self._run(lambda engine, _: engine.call(name, list(args), kwargs))
@@ -179,6 +192,9 @@ class EngineRows:
 
     def observations(self) -> Any:
         leaves = (leaf.copy() for leaf in self.views.slots[self.slot].observations)
+        side = SideLeaves(self.info.observation_space)
+        if side:
+            leaves = side.weave(leaves, side.unpack_rows(self._aside, self.num_envs))
         return assemble(self.info.observation_space, leaves)
 
     def autoreset(self) -> list[bool]:
@@ -203,7 +219,7 @@ class EngineRows:
         return [item for result in results if isinstance(result, list) for item in result]
 
     def _infos(self) -> dict[str, Any]:
-        infos, self.dropped = merge(join(self.payloads), self.num_envs, self._merger._add_info)
+        infos, self.dropped, self._aside = merge(join(self.payloads), self.num_envs, self._merger._add_info)
         return infos
 
     def close(self) -> None:
@@ -274,7 +290,7 @@ class EngineContract:
     # What a step returns
 
     @in_every_mode
-    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), TEST_ENVIRONMENTS)
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), TEST_ENVIRONMENTS + SIDE_ENVIRONMENTS)
     def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
         """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
         assert run_both(*pair(env_id(name), num_envs, autoreset_mode=mode, **kwargs), 25, seed=100) >= 2 * num_envs
@@ -443,6 +459,46 @@ class EngineContract:
         for _ in range(3):
             actions = np.array([4, 3, 2, 1, 0])
             assert_same(subject.step(actions), oracle.step(actions), "step")
+
+    @pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP], ids=["next_step", "same_step"])
+    def test_a_reset_of_values_beside_the_slot(self, pair, mode):
+        """Rows outside the mask give their last values again, and a reset takes the place of a due autoreset."""
+        both = pair(env_id("Mixed-v0"), 5, autoreset_mode=mode, shards=2 if self.takes_part_of_a_pool else 1)
+        assert run_both(*both, 2, seed=30) == 0
+        over = np.zeros(5, np.bool_)
+        while not over.any():
+            actions = both[1].action_space.sample()
+            results = [envs.step(deepcopy(actions)) for envs in both]
+            assert_same(*results, "step")
+            over = np.logical_or(*results[1][2:4])
+        for mask in (over, ~over, np.ones(5, np.bool_)):
+            assert_same(*[envs.reset(options={"reset_mask": mask.copy()}) for envs in both], f"reset by {mask}")
+            for _ in range(2):
+                actions = both[1].action_space.sample()
+                assert_same(*[envs.step(deepcopy(actions)) for envs in both], "step")
+
+    def test_a_value_that_cannot_travel_is_a_fault_of_its_row(self, pair):
+        """The others step on, and after a reset all go on."""
+        both = pair(env_id("Text-v0"), 3, broken_at=2, seed=11)
+        run_both(*both, 1, seed=10)
+        fault = self.fault(both[0].step, ["a", "b", "c"])
+        assert (fault["row"], fault["type"]) == (1, "Unportable")
+        assert "the observation has a lone surrogate" in fault["message"]
+        run_both(*both, 1, seed=20)
+
+    def test_rows_may_differ_in_their_bounds(self, opened):
+        """Where they are allowed to, and each row's space is told."""
+        made = [spaces.Box(-bound, bound, (6,), np.float64) for bound in (2.0, 3.0, 4.0)]
+        makers = iter(itertools.cycle(made))
+
+        def make() -> gym.Env:
+            env = CountEnv()
+            env.observation_space = next(makers)
+            return env
+
+        engine = opened.enter_context(closing(make_engine(self.engine, make, (0, 3), "NextStep", "different")))
+        assert engine.info.row_observation_spaces == made
+        assert engine.info.observation_space == made[0]
 
     def test_seeds_and_options_reach_their_rows(self, pair):
         """A seed or none a row, and the same options for all."""

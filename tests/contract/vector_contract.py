@@ -32,6 +32,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError, ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
@@ -58,6 +59,16 @@ TEST_ENVIRONMENTS = [
     ("Keeper-v0", 3, {"writes": True}),
     ("Big-v0", 3, {}),
 ]
+SIDE_ENVIRONMENTS = [
+    ("Text-v0", 3, {}),
+    ("Graph-v0", 3, {}),
+    ("Sequence-v0", 3, {}),
+    ("Sequence-v0", 3, {"stack": True}),
+    ("OneOf-v0", 3, {}),
+    ("Custom-v0", 3, {}),
+    ("Mixed-v0", 5, {}),
+]
+NO_FIXED_SIZE = {name for name, _, _ in SIDE_ENVIRONMENTS}
 REAL_ENVIRONMENTS = [
     ("CartPole-v1", 5, 80),
     ("Pendulum-v1", 3, 205),
@@ -87,6 +98,17 @@ BAD_ACTIONS = {
     "a part too short": ("Nested-v0", {"a": np.zeros(2, np.int64), "b": np.zeros((3, 2), np.float32)}),
     "a part out of range": ("Nested-v0", {"a": np.array([0, 3, 0]), "b": np.zeros((3, 2), np.float32)}),
     "an array for a tuple": ("NestedTuple-v0", np.zeros(3, np.int64)),
+    "a text too few": ("Text-v0", ["a", "b"]),
+    "a text too long": ("Text-v0", ["a", "b" * 8, "c"]),
+    "a text of other characters": ("Text-v0", ["a", "b", "-"]),
+    "a number for a text": ("Text-v0", np.zeros(3, np.int64)),
+    "a text that cannot travel": ("Text-v0", ["a", "b", "\ud800"]),
+    "a link to no node": (
+        "Graph-v0",
+        [spaces.GraphInstance(np.array([0, 1]), np.zeros((1, 3), np.float32), np.array([[0, 2]]))] * 3,
+    ),
+    "a list for a sequence": ("Sequence-v0", [[np.array([1, 1])]] * 3),
+    "a space that is not there": ("OneOf-v0", [(3, 1)] * 3),
 }
 BAD_MASKS = {
     "a list": [True, False, True],
@@ -159,6 +181,8 @@ class VectorEnvContract:
     """Takes rewards of shape (1,), and flags that are ``np.bool_``."""
     resumes_step_wait = True
     """After a ``step_wait`` that timed out, the next one gives the same step's result."""
+    takes_every_space = True
+    """Runs environments whose observations and actions have no fixed size."""
     runs_real_environments = True
     """Also run Gymnasium's own environments, which takes seconds."""
 
@@ -203,6 +227,14 @@ class VectorEnvContract:
     @pytest.mark.parametrize(("name", "num_envs", "kwargs"), TEST_ENVIRONMENTS)
     def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
         """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
+        subject, oracle = pair(env_id(name), num_envs, autoreset_mode=mode, **kwargs)
+        assert run_both(subject, oracle, 25, seed=100) >= 2 * num_envs
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), SIDE_ENVIRONMENTS)
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Texts, graphs, sequences and values of custom spaces, as observations and as actions, are the same to the bit."""
+        self.skip_unless(self.takes_every_space, "takes_every_space")
         subject, oracle = pair(env_id(name), num_envs, autoreset_mode=mode, **kwargs)
         assert run_both(subject, oracle, 25, seed=100) >= 2 * num_envs
 
@@ -262,9 +294,12 @@ class VectorEnvContract:
             actions[:] = value
 
     @in_every_mode
-    @pytest.mark.parametrize("name", ["Count-v0", "Nested-v0", "NestedTuple-v0"])
+    @pytest.mark.parametrize(
+        "name", ["Count-v0", "Nested-v0", "NestedTuple-v0", "Text-v0", "Graph-v0", "Sequence-v0", "OneOf-v0"]
+    )
     def test_results_have_the_declared_shapes_and_dtypes(self, subject, mode, name):
         """Observations lie in their space, rewards are float64, flags are bool, all of them one a row."""
+        self.skip_unless(self.takes_every_space or name < "Graph-v0", "takes_every_space")
         envs = subject(env_id(name), 3, autoreset_mode=mode)
         observations, infos = envs.reset(seed=0)
         assert envs.observation_space.contains(observations)
@@ -276,9 +311,10 @@ class VectorEnvContract:
         assert isinstance(infos, dict)
 
     @in_every_mode
-    @pytest.mark.parametrize("name", ["Count-v0", "Nested-v0"])
+    @pytest.mark.parametrize("name", ["Count-v0", "Nested-v0", "Graph-v0"])
     def test_results_belong_to_the_caller(self, pair, mode, name):
         """Later steps and resets leave a result as it was, and writing into it changes no later result."""
+        self.skip_unless(self.takes_every_space or name not in NO_FIXED_SIZE, "takes_every_space")
         subject, oracle = pair(env_id(name), 3, autoreset_mode=mode, length=4)
         actions = oracle.action_space.sample()
         mine = [subject.reset(seed=5), *[subject.step(actions) for _ in range(4)]]
@@ -350,6 +386,23 @@ class VectorEnvContract:
         actions = np.array([4, 3, 2, 1, 0])
         for number in range(3):
             assert_same_batch(subject.step(actions), oracle.step(actions), f"step {number} after the reset")
+
+    @pytest.mark.parametrize("by_mask", [False, True], ids=["of all rows", "by mask"])
+    def test_a_reset_takes_the_place_of_an_autoreset_beside_the_slot_too(self, pair, by_mask):
+        """Likewise where observations have no fixed size; rows that are left out give their last values again."""
+        self.skip_unless(self.takes_every_space, "takes_every_space")
+        both = pair(env_id("Mixed-v0"), 5)
+        assert run_both(*both, 2, seed=30) == 0
+        over = np.zeros(5, np.bool_)
+        while not over.any():
+            actions = both[1].action_space.sample()
+            results = [envs.step(deepcopy(actions)) for envs in both]
+            over = np.logical_or(*results[1][2:4])
+        options = {"reset_mask": over} if by_mask else None
+        assert_same(*[envs.reset(options=deepcopy(options)) for envs in both], "reset")
+        for number in range(3):
+            actions = both[1].action_space.sample()
+            assert_same_batch(*[envs.step(deepcopy(actions)) for envs in both], f"step {number} after the reset")
 
     def test_the_caller_keeps_its_reset_options(self, subject):
         """The dict given as options, and the mask in it, stay as they were."""

@@ -179,6 +179,7 @@ def served(registry: FakeRegistry):
     """The address of the app around a registry, behind real sockets."""
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    listener.listen()  # the first request may be faster than the thread
     server = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -10,12 +10,14 @@ import msgspec
 import pytest
 
 from vecserver.engine import channel
-from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, receive, receive_bytes, send
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step, receive, receive_bytes, send
 
 MESSAGES = [
     Start("CartPole-v1", {"a": [1, None]}, "rgb_array", "SameStep", "envs", 8, (2, 5)),
     Ready({"type": "Box"}, {"type": "Discrete"}, {"render_fps": 50}, None),
     Failed({"row": 3, "type": "ValueError", "message": "ž", "traceback": "…"}),
+    Failed({"row": 3, "message": "no"}, "invalid_spec", {"row": 3}),
+    Step([b"row 2", b""]),
     Bind(((0, 2), (2, 5)), 1, 2**32 - 1, core=3),
     Reset([1, None, 2**64 - 1], [True, False, True], b"options"),
     Reset([None], None, b""),

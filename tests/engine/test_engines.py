@@ -17,7 +17,6 @@ class TestSync(EngineContract):
     engine = "sync"
     steps_the_others = False  # the loop ends at the first row that raises
     survives_a_bad_call = False  # it is made again at the next reset
-    accepts_one_element_rewards = False  # numpy 2.4 refuses them
     takes_part_of_a_pool = False
     merges_infos = True
 
@@ -29,7 +28,6 @@ class TestAsync(EngineContract):
     steps_the_others = False  # they do, and their results are lost
     survives_a_bad_call = False  # the process of a row that raised is gone
     refuses_odd_observations = False  # what fits after stretching is taken
-    accepts_one_element_rewards = False
     closes_whatever_happens = False  # it makes one more environment at first, and closes that
     takes_part_of_a_pool = False
     merges_infos = True

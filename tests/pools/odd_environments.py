@@ -80,12 +80,28 @@ class DifferentEnv(CountEnv):
             self.observation_space = spaces.Box(-np.inf, np.inf, (7,), np.float64)
 
 
-class TextEnv(CountEnv):
-    """Observes text, which has no fixed size."""
+class LongDoubleEnv(CountEnv):
+    """Observes a number whose bits differ between machines."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.observation_space = spaces.Text(8)
+        self.observation_space = spaces.Box(np.zeros(6, "g"), np.ones(6, "g"), dtype=np.longdouble)
+
+
+class LongTextEnv(CountEnv):
+    """Observes the text it is told, as often as the option says."""
+
+    def __init__(self, *, times: int = 1, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._times, self._text = times, ""
+        self.observation_space = self.action_space = spaces.Text(10_000_000, min_length=0)
+
+    def read(self, action: Any) -> tuple[float, int]:
+        self._text = action
+        return float(len(action)), len(action)
+
+    def observe(self) -> Any:
+        return self._text * self._times
 
 
 class StubbornEnv(CountEnv):
@@ -95,7 +111,7 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
-for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, HeldEnv, DifferentEnv, TextEnv, StubbornEnv):
+for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, HeldEnv, DifferentEnv, LongDoubleEnv, LongTextEnv, StubbornEnv):
     _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"
     if _id not in gym.registry:
         gym.register(_id, f"{__name__}:{_cls.__name__}", disable_env_checker=True)

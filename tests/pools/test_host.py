@@ -17,10 +17,20 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
 from vecserver.arena.views import WorkerLine
+from vecserver.pools import host as host_module
 from vecserver.pools.host import Host
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, InvalidAction, InvalidSpec, MalformedMessage, PoolStopping, WorkerDied
+from vecserver.wire.errors import (
+    EnvFault,
+    InvalidAction,
+    InvalidSpec,
+    MalformedMessage,
+    MessageTooLarge,
+    PoolStopping,
+    WorkerDied,
+)
+from vecserver.wire.infos import SIDE_ROWS
 from vecserver.wire.messages import Call, Reset
 
 COUNT = env_id("Count-v0")
@@ -103,6 +113,52 @@ def host(make_host, abort):
 
 
 # Commands
+
+
+def texts(outcome) -> list[str]:
+    """The observations of a pool of ``LongText``."""
+    rows = [data for payload in unpack(outcome.ext) for row, side in payload if row == SIDE_ROWS for data in side]
+    return [unpack(data)[0] for data in rows]
+
+
+def test_values_of_any_length_come_and_go(host):
+    """Longer than a socket's buffer on the way to the workers, and than a side area on the way back."""
+    pool = host(odd("LongText-v0"), num_envs=3, workers=2)
+    assert texts(_reset(pool)) == [""] * 3
+    for words in (["a", "b" * 1_000_000, ""], ["", "", "c" * 3_000_000]):
+        pool.begin_step(*pool.actions.encode(pool.actions.coerce(words)))
+        assert texts(pool.finish()) == words
+
+
+def test_a_result_too_large_for_a_message_is_an_error(host, monkeypatch):
+    """It says how large it was, and the pool goes on."""
+    pool = host(odd("LongText-v0"), num_envs=2, env_kwargs={"times": 1000})
+    _reset(pool)
+    monkeypatch.setattr(host_module, "MAX_EXT", 1000)
+    pool.begin_step(*pool.actions.encode(pool.actions.coerce(["a", "b"])))
+    with pytest.raises(MessageTooLarge, match=r"of 2\d\d\d bytes; a message takes 1000"):
+        pool.finish()
+    pool.begin_step(*pool.actions.encode(pool.actions.coerce(["", ""])))
+    assert texts(pool.finish()) == ["", ""]
+
+
+def _reset(pool):
+    pool.begin_reset(Reset())
+    return pool.finish()
+
+
+def test_side_values_outside_their_space_are_not_begun(host):
+    """Every row stays where it was."""
+    pool = host(env_id("Text-v0"), num_envs=2)
+    before = texts(_reset(pool))
+    for words, text in ((["a", "x"], "row 1: action 'x' is outside"), (["a" * 8, "a"], "row 0: ")):
+        with pytest.raises(InvalidAction, match=text):
+            pool.begin_step(*pool.actions.encode(pool.actions.coerce(words)))
+    with pytest.raises(MalformedMessage):
+        pool.begin_step(b"", b"")
+    pool.begin_step(*pool.actions.encode(pool.actions.coerce(["a", ""])))
+    steps = [text.split(":")[2][:1] for text in texts(pool.finish())]
+    assert (steps, [text.split(":")[2][:1] for text in before]) == (["1", "1"], ["0", "0"])
 
 
 def test_a_batch_is_begun_then_waited_for_then_collected(host):

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, reject, settings
 from hypothesis import strategies as st
+
+from tests.environments import Words
 
 INTEGERS = ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 FLOATS = ("f2", "f4", "f8")
@@ -188,11 +190,66 @@ def nested(leaves: st.SearchStrategy[spaces.Space]) -> st.SearchStrategy[spaces.
     )
 
 
-row_spaces = nested(st.one_of(boxes((*NUMBERS, ">f4", ">i2")), discretes(), multi_discretes(), multi_binaries))
-"""Every space a pool takes."""
+_row_leaves = st.one_of(boxes((*NUMBERS, ">f4", ">i2")), discretes(), multi_discretes(), multi_binaries)
+_action_leaves = st.one_of(boxes(), discretes(), multi_discretes(), multi_binaries)
 
-action_spaces = nested(st.one_of(boxes(), discretes(), multi_discretes(), multi_binaries))
-"""Every space a pool takes actions of."""
+row_spaces = nested(_row_leaves)
+"""Every space whose observations have a fixed size."""
+
+action_spaces = nested(_action_leaves)
+"""Every space whose actions have a fixed size."""
+
+
+@st.composite
+def texts(draw) -> spaces.Text:
+    characters = draw(st.lists(st.characters(exclude_categories=()), min_size=1, max_size=6, unique=True))
+    shortest = draw(st.integers(0, 3))
+    return spaces.Text(shortest + draw(st.integers(1, 5)), min_length=shortest, charset="".join(characters))
+
+
+@st.composite
+def node_graphs(draw) -> spaces.Graph:
+    parts = boxes(("f2", "f4", "f8", "u1")) | discretes()
+    return spaces.Graph(draw(parts), draw(st.none() | parts))
+
+
+def _side_leaves(children: st.SearchStrategy[spaces.Space]) -> st.SearchStrategy[spaces.Space]:
+    return st.one_of(
+        texts(),
+        node_graphs(),
+        st.builds(Words, st.integers(0, 5)),
+        st.builds(spaces.Sequence, children, stack=st.booleans()),
+        st.lists(children, min_size=1, max_size=3).map(spaces.OneOf),
+    )
+
+
+side_leaves = _side_leaves(nested(_action_leaves | texts()))
+"""Spaces whose values have no fixed size."""
+
+every_space = nested(_action_leaves | side_leaves)
+"""Spaces with leaves of both kinds, wherever a leaf may be."""
+
+
+def sampled(space: spaces.Space) -> Any:
+    """A sample; spaces that numpy cannot draw from, Boxes as wide as 64 bits, are not looked at."""
+    try:
+        return space.sample()
+    except (OverflowError, ValueError):
+        reject()
+
+
+def encodable(space: spaces.Space) -> bool:
+    """Whether all that a space holds can travel: not where a text may have lone surrogates."""
+    match space:
+        case spaces.Text():
+            return not any(0xD800 <= ord(character) < 0xE000 for character in space.character_list)
+        case spaces.Dict():
+            return all(map(encodable, space.spaces.values()))
+        case spaces.Tuple() | spaces.OneOf():
+            return all(map(encodable, space.spaces))
+        case spaces.Sequence():
+            return encodable(space.feature_space)
+    return True
 
 
 @st.composite

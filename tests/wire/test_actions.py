@@ -23,7 +23,6 @@ from tests.wire.strategies import (
     multi_binaries,
     multi_discretes,
 )
-from tests.wire.test_spaces import UNSUPPORTED
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidAction, MalformedMessage, UnsupportedSpace
 from vecserver.wire.layout import assemble, leaf_spaces
@@ -288,13 +287,6 @@ def test_a_decoded_batch_is_a_view():
     (array,) = CARTPOLE.decode(b"", memoryview(body))
     body[0] = 1
     assert array.tolist() == [1, 0, 0, 0]
-
-
-@pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
-def test_a_space_without_a_fixed_size_takes_no_actions(space):
-    """The pool is refused, not its first step."""
-    with pytest.raises(UnsupportedSpace, match="has no fixed size"):
-        ActionFormat(space, 1)
 
 
 @pytest.mark.parametrize("dtype", ["g", ">f4", ">i2"])

@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire.strategies import action_spaces, broken, fixed, little_memory, row_spaces, values
+from tests.wire.strategies import action_spaces, broken, every_space, fixed, little_memory, row_spaces, values
 from tests.wire.test_messages import ANSWERS, GOLDEN, REQUESTS
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
@@ -105,7 +105,7 @@ json_values = st.recursive(
 @st.composite
 def _broken_descriptions(draw):
     """A description of a space with some part replaced."""
-    data = json.loads(json.dumps(space_to_json(draw(row_spaces))))
+    data = json.loads(json.dumps(space_to_json(draw(row_spaces | every_space))))
     for _ in range(draw(st.integers(1, 3))):
         node = data
         while draw(st.booleans()) and isinstance(node, dict | list) and node:
@@ -137,6 +137,11 @@ FORMATS = [
     ActionFormat(spaces.Tuple([]), 1),
     ActionFormat(spaces.MultiDiscrete([[1, 2], [3, 4]]), 3),
 ]
+SIDE_FORMATS = [
+    ActionFormat(spaces.Text(3), 2),
+    ActionFormat(spaces.Dict(a=spaces.Discrete(3), b=spaces.Sequence(spaces.Discrete(3), stack=True)), 2),
+    ActionFormat(spaces.Tuple([spaces.Graph(spaces.Discrete(2), spaces.Box(0, 1)), spaces.OneOf([spaces.Text(3)])]), 2),
+]
 names = st.sampled_from(
     ["<f4", "<f8", "<i8", "|i1", "|b1", "<f2", "|O8", "O", "<M8[s]", "f4,f4", "(,)f4", "", ">i8", "\0"]
 )
@@ -156,6 +161,24 @@ def test_a_broken_step(fmt, ext, body):
         _tried(fmt.check, arrays, errors=(InvalidAction,))
 
 
+@fixed(500)
+@given(
+    st.sampled_from(SIDE_FORMATS),
+    broken(
+        st.tuples(st.none() | st.lists(names, max_size=2), st.lists(values.map(pack), min_size=1, max_size=3)).map(
+            lambda parts: pack(list(parts))
+        )
+    ),
+    st.sampled_from([b"", bytes(16)]),
+)
+def test_a_broken_step_with_side_values(fmt, ext, body):
+    """Likewise, and a tuple of a value a row for each leaf that travels aside."""
+    parts = _tried(fmt.decode, ext, body, errors=(MalformedMessage, InvalidAction))
+    if parts is not None:
+        assert [len(part) for part in parts] == [fmt.num_envs] * (fmt.leaf_count + len(fmt.side))
+        _tried(fmt.check, parts, errors=(InvalidAction,))
+
+
 anything = st.recursive(
     st.none() | st.integers() | st.floats() | st.text(max_size=3) | st.lists(st.integers(), max_size=3).map(np.array),
     lambda items: st.lists(items, max_size=3) | st.dictionaries(st.text(max_size=3), items, max_size=3),
@@ -164,7 +187,7 @@ anything = st.recursive(
 
 
 @fixed(300)
-@given(st.sampled_from(FORMATS), anything)
+@given(st.sampled_from(FORMATS + SIDE_FORMATS), anything)
 def test_an_action_batch_of_anything(fmt, actions):
     """Is refused, or is a batch."""
     with warnings.catch_warnings():
@@ -199,4 +222,4 @@ def test_broken_infos(ext):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy warns of odd assignments
         merged = _tried(merge, ext, 3, envs._add_info, errors=(MalformedMessage, EnvFault))
-    assert merged is None or all(isinstance(part, dict) for part in merged)
+    assert merged is None or [type(part) for part in merged] == [dict, dict, list]

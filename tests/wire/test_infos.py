@@ -17,7 +17,16 @@ from tests.contract.compare import assert_same
 from tests.wire.strategies import any_arrays, arrays, fixed, graphs, scalars, values
 from vecserver.wire.codec import MAX_DEPTH, pack
 from vecserver.wire.errors import EnvFault, MalformedMessage
-from vecserver.wire.infos import DROPPED_ROW, EPISODE_ROWS, MERGED_ROWS, encode_merged, encode_rows, join, merge
+from vecserver.wire.infos import (
+    DROPPED_ROW,
+    EPISODE_ROWS,
+    MERGED_ROWS,
+    SIDE_ROWS,
+    encode_merged,
+    encode_rows,
+    join,
+    merge,
+)
 
 
 def _bare(num_envs: int) -> VectorEnv:
@@ -33,7 +42,9 @@ def _through(rows: list[tuple[int, dict]], num_envs: int, workers: int = 1) -> t
         encode_rows([(row, info) for row, info in rows if first <= row < end])
         for first, end in zip(ends, ends[1:], strict=False)
     ]
-    return merge(join(payloads), num_envs, _bare(num_envs)._add_info)
+    infos, dropped, side = merge(join(payloads), num_envs, _bare(num_envs)._add_info)
+    assert side == []
+    return infos, dropped
 
 
 def _by_gymnasium(rows: list[tuple[int, dict]], num_envs: int) -> dict[str, Any]:
@@ -76,7 +87,7 @@ def test_merged_infos_are_gymnasiums(infos_of_rows, workers):
 @given(st.dictionaries(st.text(), values, min_size=1, max_size=4))
 def test_infos_that_are_merged_already_come_back(info):
     """A vectorised environment's infos travel as they are, whatever their keys."""
-    merged, dropped = merge(join([encode_merged(info)]), 3, _bare(3)._add_info)
+    merged, dropped, _ = merge(join([encode_merged(info)]), 3, _bare(3)._add_info)
     assert_same(merged, info)
     assert dropped == {}
 
@@ -84,7 +95,7 @@ def test_infos_that_are_merged_already_come_back(info):
 def test_no_infos_are_no_bytes():
     """The usual step has an empty ext."""
     assert encode_rows([]) == encode_merged({}) == join([]) == join([b"", b""]) == b""
-    assert merge(b"", 3, _bare(3)._add_info) == ({}, {})
+    assert merge(b"", 3, _bare(3)._add_info) == ({}, {}, [])
 
 
 GOLDEN = [
@@ -144,7 +155,9 @@ def test_a_value_that_cannot_travel_is_left_out_and_named():
 
 def test_values_of_merged_infos_that_cannot_travel_are_named():
     """Likewise, under a key of any name."""
-    merged, dropped = merge(join([encode_merged({"": 1, "x": print, "y": {"z": print, "": 2}})]), 1, _bare(1)._add_info)
+    merged, dropped, _ = merge(
+        join([encode_merged({"": 1, "x": print, "y": {"z": print, "": 2}})]), 1, _bare(1)._add_info
+    )
     assert merged == {"": 1, "y": {"": 2}}
     assert dropped == dict.fromkeys(["x", "y.z"], "builtins.builtin_function_or_method")
 
@@ -209,6 +222,8 @@ WRONG = {
     "statistics that lack a row": pack([[[EPISODE_ROWS, {"rows": [0, 1], "r": [1.0], "l": [1], "t": [0.5]}]]]),
     "statistics that are text": pack([[[EPISODE_ROWS, {"rows": [0], "r": ["far"], "l": [1], "t": [0.5]}]]]),
     "statistics beyond 64 bits": pack([[[EPISODE_ROWS, {"rows": [0], "r": [1.0], "l": [2**70], "t": [0.5]}]]]),
+    "side values that are a dict": pack([[[-3, {}]]]),
+    "side values that are no bytes": pack([[[-3, [b"", "text"]]]]),
     "a row that is true": pack([[[True, {}]]]),
     "a row that is a float": pack([[[1.0, {}]]]),
     "a row that is an array": pack([[[np.zeros(2), {}]]]),
@@ -244,7 +259,7 @@ def test_rows_that_gymnasium_cannot_merge_are_named(rows):
 
 def test_the_special_rows_do_not_change():
     """They are the protocol."""
-    assert (DROPPED_ROW, MERGED_ROWS, EPISODE_ROWS) == (-1, -2, -4)
+    assert (DROPPED_ROW, MERGED_ROWS, SIDE_ROWS, EPISODE_ROWS) == (-1, -2, -3, -4)
 
 
 def test_statistics_come_out_one_a_row():
@@ -253,7 +268,7 @@ def test_statistics_come_out_one_a_row():
         encode_rows([(0, {"a": 1})], episodes={"rows": [1], "r": [2.5], "l": [3], "t": [0.25]}),
         encode_merged({}, episodes={"rows": [3, 4], "r": [-1.0, float("inf")], "l": [7, 1], "t": [0.0, 1.5]}),
     ]
-    merged, dropped = merge(join(payloads), 5, _bare(5)._add_info)
+    merged, dropped, _ = merge(join(payloads), 5, _bare(5)._add_info)
     assert dropped == {}
     assert list(merged) == ["a", "_a", "episode", "_episode"]
     expected = {
@@ -275,3 +290,18 @@ def test_a_subclass_of_array_is_merged_as_gymnasium_merges_it(kind):
     merged, dropped = _through(rows, 2)
     assert_same(merged, _by_gymnasium([(row, {"a": info["a"]}) for row, info in rows], 2))
     assert dropped == {"b": "builtins.object"}
+
+
+def test_side_values_travel_beside_the_infos():
+    """In the order of rows over all workers, whether there are infos or not, and whether they all can travel."""
+    payloads = [
+        encode_rows([(0, {"a": 1})], [b"0", b"1"]),
+        encode_rows([], [b"2"]),
+        encode_merged({"b": 1}, [b"3"]),
+        encode_merged({}, [b"4"]),
+        encode_rows([(5, {"c": object()})], [b"5"]),
+    ]
+    infos, dropped, side = merge(join(payloads), 6, _bare(6)._add_info)
+    assert side == [b"0", b"1", b"2", b"3", b"4", b"5"]
+    assert (infos["a"].tolist(), infos["b"]) == ([1, 0, 0, 0, 0, 0], 1)
+    assert dropped == {"c": "builtins.object"}

@@ -14,10 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.contract.compare import assert_same
-from tests.wire.strategies import action_spaces, fixed, row_spaces
-from tests.wire.test_spaces import UNSUPPORTED
-from vecserver.wire.errors import UnsupportedSpace
-from vecserver.wire.layout import Layout, assemble, leaf_spaces, leaf_values
+from tests.wire.strategies import action_spaces, every_space, fixed, row_spaces, side_leaves
+from vecserver.wire.layout import Layout, assemble, has_slot, leaf_spaces, leaf_values
 from vecserver.wire.spaces import space_from_json, space_to_json
 
 rows = st.integers(1, 5)
@@ -142,9 +140,19 @@ def test_a_size_beyond_64_bits_does_not_wrap():
     assert Layout.of(spaces.MultiBinary([2**33, 2**33]), 1).slot_size > 2**66
 
 
-@pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
-def test_a_space_without_a_fixed_size_has_no_layout(space):
-    """Also inside others."""
-    for outer in (space, spaces.Dict({"a": spaces.Tuple([space])})):
-        with pytest.raises(UnsupportedSpace, match="has no fixed size"):
-            Layout.of(outer, 1)
+@fixed(60)
+@given(side_leaves)
+def test_a_leaf_without_a_fixed_size_has_no_place_in_a_slot(space):
+    """Alone, and beside others; it is a leaf all the same."""
+    assert not has_slot(space)
+    assert [field.name for field in Layout.of(space, 2).fields] == list(FLAGS)
+    outer = spaces.Tuple([space, spaces.Discrete(3), space])
+    assert [field.name for field in Layout.of(outer, 2).fields] == ["observation/1", *FLAGS]
+    assert [path for path, _ in leaf_spaces(outer)] == ["/0", "/1", "/2"]
+
+
+@fixed(100)
+@given(every_space, rows)
+def test_both_ends_lay_out_every_space_alike(space, num_envs):
+    """What has no place in a slot at one end has none at the other."""
+    assert Layout.of(space_from_json(space_to_json(space)), num_envs) == Layout.of(space, num_envs)

@@ -77,7 +77,7 @@ GOLDEN = [
     (
         Attached(INFO, 1, 2**63, 3),
         (
-            "85 a4'info' 8f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
+            "85 a4'info' de000f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
             "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
             "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
             "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"

@@ -13,12 +13,17 @@ from gymnasium import spaces
 from hypothesis import given
 
 from tests.contract.compare import assert_same
-from tests.wire.strategies import fixed, little_memory, row_spaces
-from vecserver.wire.errors import MalformedMessage, UnsupportedSpace
-from vecserver.wire.spaces import space_from_json, space_to_json
+from tests.environments import Words
+from tests.wire.strategies import every_space, fixed, little_memory, row_spaces
+from vecserver.wire.errors import InvalidSpec, MalformedMessage, UnsupportedSpace
+from vecserver.wire.opaque import OpaqueSpace
+from vecserver.wire.spaces import refuse_differing, space_from_json, space_to_json
 
 
 def assert_same_space(got: spaces.Space, expected: spaces.Space) -> None:
+    if isinstance(expected, Words):
+        assert got == OpaqueSpace("tests.environments.Words", None, None, repr(expected))
+        return
     assert type(got) is type(expected)
     assert got.shape == expected.shape
     assert got.dtype == expected.dtype
@@ -36,7 +41,18 @@ def assert_same_space(got: spaces.Space, expected: spaces.Space) -> None:
             assert getattr(got, "sort_keys", None) == getattr(expected, "sort_keys", True)
             for key, child in expected.spaces.items():
                 assert_same_space(got[key], child)
-        case spaces.Tuple():
+        case spaces.Text():
+            assert (got.min_length, got.max_length) == (expected.min_length, expected.max_length)
+            assert got.character_list == expected.character_list
+        case spaces.Sequence():
+            assert got.stack is expected.stack
+            assert_same_space(got.feature_space, expected.feature_space)
+        case spaces.Graph():
+            assert_same_space(got.node_space, expected.node_space)
+            assert (got.edge_space is None) == (expected.edge_space is None)
+            if expected.edge_space is not None:
+                assert_same_space(got.edge_space, expected.edge_space)
+        case spaces.Tuple() | spaces.OneOf():
             assert len(got.spaces) == len(expected.spaces)
             for left, right in zip(got.spaces, expected.spaces, strict=True):
                 assert_same_space(left, right)
@@ -52,6 +68,16 @@ def test_a_space_comes_back_the_same(space):
         assert_same_space(got, space)
         assert got == space
         assert space_to_json(got) == described
+
+
+@fixed(200)
+@given(every_space)
+def test_a_space_of_any_kind_comes_back(space):
+    """Those without a fixed size too; a custom one as its stand-in."""
+    described = space_to_json(space)
+    got = space_from_json(json.loads(json.dumps(described)))
+    assert_same_space(got, space)
+    assert space_to_json(got) == described
 
 
 @pytest.mark.parametrize(
@@ -87,6 +113,27 @@ def test_a_space_comes_back_the_same(space):
         ),
         (spaces.MultiBinary(3), {"type": "MultiBinary", "n": 3}),
         (spaces.MultiBinary([3]), {"type": "MultiBinary", "n": [3]}),
+        (
+            spaces.Text(5, min_length=2, charset="ba"),
+            {"type": "Text", "min_length": 2, "max_length": 5, "charset": [98, 97]},
+        ),
+        (
+            spaces.Sequence(spaces.MultiBinary(1), stack=True),
+            {"type": "Sequence", "space": {"type": "MultiBinary", "n": 1}, "stack": True},
+        ),
+        (spaces.OneOf([spaces.MultiBinary(1)]), {"type": "OneOf", "spaces": [{"type": "MultiBinary", "n": 1}]}),
+        (
+            spaces.Graph(spaces.Discrete(2), None),
+            {
+                "type": "Graph",
+                "node_space": {"type": "Discrete", "n": 2, "start": 0, "dtype": "<i8"},
+                "edge_space": None,
+            },
+        ),
+        (
+            Words(3),
+            {"type": "Custom", "name": "tests.environments.Words", "shape": None, "dtype": None, "repr": "Words(3)"},
+        ),
         (
             spaces.Tuple([spaces.Dict({"b": spaces.MultiBinary(1), "a": spaces.Tuple([])})]),
             {
@@ -133,21 +180,86 @@ def test_the_spaces_of_known_environments_travel(env_id):
     env.close()
 
 
-UNSUPPORTED = [
-    spaces.Text(3),
-    spaces.Sequence(spaces.Discrete(2)),
-    spaces.Graph(spaces.Discrete(2), None),
-    spaces.OneOf([spaces.Discrete(2)]),
-]
+class Odd(spaces.Space):
+    """A space whose attributes are what nobody expects."""
+
+    def __init__(self, shape=None, dtype=None, text="Odd()") -> None:
+        super().__init__(shape)
+        self.dtype, self.text = dtype, text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
-@pytest.mark.parametrize("space", UNSUPPORTED, ids=lambda space: type(space).__name__)
-def test_a_space_without_a_fixed_size_is_refused_by_name(space):
-    """Also inside others; the error says what pools take."""
-    for outer in (space, spaces.Tuple([space]), spaces.Dict({"a": space})):
-        with pytest.raises(UnsupportedSpace, match=f"is a {type(space).__name__}: pools take Box, Discrete") as caught:
-            space_to_json(outer)
-        assert isinstance(caught.value, TypeError)
+@pytest.mark.parametrize(
+    ("dtype", "travels"),
+    [(None, None), (np.float32, "<f4"), (np.dtype("f4"), "<f4"), (object, None), ("no dtype", None), (str, "<U0")],
+)
+def test_a_custom_space_may_call_anything_its_dtype(dtype, travels):
+    """What can travel does."""
+    described = space_to_json(Odd((np.int64(2), 3), dtype))
+    assert (described["shape"], described["dtype"]) == ([2, 3], travels)
+    got = space_from_json(json.loads(json.dumps(described)))
+    assert (got.shape, got.dtype) == ((2, 3), None if travels is None else np.dtype(travels))
+
+
+def test_a_custom_space_is_described_alike_by_every_process():
+    """Addresses are left out, and what is too long or in no encoding is made to travel."""
+    assert space_to_json(Odd(text=object.__repr__(Odd())))["repr"] == "<tests.wire.test_spaces.Odd object>"
+    assert space_to_json(Odd(text="x" * 5000))["repr"] == "x" * 1000
+    assert space_to_json(Odd(text="\ud800"))["repr"] == "?"
+
+
+def test_a_stand_in_says_what_it_is():
+    """Equal where the descriptions are; it cannot be sampled or flattened, and holds what can travel."""
+    stand_in = space_from_json(space_to_json(Words(3)))
+    assert stand_in == space_from_json(space_to_json(Words(3)))
+    assert stand_in != space_from_json(space_to_json(Words(4)))
+    assert stand_in != Words(3)
+    assert repr(stand_in) == "OpaqueSpace(Words(3))"
+    assert not stand_in.is_np_flattenable
+    assert {"any": ("value", 1)} in stand_in
+    assert object() not in stand_in
+    with pytest.raises(UnsupportedSpace, match=r"Words is a class .* Words\(3\) cannot be sampled from here: make"):
+        stand_in.sample()
+
+
+def test_what_is_no_space_is_refused():
+    """An environment that forgot its space is told so."""
+    with pytest.raises(UnsupportedSpace, match="None is a NoneType, and no space of Gymnasium"):
+        space_to_json(None)
+
+
+def test_rows_may_differ_in_bounds():
+    """In a Box's, a Discrete's, a Text's shortest length; at any depth."""
+    refuse_differing([])
+    refuse_differing([spaces.Box(0, high, (2,)) for high in (1, 2, 3)])
+    refuse_differing([spaces.Tuple([spaces.Discrete(n, start=n), spaces.Text(9, min_length=n)]) for n in (1, 2)])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        spaces.Box(0, 1, (3,)),
+        spaces.Box(0, 1, (2,), np.float64),
+        spaces.Discrete(2),
+        spaces.Tuple([spaces.Box(0, 1, (2,))]),
+        Words(3),
+    ],
+    ids=repr,
+)
+def test_rows_that_differ_in_more_are_named(other):
+    """The first row whose type, shape or dtype is another."""
+    box = spaces.Box(0, 1, (2,))
+    with pytest.raises(InvalidSpec, match="the observation space of row 2 is") as caught:
+        refuse_differing([box, box, other, other])
+    assert caught.value.details == {"field": "observation_mode", "row": 2}
+
+
+def test_custom_spaces_are_not_batched_by_their_bounds():
+    """Gymnasium has no way to."""
+    with pytest.raises(InvalidSpec, match="row 0 .* spaces of Gymnasium's own"):
+        refuse_differing([Words(3), Words(3)])
 
 
 def test_a_long_double_is_refused():
@@ -178,7 +290,7 @@ WRONG = {
     "nothing": None,
     "a list": [],
     "no type": {},
-    "another type": {"type": "Text"},
+    "another type": {"type": "Space"},
     "a type that is no text": {"type": []},
     "a Box without bounds": {"type": "Box", "dtype": "<f4"},
     "bounds of objects": _box(dtype="|O8"),
@@ -216,6 +328,17 @@ WRONG = {
     },
     "a Tuple of numbers": {"type": "Tuple", "spaces": [1]},
     "a Tuple that is none": {"type": "Tuple", "spaces": 5},
+    "a Text without characters": {"type": "Text", "min_length": 0, "max_length": 1},
+    "a Text of text": {"type": "Text", "min_length": 0, "max_length": 1, "charset": "ab"},
+    "a Text beyond Unicode": {"type": "Text", "min_length": 0, "max_length": 1, "charset": [0x110000]},
+    "a Text of negative length": {"type": "Text", "min_length": 0, "max_length": -1, "charset": [97]},
+    "a Sequence of nothing": {"type": "Sequence", "space": None, "stack": True},
+    "a Sequence stacked by a number": {"type": "Sequence", "space": {"type": "MultiBinary", "n": 1}, "stack": 1},
+    "a OneOf of nothing": {"type": "OneOf", "spaces": []},
+    "a Graph of nothing": {"type": "Graph", "node_space": None, "edge_space": None},
+    "a custom space without a name": {"type": "Custom", "name": None, "shape": None, "dtype": None, "repr": ""},
+    "a custom space of half a size": {"type": "Custom", "name": "", "shape": [0.5], "dtype": None, "repr": ""},
+    "a custom space of objects": {"type": "Custom", "name": "", "shape": None, "dtype": "|O", "repr": ""},
 }
 
 

@@ -76,10 +76,15 @@ class ArenaDriver:
         """Becomes readable when all workers have finished: for a poller that waits for other things too."""
         return self._finish.bell.fd
 
-    def start_step(self, arrays: Sequence[np.ndarray]) -> None:
-        """Store a checked action batch and have every worker step its shard into the next slot."""
+    def start_step(self, arrays: Sequence[np.ndarray], *, by_message: bool = False) -> None:
+        """Store a checked action batch and have every worker step its shard into the next slot.
+
+        Args:
+            arrays: The parts of the batch; only its arrays are stored.
+            by_message: Whether the workers read a message with the batch's side values first.
+        """
         self._actions.store(arrays, self._views.actions, self._views.codes)
-        self._start(STEP)
+        self._start(MESSAGE if by_message else STEP)
 
     def start_message(self, *, fills_slot: bool) -> None:
         """Have every worker read a message from its socket.

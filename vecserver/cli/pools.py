@@ -41,6 +41,7 @@ def create_pool(
     engine: Annotated[str | None, typer.Option(help="auto, envs, async or sync.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="as many as pay")] = None,
     autoreset_mode: Annotated[str | None, typer.Option(help="NextStep, SameStep or Disabled.")] = None,
+    observation_mode: Annotated[str | None, typer.Option(help="same, or different for rows of other bounds.")] = None,
     render_mode: Annotated[str | None, typer.Option(help="Passed to gymnasium.make.")] = None,
     kwargs: Annotated[str | None, typer.Option(metavar="JSON", help="Object passed to gymnasium.make.")] = None,
     wrapper: Annotated[
@@ -63,6 +64,7 @@ def create_pool(
         "engine": engine,
         "workers": workers,
         "autoreset_mode": autoreset_mode,
+        "observation_mode": observation_mode,
         "render_mode": render_mode,
         "env_kwargs": None if kwargs is None else parse_object(kwargs, "--kwargs"),
         "wrappers": [_parse_wrapper(text) for text in wrapper] if wrapper else None,

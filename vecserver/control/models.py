@@ -58,6 +58,7 @@ class PoolRequest(_Request):
     engine: str = Field("auto", description="`auto`, `envs`, `async` or `sync`")
     workers: int | None = Field(None, description="Worker processes; null for as many as pay")
     autoreset_mode: str = Field("NextStep", description="`NextStep`, `SameStep` or `Disabled`")
+    observation_mode: str = Field("same", description="`same`, or `different` for rows whose bounds may differ")
     render_mode: str | None = Field(None, description="Passed to `gymnasium.make`")
     env_kwargs: dict[str, Any] = Field({}, description="Passed to `gymnasium.make`")
     wrappers: list[str | dict[str, Any]] = Field(
@@ -95,6 +96,7 @@ class Spaces(BaseModel):
 
     observation: dict[str, Any]
     action: dict[str, Any]
+    row_observations: list[dict[str, Any]] | None = Field(description="One a row where they may differ; else null")
 
 
 class StatsAnswer(BaseModel):
@@ -141,6 +143,7 @@ class PoolAnswer(BaseModel):
     engine: str = Field(description="What the workers run; never `auto`")
     workers: int
     autoreset_mode: str
+    observation_mode: str
     render_mode: str | None
     env_kwargs: dict[str, Any]
     wrappers: list[str | dict[str, Any]]
@@ -172,6 +175,7 @@ class PoolAnswer(BaseModel):
             engine=info.engine,
             workers=info.workers,
             autoreset_mode=info.autoreset_mode,
+            observation_mode=spec.observation_mode,
             render_mode=info.render_mode,
             env_kwargs=spec.env_kwargs,
             wrappers=spec.wrappers,
@@ -180,7 +184,11 @@ class PoolAnswer(BaseModel):
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
             endpoints=view.endpoints,
-            spaces=Spaces(observation=info.observation_space, action=info.action_space),
+            spaces=Spaces(
+                observation=info.observation_space,
+                action=info.action_space,
+                row_observations=info.row_observation_spaces,
+            ),
             layout=info.layout,
             metadata=info.metadata,
             arena_bytes=view.arena_bytes,

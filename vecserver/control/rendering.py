@@ -1,7 +1,7 @@
 """Values that environments decide, as JSON: for people and for languages without a client of their own.
 
 JSON has no infinities, no NaN, no bytes and no objects: non-finite numbers become null, bytes base64 text, and what has
-no other form its ``repr``. Whoever needs the last bit steps over ZeroMQ.
+no other form its ``repr``. A graph is an object of its three arrays. Whoever needs the last bit steps over ZeroMQ.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
+from gymnasium.spaces import GraphInstance
 from starlette.responses import Response
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ def _of_dict(value: dict[Any, Any]) -> dict[str, Any]:
 @to_json_value.register(tuple)
 def _of_sequence(value: list[Any] | tuple[Any, ...]) -> list[Any]:
     return [to_json_value(item) for item in value]
+
+
+@to_json_value.register
+def _of_graph(value: GraphInstance) -> dict[str, Any]:
+    return {name: to_json_value(part) for name, part in value._asdict().items()}
 
 
 @to_json_value.register(np.ndarray)

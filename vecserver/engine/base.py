@@ -13,7 +13,7 @@ from vecserver.arena.views import WorkerLine
 from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
 
@@ -34,6 +34,8 @@ class EngineInfo:
     action_space: spaces.Space[Any]
     metadata: dict[str, Any]
     render_mode: str | None
+    row_observation_spaces: list[spaces.Space[Any]] | None = None
+    """One a row where they may differ in their bounds; None where they are all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Shard:
         self._area = action_area
         self._codes = codes
         self._nested = isinstance(actions.space, spaces.Dict | spaces.Tuple)
+        self._side: list[tuple[Any, ...]] | None = None
         self._batched_space = batch_space(actions.space, self.size)
         self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
 
@@ -131,13 +134,18 @@ class Shard:
         self.line[WorkerLine.STEPS] += steps
         self.line[WorkerLine.EPISODES] += episodes
 
-    def _load(self) -> list[np.ndarray[Any, Any]]:
+    def take_side(self, rows: Sequence[bytes]) -> None:
+        """Take the side values of the shard's next actions, one encoded row each."""
+        self._side = self._format.side.unpack_rows(rows, self.size)
+
+    def _load(self) -> list[Any]:
         codes = bytes(self._codes)
         views = self._views.get(codes)
         if views is None:
             views = self._views[codes] = self._format.load(self._area, codes, self.rows)
         # A copy: an environment may keep its action, and the next batch overwrites the arena
-        return [view.copy() for view in views]
+        leaves = [view.copy() for view in views]
+        return leaves if self._side is None else list(self._format.side.weave(leaves, self._side))
 
     def action_batch(self) -> Any:
         """The shard's actions as one batch, in the structure of the batched space; the engine's own."""

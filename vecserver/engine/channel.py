@@ -1,7 +1,7 @@
 """Messages between a host and its worker, over a socket pair: a four-byte length, then msgpack.
 
-The step path never comes here. Commands that need more than an opcode do (start, reset, call, render), and payloads
-that are larger than a side area.
+The step path comes here only where actions have side values. Commands that need more than an opcode do (start, reset,
+call, render), and payloads that are larger than a side area.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "Render",
     "Reset",
     "Start",
+    "Step",
     "receive",
     "receive_bytes",
     "send",
@@ -48,24 +49,37 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     engine: str
     num_envs: int
     rows: tuple[int, int]
+    observation_mode: str = "same"
     wrappers: list[str | dict[str, Any]] = []
     info: str | list[str] = "all"
     episode_statistics: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
-    """A worker's answer to Start: its environments exist. Spaces as ``wire.spaces`` describes them."""
+    """A worker's answer to Start: its environments exist. Spaces as ``wire.spaces`` describes them.
+
+    Attributes:
+        row_observation_spaces: One a row of the shard where the pool's rows may differ; None where they may not.
+    """
 
     observation_space: dict[str, Any]
     action_space: dict[str, Any]
     metadata: dict[str, Any]
     render_mode: str | None
+    row_observation_spaces: list[dict[str, Any]] | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """A worker's answer when its environments could not be made: ``fault`` has row, type, message, traceback."""
+    """A worker's answer when its environments could not be made, or cannot be a pool.
+
+    Attributes:
+        fault: Row, type, message, traceback.
+        code: The code of the error that this is, with its details.
+    """
 
     fault: dict[str, Any]
+    code: str = "env_creation_failed"
+    details: dict[str, Any] = {}
 
 
 class Bind(msgspec.Struct, frozen=True, tag=True):
@@ -81,6 +95,12 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
     shard: int
     layout_hash: int
     core: int | None
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """Step the shard with the actions in the arena and these side values, one encoded row each."""
+
+    side: list[bytes]
 
 
 class Reset(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +125,7 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     rows: list[int]
 
 
-Message = Start | Ready | Failed | Bind | Reset | Call | Render
+Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

@@ -15,7 +15,7 @@ from vecserver.arena.views import WorkerLine
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode
-from vecserver.engine.rows import observation_writer
+from vecserver.engine.rows import observation_writer, side_rows
 from vecserver.wire.infos import encode_rows
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class EnvsEngine:
         rows: First and end row of the shard.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
         infos: What is sent beside observations, rewards and flags.
+        observation_mode: ``same``, or ``different`` where the rows' observation spaces may differ in their bounds; the
+            caller judges whether they do in more.
 
     Raises:
         RowFaults: An environment could not be made; names its row.
@@ -63,8 +65,10 @@ class EnvsEngine:
         rows: tuple[int, int],
         autoreset_mode: str,
         infos: InfoOptions = ALL_INFOS,
+        observation_mode: str = "same",
     ) -> None:
         self._first = rows[0]
+        self._same = ("observation_space", "action_space") if observation_mode == "same" else ("action_space",)
         self._envs: list[gymnasium.Env[Any, Any]] = []
         for row in range(*rows):
             try:
@@ -74,7 +78,8 @@ class EnvsEngine:
                 self.close()
                 raise RowFaults([fault_of(row, error)]) from None
         env = self._envs[0]
-        self.info = EngineInfo(env.observation_space, env.action_space, dict(env.metadata), env.render_mode)
+        each = None if observation_mode == "same" else [env.observation_space for env in self._envs]
+        self.info = EngineInfo(env.observation_space, env.action_space, dict(env.metadata), env.render_mode, each)
         self._steps = [env.step for env in self._envs]
         self._resets = [env.reset for env in self._envs]
         self._done = [False] * len(self._envs)  # which rows the next step resets, in NextStep
@@ -86,7 +91,7 @@ class EnvsEngine:
 
     def _check_spaces(self, row: int) -> None:
         first, env = self._envs[0], self._envs[-1]
-        for name in ("observation_space", "action_space"):
+        for name in self._same:
             if getattr(env, name) != getattr(first, name):
                 raise ValueError(
                     f"the {name} of row {row} is {getattr(env, name)}, not {getattr(first, name)} as before"
@@ -96,7 +101,8 @@ class EnvsEngine:
         """Take the part of the arena to work on."""
         self._shard = shard
         self._slot = 0
-        self._writers = [observation_writer(self.info.observation_space, slot) for slot in shard.slots]
+        self._aside = side_rows(self.info.observation_space, shard.size)
+        self._writers = [observation_writer(self.info.observation_space, slot, self._aside) for slot in shard.slots]
 
     def step(self, slot: int) -> bytes:
         """Step every row into a slot."""
@@ -146,7 +152,7 @@ class EnvsEngine:
             batch.faults += [fault_of(row, error) for row, error in claims_of_episode(infos)]
         if batch.faults:
             raise RowFaults(batch.faults)
-        return encode_rows(infos, episodes=episodes) if infos or episodes else b""
+        return encode_rows(infos, self._aside, episodes=episodes) if infos or episodes or self._aside else b""
 
     def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
         steps, done, first, line, rewards = self._steps, self._done, self._first, self._shard.line, batch.rewards
@@ -229,7 +235,7 @@ class EnvsEngine:
             raise RowFaults(faults)
         if self._kept is not None:
             infos = self._kept(infos, [])
-        return encode_rows(infos) if infos else b""
+        return encode_rows(infos, self._aside) if infos or self._aside else b""
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
         """Call a method or read an attribute of rows."""

@@ -2,8 +2,8 @@
 
 ``async`` is the reference that the others are compared with. Its known traps are kept away from the pool: what an
 environment raises is turned into a picklable carrier inside the environment's process (Gymnasium hangs for ever on an
-exception that cannot be pickled), what of its infos cannot travel is left out there, and after a fault the vector
-environment is made again at the next reset.
+exception that cannot be pickled), what of its infos cannot travel is left out there, rewards of shape (1,)
+become numbers, and after a fault the vector environment is made again at the next reset.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +25,17 @@ from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.finals import FinalCopies
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode, key_filter
 from vecserver.engine.orphans import die_with_parent
+from vecserver.engine.rows import side_rows
+from vecserver.wire.errors import Unportable
 from vecserver.wire.infos import encode_merged, travelling
 from vecserver.wire.layout import leaf_values
+from vecserver.wire.side import SideLeaves
+from vecserver.wire.spaces import refuse_differing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from gymnasium import spaces
 
     from vecserver.engine.base import ResetCommand, Shard
 
@@ -63,6 +70,8 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _step(self, action: Any) -> Any:
         observation, reward, terminated, truncated, info = self.env.step(action)
+        if isinstance(reward, np.ndarray) and reward.size == 1:
+            reward = reward.item()
         return observation, reward, terminated, truncated, self._sent(info)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
@@ -86,12 +95,37 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
         return bool(self._carry(self.env.set_wrapper_attr, name, value))
 
 
+class _NextStepRow(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Resets in the step after an episode's end, for a vector environment that does not."""
+
+    _due = False
+
+    def step(self, action: Any) -> Any:
+        if self._due:
+            self._due = False
+            observation, info = self.env.reset()
+            return observation, 0.0, False, False, info
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self._due = bool(terminated or truncated)
+        return observation, reward, terminated, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._due = False
+        return self.env.reset(seed=seed, options=options)
+
+
 def _make_row(
-    make: Callable[[], gymnasium.Env[Any, Any]], row: int, keys: frozenset[str] | None, worker_pid: int
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    row: int,
+    keys: frozenset[str] | None,
+    worker_pid: int,
+    *,
+    resets: bool = False,
 ) -> gymnasium.Env[Any, Any]:
     die_with_parent(worker_pid)
     try:
-        return _FaultCarrier(FinalCopies(make()), row, keys)
+        env = FinalCopies(make())
+        return _FaultCarrier(_NextStepRow(env) if resets else env, row, keys)
     except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
         raise _RowRaised(json.dumps(fault_of(row, error))) from None
 
@@ -104,9 +138,11 @@ class _VectorEngine:
         rows: First and end row; always all rows of the pool.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
         infos: What is sent beside observations, rewards and flags.
+        observation_mode: ``same``, or ``different`` where the rows' observation spaces may differ in their bounds.
 
     Raises:
         RowFaults: An environment could not be made; names its row.
+        InvalidSpec: Rows differ in more than that.
     """
 
     def __init__(
@@ -115,17 +151,37 @@ class _VectorEngine:
         rows: tuple[int, int],
         autoreset_mode: str,
         infos: InfoOptions = ALL_INFOS,
+        observation_mode: str = "same",
     ) -> None:
         self._first, self._size = rows[0], rows[1] - rows[0]
         self._makers = [partial(_make_row, make, row, infos.keys, os.getpid()) for row in range(*rows)]
         self._sends_final_info = infos.sends_final_info
         self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
-        self._mode = AutoresetMode(autoreset_mode)
+        self._mode, self._observation_mode = AutoresetMode(autoreset_mode), observation_mode
+        each = self._guarded(self._look_at_rows)
+        if each is not None:
+            refuse_differing(each)
         self._envs = self._guarded(self._start)
         self._usable = True
         envs = self._envs
         metadata = {key: value for key, value in envs.metadata.items() if key != "autoreset_mode"}
-        self.info = EngineInfo(envs.single_observation_space, envs.single_action_space, metadata, envs.render_mode)
+        self.info = EngineInfo(
+            envs.single_observation_space if each is None else each[0],
+            envs.single_action_space,
+            metadata,
+            envs.render_mode,
+            each,
+        )
+
+    def _look_at_rows(self) -> list[spaces.Space[Any]] | None:
+        """The observation space of every row where they may differ, each from an environment that is made for it."""
+        if self._observation_mode == "same":
+            return None
+        each = []
+        for make in self._makers:
+            with closing(make()) as env:
+                each.append(env.observation_space)
+        return each
 
     def _start(self) -> VectorEnv[Any, Any, Any]:
         raise NotImplementedError
@@ -134,6 +190,8 @@ class _VectorEngine:
         """Take the part of the arena to work on."""
         self._shard = shard
         self._done = np.zeros(self._size, np.bool_)
+        self._side = SideLeaves(self.info.observation_space)
+        self._aside = side_rows(self.info.observation_space, self._size)
 
     def step(self, slot: int) -> bytes:
         """Step every row into a slot."""
@@ -143,7 +201,6 @@ class _VectorEngine:
         actions = self._shard.action_batch()
         observations, rewards, terminated, truncated, infos = self._guarded(self._envs.step, actions)
         views = self._shard.slots[slot]
-        self._write(slot, observations)
         views.rewards[:], views.terminated[:], views.truncated[:] = rewards, terminated, truncated
         restarted = self._done
         if self._mode is not AutoresetMode.DISABLED:
@@ -151,6 +208,7 @@ class _VectorEngine:
         views.autoreset[:] = restarted if self._mode is AutoresetMode.NEXT_STEP else self._done
         resets = int(np.count_nonzero(restarted)) if self._mode is AutoresetMode.NEXT_STEP else 0
         self._shard.count(self._size - resets, int(np.count_nonzero(terminated | truncated)))
+        self._write(slot, observations)
         episodes = None
         if self._statistics is not None:
             episodes = self._statistics.step(rewards, np.flatnonzero(terminated | truncated).tolist())
@@ -167,15 +225,28 @@ class _VectorEngine:
             if isinstance(level, dict) and _DROPPED in level:
                 texts = level.pop(_DROPPED)[level.pop(f"_{_DROPPED}")]
                 dropped |= {f"{prefix}{path}": kind for text in texts for path, kind in json.loads(text).items()}
-        return encode_merged(self._in_order(infos), dropped=dropped, episodes=episodes)
+        return encode_merged(self._in_order(infos), self._aside, dropped=dropped, episodes=episodes)
 
     def _in_order(self, infos: dict[str, Any]) -> dict[str, Any]:
         return infos
 
     def _write(self, slot: int, observations: Any) -> None:
-        parts = leaf_values(self.info.observation_space, observations)
+        parts: Iterable[Any] = leaf_values(self.info.observation_space, observations)
+        if self._aside is not None:
+            parts, side = self._side.split(parts)
+            self._write_aside(self._aside, side)
         for leaf, part in zip(self._shard.slots[slot].observations, parts, strict=True):
             leaf[:] = part
+
+    def _write_aside(self, rows: list[bytes], parts: list[tuple[Any, ...]]) -> None:
+        faults = []
+        for row, values in enumerate(zip(*parts, strict=True)):
+            try:
+                rows[row] = self._side.pack_row(values, "the observation")
+            except Unportable as error:
+                faults.append(fault_of(self._first + row, error))
+        if faults:
+            raise RowFaults(faults)
 
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot; after a fault the vector environment is made again first."""
@@ -191,9 +262,9 @@ class _VectorEngine:
             self._done = np.zeros(self._size, np.bool_)
         observations, infos = self._guarded(partial(self._envs.reset, seed=command.seeds, options=options))
         views = self._shard.slots[slot]
-        self._write(slot, observations)
         for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
             flags[:] = 0
+        self._write(slot, observations)
         if self._statistics is not None:
             self._statistics.restart(command.mask)
         return self._encode(infos)
@@ -237,8 +308,21 @@ class AsyncEngine(_VectorEngine):
     """Gymnasium's ``AsyncVectorEnv``: a process a row."""
 
     def _start(self) -> VectorEnv[Any, Any, Any]:
+        with closing(self._makers[0]()) as env:  # Gymnasium makes one more for the same reason
+            shared = not SideLeaves(env.observation_space)
+        makers, mode = self._makers, self._mode
+        if not shared and mode is AutoresetMode.NEXT_STEP:
+            # without shared memory Gymnasium resets a row a second time that was reset when its episode was over
+            makers, mode = [partial(make, resets=True) for make in makers], AutoresetMode.DISABLED
         # fork: the worker has neither threads nor a ZeroMQ context, and a fresh interpreter a row would take seconds
-        return AsyncVectorEnv(self._makers, context="fork", autoreset_mode=self._mode, copy=False)
+        return AsyncVectorEnv(
+            makers,
+            context="fork",
+            autoreset_mode=mode,
+            shared_memory=shared,
+            copy=False,
+            observation_mode=self._observation_mode,
+        )
 
     def _in_order(self, infos: dict[str, Any]) -> dict[str, Any]:
         """Infos with ``final_obs`` before ``final_info``, as ``SyncVectorEnv`` has them."""
@@ -259,4 +343,6 @@ class SyncEngine(_VectorEngine):
     """Gymnasium's ``SyncVectorEnv``."""
 
     def _start(self) -> VectorEnv[Any, Any, Any]:
-        return SyncVectorEnv(self._makers, autoreset_mode=self._mode, copy=False)
+        return SyncVectorEnv(
+            self._makers, autoreset_mode=self._mode, copy=False, observation_mode=self._observation_mode
+        )

@@ -36,8 +36,9 @@ def make_engine(
     rows: tuple[int, int],
     autoreset_mode: str,
     infos: InfoOptions = ALL_INFOS,
+    observation_mode: str = "same",
 ) -> Engine:
     """Make an engine and its environments; errors as the engine's own."""
     module, _, attribute = _ENGINES[name].partition(":")
-    engine: Engine = getattr(import_module(module), attribute)(make, rows, autoreset_mode, infos)
+    engine: Engine = getattr(import_module(module), attribute)(make, rows, autoreset_mode, infos, observation_mode)
     return engine

@@ -20,14 +20,14 @@ from vecserver.arena.memory import map_memory
 from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
 from vecserver.engine.base import ResetCommand, RowFaults, Shard, fault_of
-from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, receive, send
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step, receive, send
 from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.table import make_engine
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, portable, unpack
-from vecserver.wire.errors import Unportable
+from vecserver.wire.errors import EnvCreationFailed, Unportable, VecServerError
 from vecserver.wire.layout import Layout
 from vecserver.wire.spaces import space_to_json
 
@@ -80,21 +80,27 @@ def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
         maker = EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
         infos = InfoOptions(start.info, start.episode_statistics)
-        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode, infos)
+        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode, infos, start.observation_mode)
     except RowFaults as faults:
         send(sock, Failed(faults.faults[0]))
         return None
+    except VecServerError as error:  # what the environments are and what the pool is to be do not go together
+        send(sock, Failed(fault_of(start.rows[0], error), error.code, error.details))
+        return None
     try:
         info = engine.info
+        each = info.row_observation_spaces
         ready = Ready(
             space_to_json(info.observation_space),
             space_to_json(info.action_space),
             _json_only(info.metadata),
             info.render_mode,
+            None if each is None else [space_to_json(space) for space in each],
         )
     except Exception as error:  # noqa: BLE001 - an unsupported space, or a metadata of the wrong type
         engine.close()
-        send(sock, Failed(fault_of(start.rows[0], error)))
+        code = error.code if isinstance(error, VecServerError) else EnvCreationFailed.code
+        send(sock, Failed(fault_of(start.rows[0], error), code))
         return None
     send(sock, ready)
     return engine
@@ -137,8 +143,10 @@ class _Worker:
         self._finish_line = finish
         first, end = bind.shards[bind.shard]
         self._first, self._end = first, end
-        engine.bind(Shard(first, end, views.slots, actions, views.actions, views.codes, self._line))
+        self._shard = Shard(first, end, views.slots, actions, views.actions, views.codes, self._line)
+        engine.bind(self._shard)
         self._handlers: dict[type, Callable[[Any, int], bytes]] = {
+            Step: self._step,
             Reset: self._reset,
             Call: self._call,
             Render: self._render,
@@ -180,6 +188,10 @@ class _Worker:
         self._finish_line.cross()
         if not fits:
             send(self._sock, payload)
+
+    def _step(self, message: Step, slot: int) -> bytes:
+        self._shard.take_side(message.side)
+        return self._engine.step(slot)
 
     def _reset(self, message: Reset, slot: int) -> bytes:
         options = unpack(message.options) if message.options else None

@@ -15,7 +15,7 @@ from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.arena.views import ArenaViews
-from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start
+from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step
 from vecserver.engine.table import WHOLE_POOL, resolve
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
@@ -25,15 +25,18 @@ from vecserver.wire.errors import (
     EnvCreationFailed,
     EnvFault,
     InvalidSpec,
+    MessageTooLarge,
     VecServerError,
     WorkerDied,
+    from_code,
 )
+from vecserver.wire.frames import MAX_EXT
 from vecserver.wire.infos import join
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import Call as CallRequest
 from vecserver.wire.messages import PoolInfo
 from vecserver.wire.messages import Reset as ResetRequest
-from vecserver.wire.spaces import space_from_json
+from vecserver.wire.spaces import refuse_differing, space_from_json
 
 if TYPE_CHECKING:
     from vecserver.pools.spec import Caps, PoolSpec
@@ -107,7 +110,7 @@ class Host:
             worker.send(self._start_message(worker.rows))
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
         self._check_same_spaces(ready)
-        self._describe(ready[0])
+        self._describe(ready)
         self._make_arena(shards)
         cores = self._cores()
         for worker, core in zip(self._workers, cores, strict=True):
@@ -150,6 +153,7 @@ class Host:
             engine=self.engine,
             num_envs=spec.num_envs,
             rows=rows,
+            observation_mode=spec.observation_mode,
             wrappers=spec.wrappers,
             info=spec.info,
             episode_statistics=spec.episode_statistics,
@@ -160,6 +164,8 @@ class Host:
         message = worker.receive(deadline, abort_fd)
         if isinstance(message, Failed):
             fault = message.fault
+            if message.code != EnvCreationFailed.code:
+                raise from_code(message.code, fault["message"], message.details)
             raise EnvCreationFailed(
                 f"the environment of row {fault['row']} could not be made: {fault['type']}: {fault['message']}",
                 faults=[fault],
@@ -169,12 +175,20 @@ class Host:
 
     def _check_same_spaces(self, ready: list[Ready]) -> None:
         for worker, message in zip(self._workers, ready, strict=True):
-            for name in ("observation_space", "action_space"):
+            for name in ("action_space",) if self._differing(ready) else ("observation_space", "action_space"):
                 if getattr(message, name) != getattr(ready[0], name):
                     raise InvalidSpec(f"the {name} of row {worker.rows[0]} differs from the one of row 0")
+        refuse_differing([space_from_json(space) for space in self._differing(ready) or ()])
 
-    def _describe(self, ready: Ready) -> None:
-        spec = self.spec
+    @staticmethod
+    def _differing(ready: list[Ready]) -> list[dict[str, Any]] | None:
+        """The observation space of every row where they may differ; None where they may not."""
+        if ready[0].row_observation_spaces is None:
+            return None
+        return [space for message in ready for space in message.row_observation_spaces or ()]
+
+    def _describe(self, each: list[Ready]) -> None:
+        spec, ready = self.spec, each[0]
         self.actions = ActionFormat(space_from_json(ready.action_space), spec.num_envs)
         self.layout = Layout.of(space_from_json(ready.observation_space), spec.num_envs)
         self.info = PoolInfo(
@@ -193,6 +207,7 @@ class Host:
             step_timeout=spec.step_timeout,
             lease_ttl=spec.lease_ttl,
             max_request=self.actions.area_size,
+            row_observation_spaces=self._differing(each),
         )
 
     def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:
@@ -235,9 +250,14 @@ class Host:
             InvalidAction: The batch does not fit; nothing was stepped.
             MalformedMessage: The bytes are no batch; nothing was stepped.
         """
-        arrays = self.actions.decode(ext, body)
-        self.actions.check(arrays)
-        self._driver.start_step(arrays)
+        parts = self.actions.decode(ext, body)
+        self.actions.check(parts)
+        if self.actions.has_side:
+            messages = [Step(self.actions.side_rows(parts, first, end)) for first, end in self._rows]
+            self._driver.start_step(parts, by_message=True)
+            self._send(messages)
+        else:
+            self._driver.start_step(parts)
         self.batches += 1
 
     def begin_reset(self, request: ResetRequest) -> None:
@@ -298,6 +318,9 @@ class Host:
     def _begin_messages(self, messages: list[Any], *, fills_slot: bool) -> None:
         # Ring first: a worker that reads already takes a message that is larger than the socket's buffer
         self._driver.start_message(fills_slot=fills_slot)
+        self._send(messages)
+
+    def _send(self, messages: list[Any]) -> None:
         for worker, message in zip(self._workers, messages, strict=True):
             try:
                 worker.send(message)
@@ -327,7 +350,15 @@ class Host:
             return Outcome(slot, b"", error)
         if faults:
             return Outcome(slot, b"", _env_fault(faults))
-        return Outcome(slot, join(payloads))
+        ext = join(payloads)
+        if len(ext) > MAX_EXT:
+            too_large = MessageTooLarge(
+                f"infos, results of calls and observations without a fixed size of {len(ext)} bytes; a message takes "
+                f"{MAX_EXT}",
+                limit=MAX_EXT,
+            )
+            return Outcome(slot, b"", too_large)
+        return Outcome(slot, ext)
 
     def _payloads(self) -> tuple[list[bytes | memoryview], list[dict[str, Any]]]:
         payloads: list[bytes | memoryview] = []

@@ -15,6 +15,7 @@ import zmq
 
 from vecserver.pools.handshake import HostReady, HostStart
 from vecserver.pools.hosts import HostProcess
+from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
 from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, check_pool_name
@@ -33,6 +34,7 @@ from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset
+from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
@@ -263,7 +265,7 @@ class Registry:
 
         Args:
             pool: Its id.
-            actions: A batch of actions, as ``VectorEnv.step`` takes it; JSON numbers are enough.
+            actions: A batch of actions, as ``VectorEnv.step`` takes it; JSON values are enough.
 
         Raises:
             UnknownPool: No pool has this id.
@@ -276,7 +278,7 @@ class Registry:
         """
         made = self._find(pool)
         encoder = ActionFormat(space_from_json(made.ready.info.action_space), made.spec.num_envs)
-        ext, body = encoder.encode(encoder.coerce(actions))
+        ext, body = encoder.encode(encoder.coerce(batch_from_json(encoder.space, actions)))
         return self._drive(made, Kind.STEP, ext, body)
 
     def reset(
@@ -376,8 +378,10 @@ def _decode_batch(made: _Pool, kind: Kind, ext: Any, body: Any) -> Batch:
     rows = made.spec.num_envs
     space = space_from_json(made.ready.info.observation_space)
     views = Layout.of(space, rows).views(bytearray(body))
-    infos, _ = merge(ext, rows, _Merger(rows).add)
-    observations = assemble(space, iter(views.observations))
+    infos, _, aside = merge(ext, rows, _Merger(rows).add)
+    side = SideLeaves(space)
+    leaves = side.weave(views.observations, side.unpack_rows(aside, rows)) if side else iter(views.observations)
+    observations = assemble(space, leaves)
     if kind == Kind.RESET:
         return Batch(observations, None, None, None, infos)
     return Batch(observations, views.rewards, views.terminated, views.truncated, infos)

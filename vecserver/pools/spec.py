@@ -15,10 +15,20 @@ from vecserver.engine.providers import is_registered
 from vecserver.engine.wrappers import check_wrappers
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
-__all__ = ["AUTORESET_MODES", "ENGINES", "INFOS", "Caps", "PoolSpec", "check_pool_name", "nearest_env_ids"]
+__all__ = [
+    "AUTORESET_MODES",
+    "ENGINES",
+    "INFOS",
+    "OBSERVATION_MODES",
+    "Caps",
+    "PoolSpec",
+    "check_pool_name",
+    "nearest_env_ids",
+]
 
 ENGINES: Final = ("auto", "envs", "async", "sync")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
+OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
@@ -52,6 +62,8 @@ class PoolSpec:
             vector environments, in one worker), ``auto`` for the fastest that gives the same numbers.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, as ``gymnasium.vector.AutoresetMode``.
+        observation_mode: ``same`` where every row has the same observation space, ``different`` where they may differ
+            in their bounds.
         render_mode: Passed to ``gymnasium.make``.
         env_kwargs: Passed to ``gymnasium.make``; JSON values.
         wrappers: Gymnasium's wrappers to put around each row's environment, the first innermost: names, or
@@ -69,6 +81,7 @@ class PoolSpec:
     engine: str = "auto"
     workers: int | None = None
     autoreset_mode: str = "NextStep"
+    observation_mode: str = "same"
     render_mode: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     wrappers: list[str | dict[str, Any]] = field(default_factory=list)
@@ -92,6 +105,7 @@ class PoolSpec:
                 raise InvalidSpec(f"workers is {self.workers}, more than num_envs ({self.num_envs})", field="workers")
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("autoreset_mode", self.autoreset_mode, AUTORESET_MODES)
+        _check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
         if self.engine in ("async", "sync") and self.workers not in (None, 1):
             raise InvalidSpec(f"workers is {self.workers}; engine {self.engine!r} runs in one worker", field="workers")
         for name in ("step_timeout", "lease_ttl"):

@@ -3,6 +3,9 @@
 Gymnasium hands each environment the action in the dtype its caller used, so a float64 batch for a float32 Box gives
 other numbers than its rounded copy. The block therefore carries each leaf in the caller's dtype; it names the dtypes
 only where they differ from the space's.
+
+The parts of a batch are one a leaf: an array for each leaf that has a place in the block, in order, and then a tuple of
+one value a row for each side leaf. Side values travel in the ext, ``[dtypes or nil, [bytes of a row, …]]``.
 """
 
 from __future__ import annotations
@@ -15,8 +18,11 @@ import msgspec
 import numpy as np
 from gymnasium import spaces
 
-from vecserver.wire.errors import InvalidAction, MalformedMessage, UnsupportedSpace
-from vecserver.wire.layout import leaf_spaces, leaf_values
+from vecserver.wire.codec import pack, unpack
+from vecserver.wire.errors import InvalidAction, MalformedMessage, Unportable, UnsupportedSpace
+from vecserver.wire.frames import MAX_EXT
+from vecserver.wire.layout import has_slot, leaf_spaces, leaf_values
+from vecserver.wire.side import SideLeaves
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +67,7 @@ class ActionFormat:
         num_envs: Rows.
 
     Raises:
-        UnsupportedSpace: A part of the space has no fixed size, or a dtype that no action may have.
+        UnsupportedSpace: A part of the space has a dtype that no action may have.
     """
 
     def __init__(self, space: spaces.Space[Any], num_envs: int) -> None:
@@ -69,19 +75,24 @@ class ActionFormat:
         self.num_envs = num_envs
         leaves, offset = [], 0
         for path, leaf in leaf_spaces(space):
+            if not has_slot(leaf):
+                continue
             dtype, shape = np.dtype(leaf.dtype), (num_envs, *(leaf.shape or ()))
             if dtype not in _CODES:
                 raise UnsupportedSpace(f"{leaf} has dtype {dtype.str}; actions have one of {', '.join(_BY_NAME)}")
             leaves.append(_Leaf(path, leaf, dtype, shape, prod(shape), offset, _cheap_test(leaf, prod(shape))))
             offset += _round_up(8 * prod(shape))
         self._leaves = tuple(leaves)
+        self.side = SideLeaves(space)
+        self.has_side = bool(self.side)
+        """Whether batches have side values: asked on every step, and so asked of the leaves once."""
         self.area_size = offset
         """Bytes of the arena's action area: an upper bound of a block's length in any dtypes."""
         self.leaf_count = len(leaves)
         self._usual = tuple(leaf.dtype for leaf in leaves)
 
-    def coerce(self, actions: Any) -> list[Array]:
-        """Turn a batch of actions into one C-ordered array a leaf, in the caller's dtypes.
+    def coerce(self, actions: Any) -> list[Any]:
+        """Turn a batch of actions into its parts: C-ordered arrays in the caller's dtypes, and tuples of side values.
 
         Args:
             actions: A batch as ``gymnasium.vector.VectorEnv.step`` takes it: an array or sequence of ``num_envs`` rows,
@@ -96,7 +107,11 @@ class ActionFormat:
             raise InvalidAction(
                 f"the action batch does not have the structure of {self.space}: {error!r}; nothing was stepped"
             ) from None
-        return [self._coerce_leaf(leaf, part) for leaf, part in zip(self._leaves, parts, strict=True)]
+        side: list[Any] = []
+        if self.has_side:
+            parts, side = self.side.split(parts)
+            side = [self._coerce_side(path, part) for (path, _), part in zip(self.side.leaves, side, strict=True)]
+        return [self._coerce_leaf(leaf, part) for leaf, part in zip(self._leaves, parts, strict=True)] + side
 
     def _coerce_leaf(self, leaf: _Leaf, part: Any) -> Array:
         where = f"the action batch{f' at {leaf.name}' if leaf.name else ''}"
@@ -115,19 +130,32 @@ class ActionFormat:
             )
         return array
 
-    def check(self, arrays: Sequence[Array]) -> None:
+    def _coerce_side(self, path: str, part: Any) -> tuple[Any, ...]:
+        where = f"the action batch{f' at {path}' if path else ''}"
+        try:
+            values = tuple(part)
+        except TypeError as error:
+            raise InvalidAction(f"{where} has no rows: {error}; nothing was stepped") from None
+        if len(values) != self.num_envs:
+            raise InvalidAction(f"{where} has {len(values)} rows, the pool has {self.num_envs}; nothing was stepped")
+        return values
+
+    def check(self, parts: Sequence[Any]) -> None:
         """Refuse values that no environment could take.
 
-        Integers outside their space and NaN are refused. Finite numbers beyond a Box's bounds pass, as they do in
-        Gymnasium: Gaussian policies emit them and environments clip them.
+        Integers outside their space and NaN are refused, and side values that their space does not contain. Finite
+        numbers beyond a Box's bounds pass, as they do in Gymnasium: Gaussian policies emit them and environments clip
+        them.
 
         Args:
-            arrays: One array a leaf, as ``coerce`` or ``decode`` gave them.
+            parts: As ``coerce`` or ``decode`` gave them.
 
         Raises:
             InvalidAction: Names the first row, its value and the space.
         """
-        for leaf, array in zip(self._leaves, arrays, strict=True):
+        if self.has_side:
+            self._check_side(parts[self.leaf_count :])
+        for leaf, array in zip(self._leaves, parts, strict=False):
             if leaf.looks_right(array):
                 continue
             bad = _outside(leaf.space, array)
@@ -139,26 +167,70 @@ class ActionFormat:
                     row=row,
                 )
 
-    def encode(self, arrays: Sequence[Array]) -> tuple[bytes, bytes]:
-        """Encode arrays as the ext and body of a STEP request.
+    def _check_side(self, parts: Sequence[tuple[Any, ...]]) -> None:
+        for (path, leaf), values in zip(self.side.leaves, parts, strict=True):
+            for row, value in enumerate(values):
+                if not _contains(leaf, value):
+                    raise InvalidAction(
+                        f"row {row}: action{f' at {path}' if path else ''} {value!r:.200} is outside {leaf!s:.200}; "
+                        "nothing was stepped, the batch can be sent again",
+                        row=row,
+                    )
+
+    def encode(self, parts: Sequence[Any]) -> tuple[bytes, bytes]:
+        """Encode the parts of a batch as the ext and body of a STEP request.
 
         Returns:
-            The ext, empty where every leaf has its space's dtype, and the body: the leaves one after the other, each
-            padded to 8 bytes.
+            The ext, empty where no leaf travels aside and every leaf has its space's dtype, and the body: the arrays
+            one after the other, each padded to 8 bytes.
+
+        Raises:
+            InvalidAction: A side value cannot travel; names its row.
         """
+        arrays = parts[: self.leaf_count] if self.has_side else parts
         dtypes = tuple(array.dtype for array in arrays)
-        ext = b"" if dtypes == self._usual else msgspec.msgpack.encode([dtype.str for dtype in dtypes])
+        names = None if dtypes == self._usual else [dtype.str for dtype in dtypes]
+        if self.has_side:
+            ext = self._encode_side(names, parts)
+        else:
+            ext = b"" if names is None else msgspec.msgpack.encode(names)
         return ext, b"".join(array.tobytes().ljust(_round_up(array.nbytes), b"\0") for array in arrays)
 
-    def decode(self, ext: Buffer, body: Buffer) -> list[Array]:
-        """Views of a STEP request's body, one array a leaf; no copy.
+    def _encode_side(self, names: list[str] | None, parts: Sequence[Any]) -> bytes:
+        ext = pack([names, self.side_rows(parts, 0, self.num_envs)])
+        if len(ext) > MAX_EXT:
+            raise InvalidAction(f"the action batch has {len(ext)} bytes beside its arrays; at most {MAX_EXT} are taken")
+        return ext
+
+    def side_rows(self, parts: Sequence[Any], first: int, end: int) -> list[bytes]:
+        """Encode the side values of some rows of a batch, each row for itself.
+
+        Raises:
+            InvalidAction: A value cannot travel; names its row.
+        """
+        rows = []
+        for row in range(first, end):
+            values = [part[row] for part in parts[self.leaf_count :]]
+            try:
+                rows.append(self.side.pack_row(values, "the action"))
+            except Unportable as error:
+                raise InvalidAction(f"row {row}: {error}; nothing was stepped", row=row) from None
+        return rows
+
+    def decode(self, ext: Buffer, body: Buffer) -> list[Any]:
+        """The parts of a STEP request's batch: views of its body, without a copy, and side values.
 
         Raises:
             InvalidAction: A dtype that does not fit the space.
-            MalformedMessage: The ext names no dtypes, or the body has another length than they say.
+            MalformedMessage: The ext names no dtypes or holds no side values, or the body has another length than the
+                dtypes say.
         """
-        dtypes = self._usual if not len(ext) else self._decode_dtypes(ext)
-        arrays, offset = [], 0
+        if self.has_side:
+            dtypes, side = self._decode_side(ext)
+        else:
+            dtypes, side = self._decode_dtypes(ext) if len(ext) else self._usual, []
+        arrays: list[Any] = []
+        offset = 0
         for leaf, dtype in zip(self._leaves, dtypes, strict=True):
             end = offset + _round_up(dtype.itemsize * leaf.count)
             if end > len(body):
@@ -170,13 +242,26 @@ class ActionFormat:
                 f"the actions of {self.num_envs} rows of {self.space} do not have {len(body)} bytes; "
                 "nothing was stepped"
             )
-        return arrays
+        return arrays + side
+
+    def _decode_side(self, ext: Buffer) -> tuple[tuple[np.dtype[Any], ...], list[tuple[Any, ...]]]:
+        match unpack(ext):
+            case [names, list(rows)] if all(type(row) is bytes for row in rows):
+                side = self.side.unpack_rows(rows, self.num_envs)
+            case _:
+                raise MalformedMessage("the ext of a STEP holds no values that travel aside")
+        return (self._usual if names is None else self._named_dtypes(names)), side
 
     def _decode_dtypes(self, ext: Buffer) -> tuple[np.dtype[Any], ...]:
         try:
             names = _NAMES.decode(ext)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise MalformedMessage(f"the ext of a STEP names no dtypes: {error}") from None
+        return self._named_dtypes(names)
+
+    def _named_dtypes(self, names: Any) -> tuple[np.dtype[Any], ...]:
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise MalformedMessage("the ext of a STEP names no dtypes")
         if len(names) != self.leaf_count:
             raise MalformedMessage(f"the ext of a STEP names {len(names)} dtypes for {self.leaf_count} leaves")
         for leaf, name in zip(self._leaves, names, strict=True):
@@ -184,9 +269,9 @@ class ActionFormat:
                 raise InvalidAction(f"an action batch of dtype {name!r:.40}, {leaf.space} takes {leaf.dtype}")
         return tuple(_BY_NAME[name] for name in names)
 
-    def store(self, arrays: Sequence[Array], area: memoryview, codes: memoryview) -> None:
-        """Write a batch into the arena's action area and its dtype codes beside it."""
-        for i, (leaf, array) in enumerate(zip(self._leaves, arrays, strict=True)):
+    def store(self, parts: Sequence[Any], area: memoryview, codes: memoryview) -> None:
+        """Write the arrays of a batch into the arena's action area, and their dtype codes beside it."""
+        for i, (leaf, array) in enumerate(zip(self._leaves, parts, strict=False)):
             area[leaf.offset : leaf.offset + array.nbytes] = array.reshape(-1).view(np.uint8).data
             codes[i] = _CODES[array.dtype]
 
@@ -196,6 +281,16 @@ class ActionFormat:
             np.ndarray(leaf.shape, np.dtype(_DTYPES[code]), area, leaf.offset)[rows]
             for leaf, code in zip(self._leaves, codes, strict=True)
         ]
+
+
+def _contains(leaf: spaces.Space[Any], value: Any) -> bool:
+    """Whether a side leaf holds a value; no value makes it raise."""
+    try:
+        return bool(leaf.contains(value))
+    except NotImplementedError:  # a custom space without a test of its own: the environment judges
+        return True
+    except Exception:  # noqa: BLE001 - Gymnasium takes a value of another structure apart, and stumbles
+        return False
 
 
 def _fits(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> bool:

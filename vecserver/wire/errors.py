@@ -6,7 +6,7 @@
     ├── LocalError                 you broke a rule; nothing was sent
     │   ├── InvalidAction          wrong length, shape, dtype or value of an action batch   (also ValueError)
     │   ├── InvalidSpec            a pool option is missing, unknown or out of range        (also ValueError)
-    │   ├── UnsupportedSpace       a space that has no place in a slot                      (also TypeError)
+    │   ├── UnsupportedSpace       a space that no pool takes, or that only a server has    (also TypeError)
     │   ├── Unportable             a value that cannot travel                               (also TypeError)
     │   └── TransportUnavailable   the chosen transport cannot be used here
     ├── RemoteError                the peer says no; what it did is in the message
@@ -123,7 +123,7 @@ class InvalidSpec(LocalError, ValueError):
 
 
 class UnsupportedSpace(LocalError, TypeError):
-    """A space whose values have no place in a slot."""
+    """A space that no pool takes, or one that cannot be sampled because its class is at the server only."""
 
     code, number, http_status = "unsupported_space", 12, 422
 

@@ -3,7 +3,8 @@
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
 client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. A
 vectorised environment has merged its infos already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that
-ended follow as ``[EPISODE_ROWS, statistics]``. The ext of a reply is the list of all workers' payloads; no payload at
+ended follow as ``[EPISODE_ROWS, statistics]``, and observations without a fixed size as ``[SIDE_ROWS, [bytes of a row,
+…]]`` for all rows of the worker. The ext of a reply is the list of all workers' payloads; no payload at
 all is an empty ext.
 """
 
@@ -25,6 +26,7 @@ __all__ = [
     "EPISODE_KEYS",
     "EPISODE_ROWS",
     "MERGED_ROWS",
+    "SIDE_ROWS",
     "encode_merged",
     "encode_rows",
     "join",
@@ -36,6 +38,8 @@ DROPPED_ROW: Final = -1
 """The row of an entry that names values which cannot travel, instead of being a row's info."""
 MERGED_ROWS: Final = -2
 """The row of an entry that holds merged infos of several rows."""
+SIDE_ROWS: Final = -3
+"""The row of an entry that holds the side values of a worker's rows' observations, as ``wire.side`` encodes them."""
 EPISODE_ROWS: Final = -4
 """The row of an entry with the statistics of episodes that ended: lists ``rows``, ``r``, ``l``, ``t`` of one length."""
 
@@ -48,14 +52,19 @@ _INFO_DEPTH: Final = 2
 RowInfos = list[tuple[int, dict[str, Any]]]
 
 
-def encode_rows(infos: RowInfos, *, episodes: dict[str, list[Any]] | None = None) -> bytes:
+def encode_rows(
+    infos: RowInfos, side: list[bytes] | None = None, *, episodes: dict[str, list[Any]] | None = None
+) -> bytes:
     """Encode one worker's infos; values that cannot travel are left out and named in an entry of their own.
 
     Args:
         infos: Number of the row, and its info.
+        side: The side values of all rows' observations; None where their space has no side leaves.
         episodes: Statistics of the episodes that ended, as ``EPISODE_ROWS`` has them.
     """
     ends: list[Any] = [] if episodes is None else [[EPISODE_ROWS, episodes]]
+    if side is not None:
+        ends.append([SIDE_ROWS, side])
     if not infos and not ends:
         return b""
     try:
@@ -67,13 +76,17 @@ def encode_rows(infos: RowInfos, *, episodes: dict[str, list[Any]] | None = None
 
 
 def encode_merged(
-    infos: dict[str, Any], *, dropped: dict[str, str] | None = None, episodes: dict[str, list[Any]] | None = None
+    infos: dict[str, Any],
+    side: list[bytes] | None = None,
+    *,
+    dropped: dict[str, str] | None = None,
+    episodes: dict[str, list[Any]] | None = None,
 ) -> bytes:
     """Encode infos that a vectorised environment merged itself, likewise; ``dropped`` is what was left out before."""
     entries: RowInfos = [(MERGED_ROWS, infos)] if infos else []
     if dropped:
         entries.append((DROPPED_ROW, dropped))
-    return encode_rows(entries, episodes=episodes)
+    return encode_rows(entries, side, episodes=episodes)
 
 
 def travelling(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -121,7 +134,7 @@ def merge(
     ext: bytes | bytearray | memoryview,
     num_envs: int,
     add_info: Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any]],
-) -> tuple[dict[str, Any], dict[str, str]]:
+) -> tuple[dict[str, Any], dict[str, str], list[bytes]]:
     """Merge the infos of a reply.
 
     Args:
@@ -130,7 +143,8 @@ def merge(
         add_info: Gymnasium's ``VectorEnv._add_info`` of the environment they are for.
 
     Returns:
-        The merged infos, and path → type of the values that could not travel.
+        The merged infos, path → type of the values that could not travel, and the side values of the rows'
+        observations: one a row, or none where their space has no side leaves.
 
     Raises:
         MalformedMessage: The ext holds no infos.
@@ -139,9 +153,12 @@ def merge(
     infos: dict[str, Any] = {}
     dropped: dict[str, str] = {}
     episodes: list[dict[str, Any]] = []
+    side: list[bytes] = []
     for row, info in _entries(ext, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
+        elif row == SIDE_ROWS:
+            side += info
         elif row == MERGED_ROWS:
             infos.update(info)
         elif row == EPISODE_ROWS:
@@ -153,7 +170,7 @@ def merge(
                 raise _unmergeable(row, error) from None
     if episodes:
         infos.update(zip(EPISODE_KEYS, _statistics(episodes, num_envs), strict=True))
-    return infos, dropped
+    return infos, dropped, side
 
 
 def _unmergeable(row: int, error: Exception) -> EnvFault:
@@ -178,7 +195,7 @@ def _statistics(parts: list[dict[str, Any]], num_envs: int) -> tuple[dict[str, A
     return merged, over
 
 
-def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tuple[int, Any]]:
     payloads = unpack(ext) if len(ext) else []
     if not isinstance(payloads, list) or not all(isinstance(payload, list) for payload in payloads):
         raise MalformedMessage("the ext holds no infos")
@@ -186,5 +203,7 @@ def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tup
         match entry:
             case [int(row), dict(info)] if type(row) is int and (MERGED_ROWS <= row < num_envs or row == EPISODE_ROWS):
                 yield row, info
+            case [int(row), list(rows)] if row == SIDE_ROWS and all(type(data) is bytes for data in rows):
+                yield row, rows
             case _:
                 raise MalformedMessage(f"the ext holds an entry that is no info of one of {num_envs} rows")

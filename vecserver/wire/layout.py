@@ -5,7 +5,8 @@ A slot holds, each 64-byte aligned::
     observation leaves (N, …) · reward f8[N] · terminated u1[N] · truncated u1[N] · autoreset u1[N]
 
 An observation's leaves are the arrays of its space in the space's own order: one for a Box, Discrete, MultiDiscrete or
-MultiBinary, those of its parts for Dict and Tuple.
+MultiBinary, those of its parts for Dict and Tuple. Every other space is a *side leaf*: its values have no fixed size,
+and travel beside the slot (``wire.side``).
 """
 
 from __future__ import annotations
@@ -20,39 +21,33 @@ import msgspec
 import numpy as np
 from gymnasium import spaces
 
-from vecserver.wire.errors import UnsupportedSpace
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Field", "Layout", "SlotViews", "assemble", "leaf_spaces", "leaf_values"]
+__all__ = ["Field", "Layout", "SlotViews", "assemble", "has_slot", "leaf_spaces", "leaf_values"]
 
 _ALIGNMENT: Final = 64
 """A cache line: two workers that write neighbouring fields never share one."""
 
-_LEAVES: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+_SLOT_LEAVES: Final = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 Array = np.ndarray[Any, Any]
 
 
-def leaf_spaces(space: spaces.Space[Any], name: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
-    """Yield the path and space of every leaf, in order.
+def has_slot(leaf: spaces.Space[Any]) -> bool:
+    """Whether the values of a leaf have a place in a slot; those of a side leaf have not."""
+    return isinstance(leaf, _SLOT_LEAVES)
 
-    Raises:
-        UnsupportedSpace: A part of the space has no fixed size.
-    """
+
+def leaf_spaces(space: spaces.Space[Any], name: str = "") -> Iterator[tuple[str, spaces.Space[Any]]]:
+    """Yield the path and space of every leaf, side leaves too, in order."""
     if isinstance(space, spaces.Dict):
         for key, child in space.spaces.items():
             yield from leaf_spaces(child, f"{name}/{key}")
     elif isinstance(space, spaces.Tuple):
         for i, child in enumerate(space.spaces):
             yield from leaf_spaces(child, f"{name}/{i}")
-    elif isinstance(space, _LEAVES):
-        yield name, space
     else:
-        raise UnsupportedSpace(
-            f"{space} is a {type(space).__name__}, which has no fixed size: pools take Box, Discrete, MultiDiscrete, "
-            "MultiBinary, and Dict and Tuple of these"
-        )
+        yield name, space
 
 
 def leaf_values(space: spaces.Space[Any], value: Any) -> Iterator[Any]:
@@ -120,14 +115,11 @@ class Layout:
 
     @classmethod
     def of(cls, observation_space: spaces.Space[Any], num_envs: int) -> Layout:
-        """Lay out a slot for ``num_envs`` rows of a single observation space.
-
-        Raises:
-            UnsupportedSpace: A part of the space has no fixed size.
-        """
+        """Lay out a slot for ``num_envs`` rows of a single observation space."""
         parts = [
             (f"observation{path}", np.dtype(leaf.dtype), tuple(leaf.shape or ()))
             for path, leaf in leaf_spaces(observation_space)
+            if has_slot(leaf)
         ]
         parts += [
             ("reward", np.dtype(np.float64), ()),

@@ -57,7 +57,7 @@ class Attach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client: str = ""
 
 
-class PoolInfo(msgspec.Struct, frozen=True):
+class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a client must know of a pool.
 
     Attributes:
@@ -67,6 +67,7 @@ class PoolInfo(msgspec.Struct, frozen=True):
         metadata: The environments' metadata, JSON values.
         step_timeout: Seconds that a batch may take.
         max_request: Largest body of a request, in bytes.
+        row_observation_spaces: One a row where they may differ in their bounds; None, and not sent, where not.
     """
 
     pool: str
@@ -84,6 +85,7 @@ class PoolInfo(msgspec.Struct, frozen=True):
     step_timeout: float
     lease_ttl: float
     max_request: int
+    row_observation_spaces: list[dict[str, Any]] | None = None
 
 
 class Attached(msgspec.Struct, frozen=True):

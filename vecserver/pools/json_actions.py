@@ -1,0 +1,120 @@
+"""JSON values as actions of spaces without a fixed size, in the form in which the HTTP answers show observations.
+
+Arrays need no help: numpy reads lists. But a Sequence is a tuple or one array, a Graph three arrays, and a OneOf a
+pair, and their spaces hold nothing else.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from vecserver.wire.errors import InvalidAction
+from vecserver.wire.layout import assemble, has_slot, leaf_spaces, leaf_values
+
+__all__ = ["batch_from_json"]
+
+
+def batch_from_json(space: spaces.Space[Any], actions: Any) -> Any:
+    """Turn what JSON has of a batch into what the space's side leaves hold; arrays are left as they are.
+
+    Args:
+        space: The single action space.
+        actions: A batch in its structure: lists of rows, in objects and lists where the space is a Dict or Tuple.
+
+    Raises:
+        InvalidAction: A value has not the form that its space needs; names its row.
+    """
+    leaves = [leaf for _, leaf in leaf_spaces(space)]
+    if all(map(has_slot, leaves)):
+        return actions
+    try:
+        parts = list(leaf_values(space, actions))
+    except (LookupError, TypeError, ValueError):
+        return actions  # of another structure: whoever reads the batch says so
+    return assemble(space, (_rows(leaf, part) for leaf, part in zip(leaves, parts, strict=True)))
+
+
+def _rows(leaf: spaces.Space[Any], part: Any) -> Any:
+    if has_slot(leaf) or not isinstance(part, list):
+        return part
+    values = []
+    for row, value in enumerate(part):
+        try:
+            values.append(_from_json(leaf, value))
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise InvalidAction(
+                f"row {row}: {value!r:.200} is not the JSON of an action of {leaf!s:.200}: {error}; nothing was "
+                "stepped",
+                row=row,
+            ) from None
+    return values
+
+
+@singledispatch
+def _from_json(space: spaces.Space[Any], value: Any) -> Any:
+    del space  # a Text, or a custom space: what JSON has is all there is
+    return value
+
+
+@_from_json.register(spaces.Box)
+@_from_json.register(spaces.MultiDiscrete)
+@_from_json.register(spaces.MultiBinary)
+def _array(space: spaces.Space[Any], value: Any) -> Any:
+    array = np.asarray(value)
+    if array.shape == (0,):  # an empty list says nothing of what it might hold
+        return np.zeros((0, *(space.shape or ())[1:]), space.dtype)
+    return _cast(array, np.dtype(space.dtype))
+
+
+def _cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    numbers = array.dtype.kind in "biu" and dtype.kind in "iu"
+    cast = array.astype(dtype, casting="unsafe" if numbers else "same_kind")
+    if numbers and not np.array_equal(cast, array):
+        raise ValueError(f"a number beyond {dtype}")
+    return cast
+
+
+@_from_json.register
+def _discrete(space: spaces.Discrete, value: Any) -> Any:
+    return _array(space, value)[()]
+
+
+@_from_json.register
+def _dict(space: spaces.Dict, value: Any) -> Any:
+    return {key: _from_json(child, value[key]) for key, child in space.spaces.items()}
+
+
+@_from_json.register(spaces.Tuple)
+def _tuple(space: spaces.Tuple[Any], value: Any) -> Any:
+    return tuple(_from_json(child, part) for child, part in zip(space.spaces, value, strict=True))
+
+
+@_from_json.register(spaces.Sequence)
+def _sequence(space: spaces.Sequence, value: Any) -> Any:
+    if space.stack:
+        return _from_json(space.stacked_feature_space, value)
+    return tuple(_from_json(space.feature_space, item) for item in value)
+
+
+@_from_json.register(spaces.OneOf)
+def _one_of(space: spaces.OneOf[Any], value: Any) -> Any:
+    number, part = value
+    if type(number) is not int or not 0 <= number < len(space.spaces):
+        raise ValueError(f"{number!r:.40} is the number of none of its {len(space.spaces)} spaces")
+    return np.int64(number), _from_json(space.spaces[number], part)
+
+
+@_from_json.register
+def _graph(space: spaces.Graph, value: Any) -> Any:
+    if not isinstance(value, dict):
+        raise TypeError("an object with nodes, edges and edge_links is needed")
+    nodes, edges, links = (value.get(name) for name in ("nodes", "edges", "edge_links"))
+    return spaces.GraphInstance(
+        _from_json(space.batch_node_space, nodes),
+        None if edges is None else _from_json(space.batch_edge_space, edges),
+        None if links is None else _cast(np.asarray(links), np.dtype(np.int32)),
+    )
