@@ -496,7 +496,9 @@ class EngineContract:
             env.observation_space = next(makers)
             return env
 
-        engine = opened.enter_context(closing(make_engine(self.engine, make, (0, 3), "NextStep", "different")))
+        engine = opened.enter_context(
+            closing(make_engine(self.engine, make, (0, 3), "NextStep", observation_mode="different"))
+        )
         assert engine.info.row_observation_spaces == made
         assert engine.info.observation_space == made[0]
 
