@@ -142,7 +142,7 @@ def test_store_actions(benchmark, arena):
 @pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
 def test_step_a_shard_of_cartpoles(benchmark, arena, mode):
     """A worker's whole work for a batch of 64 rows; the next test is what the environments alone cost."""
-    engine = EnvsEngine(lambda: gymnasium.make("CartPole-v1"), (0, ROWS), mode)
+    engine = EnvsEngine(lambda _row: gymnasium.make("CartPole-v1"), (0, ROWS), mode)
     engine.bind(arena.shard)
     engine.reset(0, ResetCommand([*range(ROWS)], None, None))
     arena.actions.store([np.arange(ROWS) % 2], arena.views.actions, arena.views.codes)

@@ -14,6 +14,7 @@ from vecserver.wire import errors
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.factory import attach, make_vec
+from vecserver_client.local import LocalVectorEnv
 from vecserver_client.local_server import LocalServer
 from vecserver_client.transport import MockTransport, Transport
 from vecserver_client.vector_env import RemoteVectorEnv
@@ -22,6 +23,7 @@ __all__ = [
     "Connection",
     "ControlClient",
     "LocalServer",
+    "LocalVectorEnv",
     "MockTransport",
     "RemoteVectorEnv",
     "Transport",

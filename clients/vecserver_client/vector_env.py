@@ -1,4 +1,4 @@
-"""``RemoteVectorEnv``: a pool as a ``gymnasium.vector.VectorEnv``."""
+"""A pool as a ``gymnasium.vector.VectorEnv``, wherever its arena lives, and ``RemoteVectorEnv`` over a server's."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import warnings
 import weakref
 from enum import Enum
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import gymnasium
@@ -18,12 +20,12 @@ from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import EnvFault, VersionMismatch
-from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver_client.faults import as_original
+from vecserver_client.link import PoolLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,14 +34,10 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Space
 
     from vecserver.wire.frames import Buffer
-    from vecserver.wire.layout import SlotViews
     from vecserver_client.connection import Connection
-    from vecserver_client.transport import Frames
+    from vecserver_client.link import Answer, Link
 
-__all__ = ["RemoteVectorEnv"]
-
-_CLOSE_TIMEOUT: Final = 2.0
-"""Seconds to wait for the pool's word when it is given back; its lease ends by itself otherwise."""
+__all__ = ["ArenaVectorEnv", "RemoteVectorEnv"]
 
 _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 
@@ -56,57 +54,52 @@ class _Pending(Enum):
     CALL = "call"
 
 
-class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
-    """Drives one pool. One thread owns it; close it, or use it as a context manager.
+class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
+    """Drives one pool over a link. One thread owns it; close it, or use it as a context manager.
 
-    Made by ``make_vec`` and ``attach``. Everything it returns is the caller's own memory, and what
-    ``gymnasium.vector.AsyncVectorEnv`` would have returned for the same seeds and actions.
+    What it returns is what ``gymnasium.vector.AsyncVectorEnv`` would have returned for the same seeds and actions.
 
     Args:
-        connection: An attached connection.
-        attached: The pool's answer to the attach.
-        transport: Name of the transport, for people.
-        release: Called once when it is closed, collected or the program ends: removes what was made for it.
-        spaces: The real observation spaces of the rows (one for all, or one a row where they differ) and the action
-            space of a row, where the caller has them; None to build them from the pool's description, in which a
-            custom space is an ``OpaqueSpace``.
-
-    Raises:
-        VersionMismatch: The pool lays out its slots in another way than this release.
+        link: The way to the pool's arena.
+        release: Called once, after the link was closed: when it is closed, collected or the program ends.
+        num_envs: Rows.
+        spaces: The observation spaces of the rows, one for all or one a row where they may differ, and the action space
+            of a row.
+        metadata: The environments' own.
+        autoreset_mode: What happens to a row whose episode is over.
+        render_mode: The environments' own.
+        step_timeout: Seconds that a batch may take.
     """
 
     def __init__(
         self,
-        connection: Connection,
-        attached: messages.Attached,
-        transport: str,
+        link: Link,
         release: Callable[[], None],
-        spaces: tuple[Sequence[Space[Any]], Space[Any]] | None = None,
+        *,
+        num_envs: int,
+        spaces: tuple[Sequence[Space[Any]], Space[Any]],
+        metadata: dict[str, Any],
+        autoreset_mode: str,
+        render_mode: str | None,
+        step_timeout: float,
     ) -> None:
-        info = attached.info
-        self._connection = connection
-        self._finalizer = weakref.finalize(self, _release, os.getpid(), connection, release)
-        self.pool = info.pool
-        self.transport = transport
-        self.num_envs = info.num_envs
-        rows, self.single_action_space = spaces or _described(info)
+        self._link = link
+        self._give_back = partial(_give_back, os.getpid(), link, release)
+        self._finalizer = weakref.finalize(self, self._give_back, None)
+        self.num_envs = num_envs
+        rows, self.single_action_space = spaces
         self.single_observation_space = rows[0]
-        if info.row_observation_spaces is None:
-            self.observation_space = batch_space(rows[0], self.num_envs)
+        if len(rows) == 1:
+            self.observation_space = batch_space(rows[0], num_envs)
         else:
             self.observation_space = batch_differing_spaces(rows)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self.metadata = {**info.metadata, "autoreset_mode": AutoresetMode(info.autoreset_mode)}
-        self.render_mode = info.render_mode
-        self.spec = gymnasium.registry.get(info.env_id)
-        self.step_timeout = info.step_timeout
+        self.metadata = {**metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
+        self.render_mode = render_mode
+        self.step_timeout = step_timeout
         self.dropped_infos: dict[str, str] = {}
         """Infos that could not travel: path → type."""
         self._side = SideLeaves(self.single_observation_space) or None
-        self._layout = Layout.of(self.single_observation_space, self.num_envs)
-        if self._layout.hash != info.layout_hash:
-            self._finalizer()
-            raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
         self._actions = ActionFormat(self.single_action_space, self.num_envs)
         self._pending = _Pending.NOTHING
 
@@ -114,8 +107,10 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, _tb: TracebackType | None) -> None:
-        # a program that fails must not wait for a batch nobody wants any more
-        self.close(terminate=kind is not None)
+        unwanted = kind is not None and self._pending is not _Pending.NOTHING
+        if unwanted:  # a program that fails must not wait for it; its own error says enough
+            self._pending = _Pending.NOTHING
+        self.close(terminate=unwanted)
 
     def step(self, actions: Any) -> StepReturn:
         """Step every row.
@@ -142,8 +137,13 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
                 by the pool, before it steps anything, and raised by ``step_wait``.
         """
         self._check_free("step_async")
-        ext, body = self._actions.encode(self._actions.coerce(actions))
-        self._begin(_Pending.STEP, Kind.STEP, ext, body)
+        arrays = self._actions.coerce(actions)
+        self._pending = _Pending.STEP
+        try:
+            self._link.begin_step(arrays, self.step_timeout)
+        finally:
+            if not self._link.pending:  # nothing was begun
+                self._pending = _Pending.NOTHING
 
     def step_wait(self, timeout: float | None = None) -> StepReturn:
         """Wait for the step that was begun.
@@ -151,8 +151,10 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         Args:
             timeout: Seconds; None for the pool's ``step_timeout``. After a DeadlineExceeded the step is still pending.
         """
-        views, ext = self._finish_with_slot(_Pending.STEP, "step", timeout)
-        observations, infos = self._read(views, ext)
+        answer = self._finish(_Pending.STEP, "step", timeout)
+        observations, infos = self._read(answer)
+        views = answer.views
+        assert views is not None
         return observations, views.rewards, views.terminated, views.truncated, infos
 
     def reset(
@@ -182,12 +184,12 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         if options is not None and "reset_mask" in options:
             mask = _checked_mask(options["reset_mask"], self.num_envs)
             options = {key: value for key, value in options.items() if key != "reset_mask"}
-        request = messages.Reset(_seeds(seed, self.num_envs), mask, None if options is None else pack(options))
-        self._begin(_Pending.RESET, Kind.RESET, messages.encode(request), b"")
+        packed = None if options is None else self._packed(options)
+        self._begin(_Pending.RESET, messages.Reset(_seeds(seed, self.num_envs), mask, packed))
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
         """Wait for the reset that was begun; ``timeout`` as in ``step_wait``."""
-        return self._read(*self._finish_with_slot(_Pending.RESET, "reset", timeout))
+        return self._read(self._finish(_Pending.RESET, "reset", timeout))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every row's environment, or read an attribute; one result a row.
@@ -206,13 +208,11 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         self._check_free("call_async")
         if name in _REFUSED_CALLS:
             raise ValueError(f"`{name}` cannot be called through `call`: use `{name}` of the vector environment itself")
-        request = messages.Call(name, pack([list(args), kwargs]))
-        self._begin(_Pending.CALL, Kind.CALL, messages.encode(request), b"")
+        self._begin(_Pending.CALL, messages.Call(name, self._packed([list(args), kwargs])))
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """Wait for the call that was begun; ``timeout`` as in ``step_wait``."""
-        _, ext, _ = self._finish(_Pending.CALL, "call", timeout)
-        return _joined(ext)
+        return self._joined(self._finish(_Pending.CALL, "call", timeout).ext)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every row's environment."""
@@ -232,24 +232,31 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
         each = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
         if len(each) != self.num_envs:
             raise ValueError(f"`values` must have one entry a row: got {len(each)} for {self.num_envs} environments")
-        request = messages.Call(name, pack(each), assign=True)
-        self._begin(_Pending.CALL, Kind.CALL, messages.encode(request), b"")
+        self._begin(_Pending.CALL, messages.Call(name, self._packed(each), assign=True))
         self._finish(_Pending.CALL, "call", None)
 
-    def render(self) -> tuple[Any, ...]:
-        """The frame of every row, as its environment renders it."""
+    def render(self, rows: Sequence[int] | None = None) -> tuple[Any, ...]:
+        """The frames of rows, as their environments render them.
+
+        Args:
+            rows: Which, by number and in this order; None for all.
+        """
         self._check_free("render")
-        return _joined(self._asked(Kind.RENDER, messages.encode(messages.Render())))
+        if rows is None:
+            return self._joined(self._link.render(None, self.step_timeout))
+        wanted = sorted({int(row) for row in rows})
+        frames = dict(zip(wanted, self._joined(self._link.render(wanted, self.step_timeout)), strict=True))
+        return tuple(frames[int(row)] for row in rows)
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seed of each row's random generator."""
         return self.get_attr("np_random_seed")
 
-    def stats(self) -> messages.Stats:
-        """The pool's counters: batches, environment steps, episodes, memory."""
-        self._check_free("stats")
-        return messages.decode(self._asked(Kind.PING, b""), messages.Stats)
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """A copy of each row's random generator, as it is now."""
+        return self.get_attr("np_random")
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:  # noqa: FBT001, FBT002 - Gymnasium's
         """Give the pool back, and end it and its server where they were made for this environment.
@@ -258,14 +265,25 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
             timeout: Seconds to wait for a pending call first; None for the pool's ``step_timeout``.
             terminate: Do not wait for it.
         """
-        if self._pending is not _Pending.NOTHING and not terminate:
-            gymnasium.logger.warn(f"`close` while a call to `{self._pending.value}` is pending: waiting for it first")
+        deadline = monotonic() + (self.step_timeout if timeout is None else timeout)
+        pending, self._pending = self._pending, _Pending.NOTHING
+        try:
+            if pending is not _Pending.NOTHING:
+                self._wait_out(pending.value, None if terminate else deadline - monotonic())
+        finally:  # where warnings are errors too
+            if self._finalizer.alive:
+                self._give_back(0.0 if terminate else max(0.0, deadline - monotonic()))
+                self._finalizer.detach()  # only now: what was interrupted is done at the end of the program
+
+    def _wait_out(self, name: str, timeout: float | None) -> None:
+        """Wait for a pending call, or give it up at once, with a warning."""
+        what = "giving it up" if timeout is None else "waiting for it first"
+        gymnasium.logger.warn(f"`close` while a call to `{name}` is pending: {what}")
+        if timeout is not None:
             try:
-                self._connection.finish(self.step_timeout if timeout is None else timeout)
+                self._link.finish(timeout)
             except Exception as error:  # noqa: BLE001 - closing goes on whatever the pending call ends with
-                gymnasium.logger.warn(f"the pending call to `{self._pending.value}` ended with {error!r}")
-        self._pending = _Pending.NOTHING
-        self._finalizer()
+                gymnasium.logger.warn(f"the pending call to `{name}` ended with {error!r}")
 
     def _check_free(self, name: str) -> None:
         if self.closed:
@@ -276,47 +294,47 @@ class RemoteVectorEnv(VectorEnv[Any, Any, Any]):
                 self._pending.value,
             )
 
-    def _begin(self, pending: _Pending, kind: Kind, ext: bytes, body: Buffer) -> None:
+    def _begin(self, pending: _Pending, request: messages.Reset | messages.Call) -> None:
         self._pending = pending
         try:
-            self._connection.begin(kind, ext, body, self.step_timeout)
+            self._link.begin(request, self.step_timeout)
         finally:
-            if not self._connection.pending:  # nothing was sent
+            if not self._link.pending:  # nothing was begun
                 self._pending = _Pending.NOTHING
 
-    def _finish(self, pending: _Pending, name: str, timeout: float | None) -> Frames:
+    def _finish(self, pending: _Pending, name: str, timeout: float | None) -> Answer:
         if self.closed:
             raise ClosedEnvironmentError(f"`{name}_wait` after a call to `close()` of `{type(self).__name__}`")
         if self._pending is not pending:
             raise NoAsyncCallError(f"`{name}_wait` without a call to `{name}_async` before", pending.value)
         try:
-            frames = self._connection.finish(self.step_timeout if timeout is None else timeout)
-        except EnvFault as fault:
-            raise as_original(fault) from None
+            return self._link.finish(self.step_timeout if timeout is None else timeout)
         finally:
-            if not self._connection.pending:
+            if not self._link.pending:
                 self._pending = _Pending.NOTHING
-        return frames
 
-    def _finish_with_slot(self, pending: _Pending, name: str, timeout: float | None) -> tuple[Any, bytes]:
-        _, ext, body = self._finish(pending, name, timeout)
-        return self._layout.views(body), ext
+    def _packed(self, value: Any) -> bytes:
+        with self._link.values():
+            return pack(value)
 
-    def _asked(self, kind: Kind, ext: bytes) -> bytes:
-        try:
-            return self._connection.ask(kind, ext, self.step_timeout)[1]
-        except EnvFault as fault:
-            raise as_original(fault) from None
+    def _joined(self, ext: Buffer) -> tuple[Any, ...]:
+        """The workers' lists of results as one tuple."""
+        with self._link.values():
+            return tuple(result for part in (unpack(ext) if len(ext) else ()) for result in part)
 
-    def _read(self, views: SlotViews, ext: bytes) -> tuple[Any, dict[str, Any]]:
-        """Observations and infos of a reply."""
-        try:
-            infos, dropped, aside = merge(ext, self.num_envs, self._add_info)
-        except EnvFault as fault:
-            raise as_original(fault) from None
-        leaves: Iterable[Any] = views.observations
-        if self._side is not None:
-            leaves = self._side.weave(leaves, self._side.unpack_rows(aside, self.num_envs))
+    def _read(self, answer: Answer) -> tuple[Any, dict[str, Any]]:
+        """Observations and infos of an answer."""
+        assert answer.views is not None
+        leaves: Iterable[Any] = answer.views.observations
+        if self._side is None and not len(answer.ext):
+            return assemble(self.single_observation_space, iter(leaves)), {}
+        with self._link.values():
+            try:
+                infos, dropped, aside = merge(answer.ext, self.num_envs, self._add_info)
+            except EnvFault as fault:
+                raise as_original(fault) from None
+            if self._side is not None:
+                leaves = self._side.weave(leaves, self._side.unpack_rows(aside, self.num_envs))
         for path, kind in dropped.items():
             if path not in self.dropped_infos:
                 self.dropped_infos[path] = kind
@@ -331,18 +349,57 @@ def _described(info: messages.PoolInfo) -> tuple[Sequence[Space[Any]], Space[Any
     return [space_from_json(space) for space in rows], space_from_json(info.action_space)
 
 
-def _release(owner: int, connection: Connection, release: Callable[[], None]) -> None:
+class RemoteVectorEnv(ArenaVectorEnv):
+    """Drives a pool of a server; made by ``make_vec`` and ``attach``. Everything it returns is the caller's own memory.
+
+    Args:
+        connection: An attached connection.
+        attached: The pool's answer to the attach.
+        transport: Name of the transport, for people.
+        release: Called once when it is closed, collected or the program ends: removes what was made for it.
+
+    Raises:
+        VersionMismatch: The pool lays out its slots in another way than this release.
+    """
+
+    def __init__(
+        self, connection: Connection, attached: messages.Attached, transport: str, release: Callable[[], None]
+    ) -> None:
+        info = attached.info
+        rows, action_space = _described(info)
+        layout = Layout.of(rows[0], info.num_envs)
+        link = PoolLink(connection, layout, ActionFormat(action_space, info.num_envs))
+        super().__init__(
+            link,
+            release,
+            num_envs=info.num_envs,
+            spaces=(rows, action_space),
+            metadata=info.metadata,
+            autoreset_mode=info.autoreset_mode,
+            render_mode=info.render_mode,
+            step_timeout=info.step_timeout,
+        )
+        self.pool = info.pool
+        self.transport = transport
+        self.spec = gymnasium.registry.get(info.env_id)
+        self._pool_link = link
+        if layout.hash != info.layout_hash:
+            self._finalizer()
+            raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
+
+    def stats(self) -> messages.Stats:
+        """The pool's counters: batches, environment steps, episodes, memory."""
+        self._check_free("stats")
+        return self._pool_link.stats(self.step_timeout)
+
+
+def _give_back(owner: int, link: Link, release: Callable[[], None], timeout: float | None) -> None:
     if os.getpid() != owner:
-        return  # a forked child: the pool and the socket are its parent's
+        return  # a forked child: the pool and what leads to it are its parent's
     try:
-        connection.close(_CLOSE_TIMEOUT)
+        link.close(timeout)
     finally:
         release()
-
-
-def _joined(ext: bytes) -> tuple[Any, ...]:
-    """The workers' lists of results as one tuple."""
-    return tuple(result for part in (unpack(ext) if ext else ()) for result in part)
 
 
 def _seeds(seed: Any, num_envs: int) -> list[int | None] | None:

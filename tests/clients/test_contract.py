@@ -1,4 +1,4 @@
-"""``RemoteVectorEnv`` keeps Gymnasium's contract over every transport and with every engine."""
+"""``RemoteVectorEnv`` keeps Gymnasium's contract over every transport and with every engine, ``LocalVectorEnv`` too."""
 
 from __future__ import annotations
 
@@ -28,6 +28,13 @@ class TestTcp(RemoteContract):
     """One message a batch over tcp: the whole contract."""
 
     options: ClassVar = {"transport": "tcp"}
+
+
+class TestLocal(VectorEnvContract):
+    """The arena in this process: the whole contract."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        return vs.LocalVectorEnv(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
 
 
 class ShortContract(RemoteContract):

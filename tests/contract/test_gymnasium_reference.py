@@ -31,6 +31,7 @@ class TestSyncVectorEnv(VectorEnvContract):
     """The oracle against itself."""
 
     checks_actions = False
+    renders_rows = False
     leaves_actions_alone = False  # environments get views of the caller's array
     names_rows = False
     fault_kinds = ("value", "unpicklable", "two_args")  # the others end the process, as they do in a plain loop
@@ -48,6 +49,7 @@ class TestAsyncVectorEnv(VectorEnvContract):
     """One process an environment, forked where that is the platform's default."""
 
     checks_actions = False
+    renders_rows = False
     names_rows = False
     survives_faults = False  # the worker that raised is gone
     fault_kinds = ("value",)  # the others hang, or raise an unrelated error
@@ -208,6 +210,8 @@ class TestCarefulVectorEnv(VectorEnvContract):
     """All of the contract, nothing declared off but what the other two have shown."""
 
     runs_real_environments = False
+    renders_rows = False
+    test_the_action_of_a_row_that_is_being_reset_means_nothing = None  # it looks at every row's
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
         return CarefulVectorEnv(env_id, num_envs, autoreset_mode, env_kwargs)

@@ -181,6 +181,8 @@ class VectorEnvContract:
     """Takes rewards of shape (1,), and flags that are ``np.bool_``."""
     resumes_step_wait = True
     """After a ``step_wait`` that timed out, the next one gives the same step's result."""
+    renders_rows = True
+    """``render`` takes the rows that are wanted."""
     takes_every_space = True
     """Runs environments whose observations and actions have no fixed size."""
     runs_real_environments = True
@@ -331,6 +333,21 @@ class VectorEnvContract:
         both = [envs.reset(options={"reset_mask": mask.copy()}) for envs in (subject, oracle)]
         assert_same(*both, "reset by mask after writing into results")
         assert_same_batch(subject.step(actions), oracle.step(actions), "step after writing into results")
+
+    def test_the_action_of_a_row_that_is_being_reset_means_nothing(self, pair):
+        """The step after an end resets its row, whatever stands in the row's action; any other row's is looked at."""
+        subject, oracle = pair(COUNT, 5)
+        for envs in (subject, oracle):
+            envs.reset(seed=30)
+        over = step_until_an_end(subject, oracle)
+        assert_same_batch(*[envs.step(np.where(over, 99, 1)) for envs in (subject, oracle)], "step with a reset in it")
+        over = step_until_an_end(subject, oracle)
+        both = [envs.reset(options={"reset_mask": over.copy()}) for envs in (subject, oracle)]
+        assert_same(*both, "reset by mask instead")
+        if self.checks_actions:
+            with pytest.raises(ACTION_ERRORS):
+                subject.step(np.where(over, 99, 1))
+        assert_same_batch(*[envs.step(np.ones(5, np.int64)) for envs in (subject, oracle)], "step after both")
 
     # Resets
 
@@ -487,7 +504,10 @@ class VectorEnvContract:
         for envs in (subject, oracle):
             envs.reset(seed=50)
         for number in range(4):
-            assert_same(subject.render(), oracle.render(), f"frames before step {number}")
+            frames = oracle.render()
+            assert_same(subject.render(), frames, f"frames before step {number}")
+            if self.renders_rows:
+                assert_same(subject.render(rows=[2, 0]), (frames[2], frames[0]), "frames of some rows")
             for envs in (subject, oracle):
                 envs.step(np.array([0, 1, 2]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -10,6 +11,8 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
 from vecserver.arena.views import WorkerLine
+from vecserver.wire.codec import FOREIGN, pack
+from vecserver.wire.errors import Unportable
 from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
@@ -66,13 +69,29 @@ class RowFaults(Exception):
 
 
 def fault_of(row: int, error: BaseException) -> dict[str, Any]:
-    """Describe an exception as data; never fails, whatever the exception is."""
-    return {
+    """Describe an exception as data; never fails, whatever the exception is.
+
+    Between a program and its own workers the exception's class comes along too, as text under ``original``.
+    """
+    fault = {
         "row": row,
         "type": type(error).__name__,
         "message": _text(lambda: str(error)),
         "traceback": _text(lambda: "".join(traceback.format_exception(error))),
     }
+    return fault if FOREIGN.get() is None else {**fault, "original": _original(error)}
+
+
+def _original(error: BaseException) -> str:
+    """An exception's class and attributes; its class alone, or nothing, where more cannot be had."""
+    for state in (vars(error), {}):
+        try:
+            data = pack((type(error), state))
+        except Unportable:
+            continue
+        if len(data) <= _MAX_TEXT:
+            return b64encode(data).decode()
+    return ""
 
 
 def _text(make: Callable[[], str]) -> str:

@@ -40,6 +40,8 @@ class Start(msgspec.Struct, frozen=True, tag=True):
         rows: First and end row of its shard.
         wrappers: Names, or ``{"id", "kwargs"}``, the innermost first.
         info: As ``PoolSpec.info``.
+        program: What ``engine.pickled.Program`` wrote: callables that make the rows, in the place of ``env_id``.
+            Only a program that drives workers of its own sends it; a server's host never does, see ``engine.pickled``.
     """
 
     env_id: str
@@ -49,6 +51,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     engine: str
     num_envs: int
     rows: tuple[int, int]
+    program: bytes = b""
     observation_mode: str = "same"
     wrappers: list[str | dict[str, Any]] = []
     info: str | list[str] = "all"
@@ -59,6 +62,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     """A worker's answer to Start: its environments exist. Spaces as ``wire.spaces`` describes them.
 
     Attributes:
+        objects: In answer to a program's own callables both spaces and the metadata themselves, as codec bytes.
         row_observation_spaces: One a row of the shard where the pool's rows may differ; None where they may not.
     """
 
@@ -67,6 +71,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     metadata: dict[str, Any]
     render_mode: str | None
     row_observation_spaces: list[dict[str, Any]] | None = None
+    objects: bytes = b""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

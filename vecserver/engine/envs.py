@@ -48,7 +48,7 @@ class EnvsEngine:
     """Separate environments, stepped one after the other.
 
     Args:
-        make: Makes one environment.
+        make: Makes the environment of a row.
         rows: First and end row of the shard.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
         infos: What is sent beside observations, rewards and flags.
@@ -61,7 +61,7 @@ class EnvsEngine:
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env[Any, Any]],
+        make: Callable[[int], gymnasium.Env[Any, Any]],
         rows: tuple[int, int],
         autoreset_mode: str,
         infos: InfoOptions = ALL_INFOS,
@@ -72,7 +72,7 @@ class EnvsEngine:
         self._envs: list[gymnasium.Env[Any, Any]] = []
         for row in range(*rows):
             try:
-                self._envs.append(make())
+                self._envs.append(make(row))
                 self._check_spaces(row)
             except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
                 self.close()
@@ -93,7 +93,7 @@ class EnvsEngine:
         first, env = self._envs[0], self._envs[-1]
         for name in self._same:
             if getattr(env, name) != getattr(first, name):
-                raise ValueError(
+                raise RuntimeError(  # as Gymnasium's vector environments do
                     f"the {name} of row {row} is {getattr(env, name)}, not {getattr(first, name)} as before"
                 )
 

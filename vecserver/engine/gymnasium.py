@@ -115,7 +115,7 @@ class _NextStepRow(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 def _make_row(
-    make: Callable[[], gymnasium.Env[Any, Any]],
+    make: Callable[[int], gymnasium.Env[Any, Any]],
     row: int,
     keys: frozenset[str] | None,
     worker_pid: int,
@@ -124,7 +124,7 @@ def _make_row(
 ) -> gymnasium.Env[Any, Any]:
     die_with_parent(worker_pid)
     try:
-        env = FinalCopies(make())
+        env = FinalCopies(make(row))
         return _FaultCarrier(_NextStepRow(env) if resets else env, row, keys)
     except BaseException as error:  # noqa: BLE001 - a constructor may raise anything
         raise _RowRaised(json.dumps(fault_of(row, error))) from None
@@ -134,7 +134,7 @@ class _VectorEngine:
     """Runs one of Gymnasium's vector environments over all rows of a pool.
 
     Args:
-        make: Makes one environment.
+        make: Makes the environment of a row.
         rows: First and end row; always all rows of the pool.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
         infos: What is sent beside observations, rewards and flags.
@@ -147,7 +147,7 @@ class _VectorEngine:
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env[Any, Any]],
+        make: Callable[[int], gymnasium.Env[Any, Any]],
         rows: tuple[int, int],
         autoreset_mode: str,
         infos: InfoOptions = ALL_INFOS,

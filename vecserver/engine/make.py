@@ -22,8 +22,9 @@ class EnvMaker:
     render_mode: str | None
     wrappers: list[str | dict[str, Any]] = field(default_factory=list)
 
-    def __call__(self) -> gymnasium.Env[Any, Any]:
-        """Make one environment; whatever its constructor or a wrapper's raises comes out."""
+    def __call__(self, row: int = 0) -> gymnasium.Env[Any, Any]:
+        """Make the environment of a row, all of them alike; what its constructor or a wrapper's raises comes out."""
+        del row
         return wrap(self._bare(), self.wrappers)
 
     def _bare(self) -> gymnasium.Env[Any, Any]:

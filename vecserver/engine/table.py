@@ -32,7 +32,7 @@ def resolve(name: str) -> str:
 
 def make_engine(
     name: str,
-    make: Callable[[], gymnasium.Env[Any, Any]],
+    make: Callable[[int], gymnasium.Env[Any, Any]],
     rows: tuple[int, int],
     autoreset_mode: str,
     infos: InfoOptions = ALL_INFOS,

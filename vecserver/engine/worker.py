@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
 from vecserver.arena.doorbell import Doorbell, FinishLine
@@ -25,6 +25,7 @@ from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.table import make_engine
+from vecserver.engine.wrappers import wrap
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, portable, unpack
 from vecserver.wire.errors import EnvCreationFailed, Unportable, VecServerError
@@ -33,6 +34,9 @@ from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
+
+    import gymnasium
 
     from vecserver.engine.base import Engine
 
@@ -76,11 +80,26 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
             engine.close()
 
 
+def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
+    """How rows are made; pickles are loaded only where a program started this worker for callables of its own."""
+    if not start.program:
+        return EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
+    from vecserver.engine.pickled import RowMaker, pickle_infos
+
+    pickle_infos()
+    try:
+        made = RowMaker(start.program, start.rows[0])
+    except Exception as error:  # a module that cannot be imported here, say
+        raise RowFaults([fault_of(start.rows[0], error)]) from error
+    return lambda row: wrap(made(row), start.wrappers)
+
+
 def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
-        maker = EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
         infos = InfoOptions(start.info, start.episode_statistics)
-        engine = make_engine(start.engine, maker, start.rows, start.autoreset_mode, infos, start.observation_mode)
+        engine = make_engine(
+            start.engine, _maker(start), start.rows, start.autoreset_mode, infos, start.observation_mode
+        )
     except RowFaults as faults:
         send(sock, Failed(faults.faults[0]))
         return None
@@ -90,13 +109,17 @@ def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
         info = engine.info
         each = info.row_observation_spaces
-        ready = Ready(
-            space_to_json(info.observation_space),
-            space_to_json(info.action_space),
-            _json_only(info.metadata),
-            info.render_mode,
-            None if each is None else [space_to_json(space) for space in each],
-        )
+        if start.program:
+            objects = pack([info.observation_space, info.action_space, info.metadata, each])
+            ready = Ready({}, {}, {}, info.render_mode, objects=objects)
+        else:
+            ready = Ready(
+                space_to_json(info.observation_space),
+                space_to_json(info.action_space),
+                _json_only(info.metadata),
+                info.render_mode,
+                None if each is None else [space_to_json(space) for space in each],
+            )
     except Exception as error:  # noqa: BLE001 - an unsupported space, or a metadata of the wrong type
         engine.close()
         code = error.code if isinstance(error, VecServerError) else EnvCreationFailed.code
@@ -131,6 +154,11 @@ class _Worker:
     ) -> None:
         self._sock = sock
         self._engine = engine
+        self._values: Callable[[], AbstractContextManager[None]] = nullcontext
+        if start.program:
+            from vecserver.engine.pickled import by_pickle
+
+            self._values = by_pickle
         layout = Layout.of(engine.info.observation_space, start.num_envs)
         actions = ActionFormat(engine.info.action_space, start.num_envs)
         plan = ArenaPlan.of(layout, actions, bind.shards)
@@ -189,19 +217,24 @@ class _Worker:
         if not fits:
             send(self._sock, payload)
 
+    def _unpacked(self, data: bytes) -> Any:
+        with self._values():
+            return unpack(data)
+
     def _step(self, message: Step, slot: int) -> bytes:
-        self._shard.take_side(message.side)
+        with self._values():
+            self._shard.take_side(message.side)
         return self._engine.step(slot)
 
     def _reset(self, message: Reset, slot: int) -> bytes:
-        options = unpack(message.options) if message.options else None
+        options = self._unpacked(message.options) if message.options else None
         return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
 
     def _call(self, message: Call, _slot: int) -> bytes:
         if message.assign:
-            self._engine.assign(message.name, unpack(message.arguments))
+            self._engine.assign(message.name, self._unpacked(message.arguments))
             return b""
-        args, kwargs = unpack(message.arguments)
+        args, kwargs = self._unpacked(message.arguments)
         return self._packed(self._engine.call(message.name, args, kwargs), range(self._first, self._end))
 
     def _render(self, message: Render, _slot: int) -> bytes:

@@ -6,15 +6,20 @@ A command is begun, then waited for, then collected. Between begin and collect t
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import select
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
 
 from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.arena.views import ArenaViews
+from vecserver.engine.base import EngineInfo
 from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step
 from vecserver.engine.table import WHOLE_POOL, resolve
 from vecserver.pools.workers import WorkerProcess
@@ -36,11 +41,17 @@ from vecserver.wire.layout import Layout
 from vecserver.wire.messages import Call as CallRequest
 from vecserver.wire.messages import PoolInfo
 from vecserver.wire.messages import Reset as ResetRequest
-from vecserver.wire.spaces import refuse_differing, space_from_json
+from vecserver.wire.spaces import refuse_differing, space_from_json, space_to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gymnasium.spaces import Space
+
+    from vecserver.engine.pickled import Program
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.layout import SlotViews
 
 __all__ = ["Host", "Outcome"]
 
@@ -73,15 +84,22 @@ class Host:
         pool: The pool's id.
         spec: What to make.
         caps: The server's limits.
+        program: The program that this host and its workers belong to, with callables that make the rows in the place of
+            the spec's ``env_id``; its methods are then called with ``codec.FOREIGN`` set. None in a server, whose
+            workers are sent and return nothing but plain values.
     """
 
-    def __init__(self, pool: str, spec: PoolSpec, caps: Caps) -> None:
+    def __init__(self, pool: str, spec: PoolSpec, caps: Caps, program: Program | None = None) -> None:
         self.pool = pool
         self.spec = spec
         self._caps = caps
+        self._program = program
         self.batches = 0
         self.resets = 0
         self.broken: VecServerError | None = None
+        self._over: np.ndarray[Any, Any] | None = (
+            None  # rows whose episode is over after a reset; after a step see its slot
+        )
         self._workers: list[WorkerProcess] = []
         self._memory_fd = create(f"vecserver-{pool}")
         self._tokens_fd, self._done_fd = make_tokens(), make_bell()
@@ -89,13 +107,14 @@ class Host:
     def start(self, timeout: float, abort_fd: int) -> None:
         """Start the workers, make the environments and the arena.
 
+        The kernel ends the workers with the thread that calls this.
+
         Args:
             timeout: Seconds this may take.
             abort_fd: Readable when the pool is not wanted any more.
 
         Raises:
             EnvCreationFailed: An environment could not be made; has its own message.
-            InvalidSpec: Rows differ in their spaces.
             CapExceeded: The arena would be larger than the server allows.
             HostStartFailed: It took too long.
             PoolStopping: The pool is not wanted any more.
@@ -105,22 +124,26 @@ class Host:
         shards = even_shards(self.spec.num_envs, self._worker_count())
         for shard, rows in enumerate(shards):
             finish_fds = (self._tokens_fd, self._done_fd)
-            self._workers.append(WorkerProcess(shard, rows, self._memory_fd, finish_fds))
+            self._workers.append(
+                WorkerProcess(shard, rows, self._memory_fd, finish_fds, own_program=self._program is not None)
+            )
         for worker in self._workers:
-            worker.send(self._start_message(worker.rows))
+            worker.send(self._start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
-        self._check_same_spaces(ready)
-        self._describe(ready)
+        described = [self._understood(message) for message in ready]
+        self._check_same_spaces(described)
+        self._describe(ready[0], described)
         self._make_arena(shards)
         cores = self._cores()
         for worker, core in zip(self._workers, cores, strict=True):
             worker.send(Bind(shards, worker.shard, self.layout.hash, core))
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
-        if cores[-1] is not None:
-            # beside the worker that is rung last: to hand over on one core takes a fraction of waking another, and
-            # ZeroMQ's thread, started after this, hands over to this one twice a batch
-            os.sched_setaffinity(0, {cores[-1]})
+        self._watched = select.poll()
+        for fd in (self._done_fd, *self.worker_fds):
+            self._watched.register(fd, select.POLLIN)
+        self.last_core = cores[-1]
+        """The core of the worker that is rung last; None where workers move freely."""
 
     def _worker_count(self) -> int:
         if self.engine in WHOLE_POOL:
@@ -153,6 +176,7 @@ class Host:
             engine=self.engine,
             num_envs=spec.num_envs,
             rows=rows,
+            program=b"" if self._program is None else self._program.dump(rows),
             observation_mode=spec.observation_mode,
             wrappers=spec.wrappers,
             info=spec.info,
@@ -173,24 +197,38 @@ class Host:
         assert isinstance(message, Ready)
         return message
 
-    def _check_same_spaces(self, ready: list[Ready]) -> None:
-        for worker, message in zip(self._workers, ready, strict=True):
-            for name in ("action_space",) if self._differing(ready) else ("observation_space", "action_space"):
-                if getattr(message, name) != getattr(ready[0], name):
-                    raise InvalidSpec(f"the {name} of row {worker.rows[0]} differs from the one of row 0")
-        refuse_differing([space_from_json(space) for space in self._differing(ready) or ()])
+    def _understood(self, ready: Ready) -> EngineInfo:
+        if self._program is not None:
+            observation_space, action_space, metadata, each = unpack(ready.objects)
+            return EngineInfo(observation_space, action_space, metadata, ready.render_mode, each)
+        rows = ready.row_observation_spaces
+        return EngineInfo(
+            space_from_json(ready.observation_space),
+            space_from_json(ready.action_space),
+            ready.metadata,
+            ready.render_mode,
+            None if rows is None else [space_from_json(space) for space in rows],
+        )
 
-    @staticmethod
-    def _differing(ready: list[Ready]) -> list[dict[str, Any]] | None:
-        """The observation space of every row where they may differ; None where they may not."""
-        if ready[0].row_observation_spaces is None:
-            return None
-        return [space for message in ready for space in message.row_observation_spaces or ()]
+    def _check_same_spaces(self, described: list[EngineInfo]) -> None:
+        first = described[0]
+        names = ("observation_space", "action_space") if first.row_observation_spaces is None else ("action_space",)
+        for worker, other in zip(self._workers, described, strict=True):
+            for name in names:
+                if getattr(other, name) != getattr(first, name):
+                    row = worker.rows[0]
+                    text = f"the {name} of row {row} is {getattr(other, name)}, not {getattr(first, name)} as before"
+                    fault = {"row": row, "type": "RuntimeError", "message": text, "traceback": ""}
+                    raise EnvCreationFailed(f"the environment of row {row} cannot be used: {text}", faults=[fault])
+        refuse_differing(_rows_of(described) or ())
 
-    def _describe(self, each: list[Ready]) -> None:
-        spec, ready = self.spec, each[0]
-        self.actions = ActionFormat(space_from_json(ready.action_space), spec.num_envs)
-        self.layout = Layout.of(space_from_json(ready.observation_space), spec.num_envs)
+    def _describe(self, ready: Ready, described: list[EngineInfo]) -> None:
+        spec = self.spec
+        rows = _rows_of(described)
+        self.described = dataclasses.replace(described[0], row_observation_spaces=rows)
+        """What the environments of this pool are like."""
+        self.actions = ActionFormat(self.described.action_space, spec.num_envs)
+        self.layout = Layout.of(self.described.observation_space, spec.num_envs)
         self.info = PoolInfo(
             pool=self.pool,
             env_id=spec.env_id,
@@ -207,7 +245,7 @@ class Host:
             step_timeout=spec.step_timeout,
             lease_ttl=spec.lease_ttl,
             max_request=self.actions.area_size,
-            row_observation_spaces=self._differing(each),
+            row_observation_spaces=None if rows is None or self._program else [space_to_json(each) for each in rows],
         )
 
     def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:
@@ -250,15 +288,33 @@ class Host:
             InvalidAction: The batch does not fit; nothing was stepped.
             MalformedMessage: The bytes are no batch; nothing was stepped.
         """
-        parts = self.actions.decode(ext, body)
-        self.actions.check(parts)
+        self.begin_actions(self.actions.decode(ext, body))
+
+    def begin_actions(self, parts: Sequence[Any]) -> None:
+        """Begin to step every row with the parts of a batch, as ``ActionFormat`` takes it apart.
+
+        Raises:
+            InvalidAction: The batch does not fit; nothing was stepped.
+        """
+        self.actions.check(parts, self._resetting)
         if self.actions.has_side:
             messages = [Step(self.actions.side_rows(parts, first, end)) for first, end in self._rows]
             self._driver.start_step(parts, by_message=True)
             self._send(messages)
         else:
             self._driver.start_step(parts)
+        self._over = None
         self.batches += 1
+
+    def _resetting(self) -> np.ndarray[Any, Any]:
+        """Rows [N] that the next step resets instead of stepping them: their actions mean nothing, as in Gymnasium."""
+        if self.spec.autoreset_mode != "NextStep":
+            return np.zeros(self.spec.num_envs, np.bool_)
+        if self._over is not None:
+            return self._over
+        last = self.slots[self._driver.slot]
+        over: np.ndarray[Any, Any] = last.terminated | last.truncated
+        return over
 
     def begin_reset(self, request: ResetRequest) -> None:
         """Begin to reset rows.
@@ -273,6 +329,7 @@ class Host:
         seeds = request.seeds or [None] * rows
         options = request.options or b""
         self.resets += 1
+        self._over = self._resetting() & ~np.array([True] * rows if request.mask is None else request.mask)
         self._begin_messages(
             [
                 Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
@@ -336,6 +393,24 @@ class Host:
         """Wait for the command; returns whether it has finished."""
         return self.broken is not None or self._driver.wait(timeout)
 
+    def watch(self, timeout: float) -> bool:
+        """Wait for the command and for the workers' ends alike, for a caller with no sockets of its own to watch.
+
+        Returns:
+            Whether the command has finished, or cannot finish any more; False when the time is over.
+        """
+        deadline = monotonic() + timeout
+        finished = self.wait(0.0)  # watches the words before anything else
+        while not finished:
+            events = self._watched.poll(max(0.0, deadline - monotonic()) * 1000)
+            for fd, _ in events:
+                if fd != self._done_fd:
+                    self.worker_exited(self.worker_fds[fd])
+            finished = self.poll()
+            if not events:
+                break
+        return finished
+
     def collect(self) -> Outcome:
         """What the finished command left."""
         slot = self._driver.slot
@@ -351,7 +426,7 @@ class Host:
         if faults:
             return Outcome(slot, b"", _env_fault(faults))
         ext = join(payloads)
-        if len(ext) > MAX_EXT:
+        if len(ext) > MAX_EXT and self._program is None:
             too_large = MessageTooLarge(
                 f"infos, results of calls and observations without a fixed size of {len(ext)} bytes; a message takes "
                 f"{MAX_EXT}",
@@ -375,6 +450,11 @@ class Host:
         """The sum of one of the workers' counters, by its place in ``WorkerLine``."""
         return sum(line[word] for line in self._views.worker_lines)
 
+    @property
+    def slots(self) -> list[SlotViews]:
+        """The arrays of every slot: the arena's own memory."""
+        return self._views.slots
+
     def slot_body(self, slot: int) -> memoryview:
         """The bytes of a slot: the body of a reply."""
         return self._views.slot_bytes[slot]
@@ -397,12 +477,19 @@ class Host:
         deadline = monotonic() + grace
         for worker in self._workers:
             worker.ask_to_close()
-        for worker in self._workers:
-            worker.end(deadline)
-        self._workers.clear()
+        while self._workers:  # one by one: whoever interrupts this can call it again
+            self._workers[-1].end(deadline)
+            self._workers.pop()
         os.close(self._memory_fd)
         os.close(self._tokens_fd)
         os.close(self._done_fd)
+
+
+def _rows_of(described: list[EngineInfo]) -> list[Space[Any]] | None:
+    """The observation space of every row where they may differ; None where they may not."""
+    if described[0].row_observation_spaces is None:
+        return None
+    return [space for worker in described for space in worker.row_observation_spaces or ()]
 
 
 def _env_fault(faults: list[dict[str, Any]]) -> EnvFault:

@@ -98,6 +98,11 @@ class PoolSpec:
             CapExceeded: A cap of the server; names the cap.
             UnknownEnv: The id is not registered here; names the nearest.
         """
+        self.check_options(caps)
+        self._check_registered()
+
+    def check_options(self, caps: Caps) -> None:
+        """The part of ``check`` that is not about the environment's id."""
         _check_range("num_envs", self.num_envs, "max_num_envs", caps.max_num_envs)
         if self.workers is not None:
             _check_range("workers", self.workers, "max_workers", caps.max_workers)
@@ -118,7 +123,6 @@ class PoolSpec:
             raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
         check_wrappers(self.wrappers)
         self._check_info()
-        self._check_registered()
 
     def _check_info(self) -> None:
         named = self.info in INFOS if isinstance(self.info, str) else all(type(key) is str for key in self.info)

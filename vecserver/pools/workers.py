@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -33,16 +34,26 @@ _SEND_TIMEOUT: Final = 10.0
 class WorkerProcess:
     """Starts a worker and owns its socket, bell and process descriptor.
 
-    The host's main thread makes it: the kernel kills a worker when the thread that started it ends.
+    Made by a thread that lives as long as the pool: the kernel kills a worker when the thread that started it ends.
 
     Args:
         shard: Its number.
         rows: First and end row of its shard.
         memory_fd: The arena's memory; stays the caller's.
         finish_fds: The tokens and the bell of the finish line; stay the caller's.
+        own_program: Whether its environments are this very program's: it then finds the same modules, and prints where
+            the program prints.
     """
 
-    def __init__(self, shard: int, rows: tuple[int, int], memory_fd: int, finish_fds: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        shard: int,
+        rows: tuple[int, int],
+        memory_fd: int,
+        finish_fds: tuple[int, int],
+        *,
+        own_program: bool = False,
+    ) -> None:
         self.shard = shard
         self.rows = rows
         self._sock, theirs = socket.socketpair()
@@ -50,25 +61,37 @@ class WorkerProcess:
         fds = (theirs.fileno(), memory_fd, self._bell_fd, *finish_fds)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "vecserver.engine", str(os.getpid()), *map(str, fds)],
+                [
+                    sys.executable,
+                    *(["-P"] if own_program else []),
+                    "-m",
+                    "vecserver.engine",
+                    str(os.getpid()),
+                    *map(str, fds),
+                ],
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr,  # what environments print must not mix with what the host says
+                # what environments print must not mix with what the host says
+                stdout=None if own_program else sys.stderr,
                 pass_fds=fds,
-                env={**os.environ, **_ONE_THREAD},
+                env=_environment(own_program=own_program),
+                # a session of its own: a terminal's Ctrl-C is for whoever owns the pool, from the first moment on
+                start_new_session=True,
             )
         self.pid = self._process.pid
         self.pidfd = os.pidfd_open(self.pid)
         self.bell = Doorbell(self._bell_fd)
         self._sock.settimeout(_SEND_TIMEOUT)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Message, timeout: float = _SEND_TIMEOUT) -> None:
         """Send a message.
 
         Raises:
-            WorkerDied: The worker is gone, or stuck.
+            WorkerDied: The worker is gone, or does not read it within ``timeout`` seconds.
         """
         try:
+            self._sock.settimeout(timeout)
             send(self._sock, message)
+            self._sock.settimeout(_SEND_TIMEOUT)
         except OSError:
             raise self.died() from None
 
@@ -141,6 +164,13 @@ class WorkerProcess:
         self._sock.close()
         os.close(self.pidfd)
         os.close(self._bell_fd)
+
+
+def _environment(*, own_program: bool) -> dict[str, str]:
+    environment = {**os.environ, **_ONE_THREAD}
+    if own_program:  # together with -P exactly the program's own path
+        environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return environment
 
 
 def _how_it_ended(exitcode: int) -> str:

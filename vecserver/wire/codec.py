@@ -13,12 +13,16 @@ counted, for infos, which must never fail a step). No pickle, in any direction.
     ext type 5   integer beyond 64 bits: two's complement, little-endian
     ext type 6   mapping with other keys than text: [[key, value], …]
     ext type 7   graph instance [nodes, edges, edge_links]
+
+Where both ends are one program, ``FOREIGN`` says what to do with everything else: see there.
 """
 
 from __future__ import annotations
 
 import re
 from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,12 +35,13 @@ from vecserver.wire.errors import MalformedMessage, Unportable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MAX_DEPTH", "numeric_dtype", "pack", "portable", "unpack"]
+__all__ = ["FOREIGN", "MAX_DEPTH", "Foreign", "numeric_dtype", "pack", "portable", "unpack"]
 
 MAX_DEPTH: Final = 32
 """Nesting that a value may have; deeper ones are refused before they exhaust the decoder's stack."""
 
 _ARRAY, _SCALAR, _TUPLE, _OBJECTS, _BIGINT, _MAP, _GRAPH = range(1, 8)
+_FOREIGN: Final = 127
 _INT64_MIN, _UINT64_MAX = -(2**63), 2**64 - 1
 _DTYPE_NAME: Final = re.compile(
     r"[<>|](b1|[iu][1248]|f[248]|c8|c16|[SU][0-9]{1,10})|[<>][mM]8(\[[0-9]{0,9}[A-Za-z]+\])?"
@@ -46,6 +51,24 @@ double is not the same bits on every machine."""
 _MAX_CODE_POINT: Final = 0x10FFFF
 _Ext = msgspec.msgpack.Ext
 _encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """How values travel that have no encoding here.
+
+    Attributes:
+        dump: Encodes a value, given what to call it; raises Unportable.
+        load: Decodes it again; None where nothing is to be decoded.
+    """
+
+    dump: Callable[[Any, str], bytes]
+    load: Callable[[memoryview], Any] | None
+
+
+FOREIGN: ContextVar[Foreign | None] = ContextVar("foreign", default=None)
+"""Set only between a program and the workers that it started itself, by ``vecserver.engine.pickled``. Not a part of the
+protocol: where it is None, as in every server and towards every server, the extension type it uses is unknown."""
 
 
 def pack(value: Any) -> bytes:
@@ -75,10 +98,19 @@ def portable(value: Any, path: str = "value", depth: int = 0) -> Any:
         return convert(value, path, depth)
     if isinstance(value, np.generic):
         return _scalar(value, path)
-    raise Unportable(
+    return _other(
+        value,
+        path,
         f"{path} is a {type(value).__module__}.{type(value).__qualname__}, which cannot travel: use numbers, text, "
-        "bytes, numpy arrays, lists, tuples and dicts"
+        "bytes, numpy arrays, lists, tuples and dicts",
     )
+
+
+def _other(value: Any, path: str, why: str) -> Any:
+    foreign = FOREIGN.get()
+    if foreign is None:
+        raise Unportable(why)
+    return _Ext(_FOREIGN, foreign.dump(value, path))
 
 
 def _same(value: Any, _path: str, _depth: int) -> Any:
@@ -128,7 +160,7 @@ def _array(value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
         return _Ext(_ARRAY, _encode([name, value.shape, value.tobytes()]))
     if value.dtype == object:
         return _Ext(_OBJECTS, _encode([value.shape, _items(value.ravel().tolist(), path, depth)]))
-    raise Unportable(f"{path} is an array of dtype {value.dtype}, which cannot travel")
+    return _other(value, path, f"{path} is an array of dtype {value.dtype}, which cannot travel")
 
 
 def _scalar(value: np.generic, path: str) -> Any:
@@ -136,7 +168,7 @@ def _scalar(value: np.generic, path: str) -> Any:
     if _DTYPE_NAME.fullmatch(name):
         # sliced: numpy gives an empty text bytes that its dtype does not have
         return _Ext(_SCALAR, _encode([name, value.tobytes()[: value.dtype.itemsize]]))
-    raise Unportable(f"{path} is a numpy scalar of dtype {value.dtype}, which cannot travel")
+    return _other(value, path, f"{path} is a numpy scalar of dtype {value.dtype}, which cannot travel")
 
 
 _CONVERTERS: Final[dict[type, Callable[[Any, str, int], Any]]] = {
@@ -183,6 +215,8 @@ class _Decoder:
     def _extension(self, code: int, data: memoryview) -> Any:
         if code == _BIGINT:
             return int.from_bytes(data, "little", signed=True)
+        if code == _FOREIGN and (foreign := FOREIGN.get()) is not None and foreign.load is not None:
+            return foreign.load(data)
         builder = _BUILDERS.get(code)
         if builder is None:
             raise MalformedMessage(f"unknown extension type {code}")

@@ -4,7 +4,7 @@
 
     VecServerError
     ├── LocalError                 you broke a rule; nothing was sent
-    │   ├── InvalidAction          wrong length, shape, dtype or value of an action batch   (also ValueError)
+    │   ├── InvalidAction          wrong length, shape, dtype or value of actions   (also ValueError and TypeError)
     │   ├── InvalidSpec            a pool option is missing, unknown or out of range        (also ValueError)
     │   ├── UnsupportedSpace       a space that no pool takes, or that only a server has    (also TypeError)
     │   ├── Unportable             a value that cannot travel                               (also TypeError)
@@ -110,7 +110,7 @@ class LocalError(VecServerError):
     code, number, http_status = "local_error", 2, 400
 
 
-class InvalidAction(LocalError, ValueError):
+class InvalidAction(LocalError, ValueError, TypeError):
     """An action batch of the wrong length, shape or dtype, or with a value no row's space holds."""
 
     code, number, http_status = "invalid_action", 10, 422

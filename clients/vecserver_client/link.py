@@ -1,0 +1,138 @@
+"""The seam between a vector environment and the arena that it drives, and the link to an arena of a server."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from vecserver.wire import messages
+from vecserver.wire.errors import EnvFault
+from vecserver.wire.frames import Kind
+from vecserver_client.faults import as_original
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+
+    from vecserver.wire.actions import ActionFormat
+    from vecserver.wire.frames import Buffer
+    from vecserver.wire.layout import Layout, SlotViews
+    from vecserver_client.connection import Connection
+
+__all__ = ["Answer", "Link", "PoolLink"]
+
+_CLOSE_TIMEOUT: Final = 2.0
+"""Seconds to wait for the pool's word when it is given back; its lease ends by itself otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a request left.
+
+    Attributes:
+        views: The arrays of a step or reset; None after a call.
+        ext: Infos or results: see ``docs/protocol.md``.
+    """
+
+    views: SlotViews | None
+    ext: Buffer
+
+
+class Link(Protocol):
+    """The way to an arena. One request at a time: begin it, then finish it; one thread owns it.
+
+    Faults are raised as ``faults.as_original`` makes them.
+    """
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request was begun and not finished."""
+
+    def values(self) -> AbstractContextManager[Any]:
+        """Entered around what packs values for the environments, or unpacks theirs."""
+
+    def begin_step(self, arrays: Sequence[np.ndarray[Any, Any]], timeout: float) -> None:
+        """Begin to step every row with a coerced action batch, one array a leaf.
+
+        Raises:
+            InvalidAction: A value outside its space, where it can be judged here; nothing was begun.
+        """
+
+    def begin(self, request: messages.Reset | messages.Call, timeout: float) -> None:
+        """Begin to reset rows, or to call them."""
+
+    def finish(self, timeout: float) -> Answer:
+        """Wait for the answer; it stays pending when none comes in time.
+
+        Raises:
+            DeadlineExceeded: None came; call again to go on waiting.
+            EnvFault: An environment raised.
+        """
+
+    def render(self, rows: Sequence[int] | None, timeout: float) -> Buffer:
+        """The frames of rows, ascending, as the ext of an answer; None for all."""
+
+    def close(self, timeout: float | None) -> None:
+        """Give the arena back; returns after ``timeout`` seconds at the latest, None for what is usual."""
+
+
+class PoolLink:
+    """The link to a server's pool.
+
+    Args:
+        connection: An attached connection.
+        layout: What the body of an answer holds.
+        actions: How action batches are encoded.
+    """
+
+    def __init__(self, connection: Connection, layout: Layout, actions: ActionFormat) -> None:
+        self._connection = connection
+        self._layout = layout
+        self._actions = actions
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request was begun and not finished."""
+        return self._connection.pending
+
+    def values(self) -> AbstractContextManager[Any]:
+        """Nothing: towards a server there are plain values only."""
+        return nullcontext()
+
+    def begin_step(self, arrays: Sequence[np.ndarray[Any, Any]], timeout: float) -> None:
+        """Begin to step every row; values are judged by the pool."""
+        ext, body = self._actions.encode(arrays)
+        self._connection.begin(Kind.STEP, ext, body, timeout)
+
+    def begin(self, request: messages.Reset | messages.Call, timeout: float) -> None:
+        """Begin to reset rows, or to call them."""
+        kind = Kind.RESET if isinstance(request, messages.Reset) else Kind.CALL
+        self._connection.begin(kind, messages.encode(request), b"", timeout)
+
+    def finish(self, timeout: float) -> Answer:
+        """Wait for the answer."""
+        try:
+            _, ext, body = self._connection.finish(timeout)
+        except EnvFault as fault:
+            raise as_original(fault) from None
+        return Answer(self._layout.views(body) if len(body) else None, ext)
+
+    def render(self, rows: Sequence[int] | None, timeout: float) -> Buffer:
+        """Frames of rows."""
+        request = messages.Render(None if rows is None else list(rows))
+        try:
+            return self._connection.ask(Kind.RENDER, messages.encode(request), timeout)[1]
+        except EnvFault as fault:
+            raise as_original(fault) from None
+
+    def stats(self, timeout: float) -> messages.Stats:
+        """The pool's counters."""
+        return messages.decode(self._connection.ask(Kind.PING, b"", timeout)[1], messages.Stats)
+
+    def close(self, timeout: float | None) -> None:
+        """Give the lease back; the pool's word comes soon or not at all."""
+        del timeout
+        self._connection.close(_CLOSE_TIMEOUT)
