@@ -12,8 +12,16 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, PoolLost, ServerUnreachable, UnknownPool, VecServerError
-from vecserver.wire.frames import Flag, Header, Kind, digest_of
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    LocalError,
+    MessageTooLarge,
+    PoolLost,
+    ServerUnreachable,
+    UnknownPool,
+    VecServerError,
+)
+from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,11 +104,15 @@ class Connection:
         deadline = monotonic() + timeout
         header = self._header(kind, ext, b"", 0)
         self._send(header, ext, b"", timeout)
+        pause = 0.0
         while (remaining := deadline - monotonic()) > _MOMENT_S:
             frames = self._receive(remaining)
             if frames is None:
-                if deadline - monotonic() > _MOMENT_S:  # the connection was lost, not the patience
-                    self._send(header, ext, b"", timeout)
+                if not self._lost:
+                    break
+                self._get_over_loss(min(remaining, pause))
+                pause = _PAUSE_S
+                self._send(header, ext, b"", max(0.0, deadline - monotonic()))
                 continue
             answer = frames[0]
             if answer.seq == 0 and answer.kind == Kind.ERROR:
@@ -128,9 +140,6 @@ class Connection:
             self._send(header, ext, body, timeout)
         except VecServerError:  # nothing has left
             self._seq, self._pending = seq - 1, None
-            raise
-        except BaseException:
-            self._reopen()
             raise
 
     def finish(self, timeout: float) -> Frames:
@@ -173,10 +182,7 @@ class Connection:
     def _ask_again(self, pending: _Pending, remaining: float, *, doubtful: bool) -> None:
         try:
             if self._lost:
-                self._lost = False
-                self._check_pool()
-                if doubtful:
-                    sleep(min(remaining, _PAUSE_S))
+                self._get_over_loss(min(remaining, _PAUSE_S) if doubtful else 0.0)
             elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
                 self._check_pool()
                 self._reopen()
@@ -217,6 +223,12 @@ class Connection:
             self._reopen()
             raise
 
+    def _get_over_loss(self, pause: float) -> None:
+        """Ask whether the pool was lost with the connection, and give it a moment if this is not the first time."""
+        self._lost = False
+        self._check_pool()
+        sleep(pause)
+
     def _reopen(self) -> None:
         old, self._transport = self._transport, self._open_transport()
         old.close()
@@ -231,6 +243,9 @@ class Connection:
                 self._check_pool()
                 if remaining <= _FIRST_RETRY_S:
                     raise
+            except BaseException:  # an interrupt between two frames, say: the rest must not be taken for a message
+                self._reopen()
+                raise
 
     @staticmethod
     def _late(pending: _Pending, timeout: float) -> DeadlineExceeded:
@@ -247,6 +262,8 @@ class Connection:
         )
 
     def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int) -> bytes:
+        if len(ext) > MAX_EXT:  # the pool would cut the connection without a word
+            raise MessageTooLarge(f"{len(ext)} bytes of arguments; a message takes {MAX_EXT}", limit=MAX_EXT)
         return Header(
             kind=kind,
             lease=self._lease,

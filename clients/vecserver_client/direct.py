@@ -6,8 +6,8 @@ two processes on one machine its wakes are a tenth of a small batch. The pool's 
 
 from __future__ import annotations
 
+import select
 import socket
-import struct
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectTransport"]
 
-_TIMEVAL: Final = struct.Struct("@qq")
 _KNOCK_S: Final = 0.05
 """Pause between two tries to connect to an address where nobody listens."""
+_PONG_S: Final = 1.0
+"""How long a peer that asks for a sign of life may be deaf to it."""
 
 
 class DirectTransport:
@@ -39,78 +40,72 @@ class DirectTransport:
         self._endpoint = endpoint
         self._limits = (HEADER_SIZE, MAX_EXT, max_body)
         self._socket: socket.socket | None = None
+        self._poll = select.poll()
         self._incoming = zmtp.Incoming(self._limits)
-        self._send_wait = self._receive_wait = -1.0
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message; errors as ``Transport.send``."""
         buffers = zmtp.encode((header, ext, body))
+        deadline = monotonic() + timeout
         if self._socket is not None and self._sent(self._socket, buffers, timeout):
             return
         # not connected yet, or not any more: a fresh connection tells whether the pool is still there
-        if not self._sent(self._connect(timeout), buffers, timeout):
+        sock = self._connect(deadline, timeout)
+        if not self._sent(sock, buffers, deadline - monotonic()):
             raise self._unreachable("does not take a message", timeout)
 
     def _sent(self, sock: socket.socket, buffers: list[Buffer], timeout: float) -> bool:
-        if timeout != self._send_wait:
-            _limit(sock, socket.SO_SNDTIMEO, timeout)
-            self._send_wait = timeout
         try:
-            if sock.sendmsg(buffers) == sum(map(len, buffers)):
-                return True
-        except OSError:
+            _write(sock, buffers, timeout)
+        except OSError:  # what was sent in part ends with its connection
             self._drop()
             return False
-        self._drop()  # a message that was sent in part ends with its connection
-        return False
+        return True
 
     def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
         sock, incoming = self._socket, self._incoming
         if sock is None:
-            raise ConnectionResetError
-        if timeout != self._receive_wait:
-            _limit(sock, socket.SO_RCVTIMEO, timeout)
-            self._receive_wait = timeout
+            raise ConnectionResetError("there is no connection")
+        deadline, wait = monotonic() + timeout, timeout
         while (frames := incoming.message()) is None:
-            try:
-                count = sock.recv_into(incoming.room())
-            except BlockingIOError:
-                return None
-            if not count:
-                raise ConnectionResetError("the pool closed the connection")
-            incoming.received(count)
             if incoming.commands:
                 self._obey(sock)
-        return self._checked(frames)
+            # signs of life and parts of a message do not lengthen the wait, and neither do signals
+            if wait < 0 or not self._poll.poll(wait * 1000):
+                return None
+            self._read(sock)
+            wait = deadline - monotonic()
+        return _checked(frames)
 
-    @staticmethod
-    def _checked(frames: list[bytearray]) -> Frames:
-        header = Header.unpack(frames[0])
-        if len(frames) != FRAME_COUNT:
-            raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")
-        _, ext, body = frames
-        if len(body) != header.body_length:
-            raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {len(body)}")
-        return header, bytes(ext), body
+    def _read(self, sock: socket.socket) -> None:
+        try:
+            count = sock.recv_into(self._incoming.room())
+        except OSError as error:
+            raise ConnectionResetError("the connection was lost") from error
+        if not count:
+            raise ConnectionResetError("the peer closed the connection")
+        self._incoming.received(count)
 
     def _obey(self, sock: socket.socket) -> None:
         for name, data in self._incoming.commands:
             if name == b"PING":
-                sock.sendall(zmtp.pong(data))
+                try:
+                    _write(sock, [zmtp.pong(data)], _PONG_S)
+                except OSError as error:
+                    raise ConnectionResetError("the connection was lost") from error
             elif name == b"ERROR":
-                raise MalformedMessage(f"the pool's socket refuses this one: {data[1:].decode('utf-8', 'replace')}")
+                raise MalformedMessage(f"the peer refuses the connection: {data[1:].decode('utf-8', 'replace')}")
         self._incoming.commands.clear()
 
-    def _connect(self, timeout: float) -> socket.socket:
-        deadline = monotonic() + timeout
+    def _connect(self, deadline: float, timeout: float) -> socket.socket:
         while True:
             sock = self._opened()
             try:
-                sock.settimeout(max(0.001, deadline - monotonic()))
+                _limit(sock, deadline)
                 sock.connect(self._address())
-                self._greet(sock)
-                sock.settimeout(None)  # from here on the kernel limits the waits
+                self._greet(sock, deadline)
+                sock.setblocking(False)
             except OSError:
                 sock.close()
                 if monotonic() + _KNOCK_S >= deadline:
@@ -120,8 +115,8 @@ class DirectTransport:
             except BaseException:
                 sock.close()
                 raise
-            self._send_wait = self._receive_wait = -1.0
-            self._socket = sock
+            self._socket, self._poll = sock, select.poll()
+            self._poll.register(sock, select.POLLIN)
             return sock
 
     def _opened(self) -> socket.socket:
@@ -140,26 +135,28 @@ class DirectTransport:
         assert address.port is not None
         return address.hostname, address.port
 
-    def _greet(self, sock: socket.socket) -> None:
-        """Exchange greetings and READY; the time limit is the socket's."""
-        sock.sendall(zmtp.GREETING + zmtp.READY)
+    def _greet(self, sock: socket.socket, deadline: float) -> None:
+        """Exchange greetings and READY before the deadline."""
+        # the rest later: a peer that demands another mechanism hangs up on it before it has said which
+        sock.sendall(zmtp.GREETING[: zmtp.OPENING_SIZE])
         greeting = b""
         while len(greeting) < len(zmtp.GREETING):
+            _limit(sock, deadline)
             chunk = sock.recv(len(zmtp.GREETING) - len(greeting))
+            if not chunk:
+                raise ConnectionResetError("the peer closed the connection")
             greeting += chunk
-            if not chunk or greeting[:1] != zmtp.GREETING[:1]:
-                break
-        if not greeting:
-            raise ConnectionResetError
-        zmtp.check_greeting(greeting)
-        self._incoming = zmtp.Incoming(self._limits)
-        while not any(name == b"READY" for name, _ in self._incoming.commands):
-            count = sock.recv_into(self._incoming.room())
-            if not count:
-                raise ConnectionResetError
-            self._incoming.received(count)
-            self._incoming.message()
-        self._obey(sock)
+            zmtp.check_greeting(greeting)
+        sock.sendall(zmtp.GREETING[zmtp.OPENING_SIZE :] + zmtp.READY)
+        incoming = self._incoming = zmtp.Incoming(self._limits)
+        ready = False
+        while not ready:
+            _limit(sock, deadline)
+            self._read(sock)
+            if incoming.message() is not None:
+                raise MalformedMessage("what listens there is no pool: it speaks before it is asked")
+            ready = any(name == b"READY" for name, _ in incoming.commands)
+            self._obey(sock)
 
     def _unreachable(self, what: str, timeout: float) -> ServerUnreachable:
         return ServerUnreachable(
@@ -178,7 +175,31 @@ class DirectTransport:
         self._drop()
 
 
-def _limit(sock: socket.socket, option: int, timeout: float) -> None:
-    """Let the kernel end a wait: a poll before each would cost a call a batch."""
-    micros = max(1, int(timeout * 1e6))  # 0 would be for ever
-    sock.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(*divmod(micros, 1_000_000)))
+def _checked(frames: list[bytearray]) -> Frames:
+    header = Header.unpack(frames[0])
+    if len(frames) != FRAME_COUNT:
+        raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")
+    _, ext, body = frames
+    if len(body) != header.body_length:
+        raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {len(body)}")
+    return header, bytes(ext), body
+
+
+def _write(sock: socket.socket, buffers: list[Buffer], timeout: float) -> None:
+    """Send all of it, to a socket that does not block; an OSError leaves a connection of no more use."""
+    try:
+        sent = sock.sendmsg(buffers)
+    except BlockingIOError:
+        sent = 0
+    if sent < sum(map(len, buffers)):
+        _limit(sock, monotonic() + timeout)
+        sock.sendall(memoryview(b"".join(buffers))[sent:])
+        sock.setblocking(False)
+
+
+def _limit(sock: socket.socket, deadline: float) -> None:
+    """Have the next call on a socket end at a deadline; it may have passed."""
+    left = deadline - monotonic()
+    if left <= 0:
+        raise TimeoutError
+    sock.settimeout(left)

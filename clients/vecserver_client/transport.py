@@ -1,6 +1,7 @@
 """Transports: how one message gets to a pool and one comes back. Two methods, and a close.
 
-``ZmqTransport`` serves tcp and ipc. ``MockTransport`` answers from a function, for tests of everything above it.
+``DirectTransport`` serves one machine, ``ZmqTransport`` the network. ``MockTransport`` answers from a function, for
+tests of everything above it.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ from vecserver.wire.errors import (
     InvalidAction,
     LocalError,
     MalformedMessage,
+    MessageTooLarge,
     PoolLost,
     ServerUnreachable,
 )
-from vecserver.wire.frames import Flag, Header, Kind
+from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind
 from vecserver_client import Connection, MockTransport
 
 INFO = messages.PoolInfo(
@@ -251,3 +252,125 @@ def test_a_late_answer_is_not_taken_for_the_next_ones(pool):
     with pytest.raises(DeadlineExceeded):
         connection.ask(Kind.PING, b"", 0.001)
     assert pool.transports[0].closed
+
+
+def lose(transport: MockTransport) -> None:
+    """Has a transport say at its next receive that its connection is gone."""
+
+    def gone(_timeout) -> None:
+        raise ConnectionResetError
+
+    transport.receive = gone
+
+
+def test_an_interrupted_repeat_costs_the_transport_too(pool):
+    """Half of a repeated request is never followed by another message."""
+    connection = connect(pool)
+    pool.silent = True
+    torn = pool.transports[0]
+    send, turns = torn.send, []
+
+    def interrupt(*args) -> None:
+        turns.append(args)
+        if len(turns) == 2:
+            raise KeyboardInterrupt
+        send(*args)
+
+    torn.send = interrupt
+    connection.begin(Kind.STEP, b"", b"one", 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        connection.finish(30.0)
+    assert torn.closed
+    pool.silent = False
+    assert connection.finish(30.0)[2] == b"slot"
+    assert [(header.seq, body) for header, _, body in pool.seen[1:]] == [(1, b"one"), (1, b"one")]
+
+
+def test_an_interrupted_question_costs_the_transport_too(pool):
+    """The same for a request that has no number."""
+    connection = connect(pool)
+    torn = pool.transports[0]
+
+    def interrupt(*_args) -> None:
+        raise KeyboardInterrupt
+
+    torn.send = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        connection.ask(Kind.PING, b"", 1.0)
+    assert torn.closed
+    assert connection.ask(Kind.PING, b"", 1.0)[0].kind == Kind.PING
+
+
+def test_a_request_whose_connection_was_lost_is_sent_again_at_once(pool):
+    """On a fresh transport, under the same number, after the pool was asked for; the next loss waits for a moment."""
+    asked, slept = [], []
+    connection = connect(pool, lambda: asked.append(1))
+    connection.begin(Kind.STEP, b"", b"one", 1.0)
+    lose(pool.transports[0])
+    opened, lost = pool.open, []
+
+    def open_and_lose() -> MockTransport:
+        transport = opened()
+        if len(lost) < 2:
+            lost.append(transport)
+            lose(transport)
+        return transport
+
+    connection._open_transport = open_and_lose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vecserver_client.connection.sleep", slept.append)
+        assert connection.finish(30.0)[2] == b"slot"
+    first, *repeats = pool.seen[1:]
+    assert repeats == [first] * 3
+    assert len(asked) == 3
+    assert slept[0] == 0.0
+    assert min(slept[1:]) > 0.0
+
+
+def test_a_question_whose_connection_was_lost_is_asked_again(pool):
+    """Likewise, and what is lost for good is said."""
+    connection = connect(pool)
+    lose(pool.transports[0])
+    assert connection.ask(Kind.RENDER, b"", 1.0)[0].kind == Kind.RENDER
+    assert [header.kind for header, _, _ in pool.seen[1:]] == [Kind.RENDER] * 2
+
+    def lost() -> None:
+        raise PoolLost("its host was killed")
+
+    connection._check_pool = lost
+    lose(pool.transports[-1])
+    with pytest.raises(PoolLost):
+        connection.ask(Kind.RENDER, b"", 1.0)
+    assert connection.ask(Kind.RENDER, b"", 1.0)[0].kind == Kind.RENDER
+
+
+def test_a_connection_that_is_always_lost_is_a_deadline(pool):
+    """Every try is followed by a pause, and the time limit holds."""
+    connection = connect(pool)
+    opened = pool.open
+
+    def open_and_lose() -> MockTransport:
+        transport = opened()
+        lose(transport)
+        return transport
+
+    connection._open_transport = open_and_lose
+    lose(pool.transports[0])
+    with pytest.raises(DeadlineExceeded):
+        connection.ask(Kind.PING, b"", 0.5)
+    assert len(pool.transports) < 10
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(DeadlineExceeded):
+        connection.finish(0.5)
+    assert connection.pending
+    assert len(pool.transports) < 20
+
+
+def test_what_no_message_takes_is_refused_before_it_is_sent(pool):
+    """The pool would end the connection without a word; the number stays free."""
+    connection = connect(pool)
+    with pytest.raises(MessageTooLarge):
+        connection.begin(Kind.CALL, bytes(MAX_EXT + 1), b"", 1.0)
+    assert not connection.pending
+    run(connection)
+    assert [h.seq for h, _, _ in pool.seen[1:]] == [1]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import vecserver_client as vs
-from tests.contract.vector_contract import NEXT_STEP, VectorEnvContract, in_every_mode
+from tests.contract.vector_contract import COUNT, NEXT_STEP, VectorEnvContract, in_every_mode
+from vecserver_client import factory
+from vecserver_client.transport import ZmqTransport
 
 
 class RemoteContract(VectorEnvContract):
@@ -59,6 +62,28 @@ class TestIpc(ShortContract):
     def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
         """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
         super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
+
+
+class TestNetwork(ShortContract):
+    """The transport that serves other machines, over tcp on this one."""
+
+    options: ClassVar = {"transport": "tcp"}
+
+    @pytest.fixture(autouse=True)
+    def _as_from_afar(self, monkeypatch):
+        monkeypatch.setattr(
+            factory, "_opener", lambda context, endpoint, max_body: partial(ZmqTransport, context, endpoint, max_body)
+        )
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Count-v0", 7, {}), ("Nested-v0", 5, {})])
+    def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
+        super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
+
+    def test_its_socket_is_zeromqs(self, subject):
+        """The choice is really another one here."""
+        assert type(subject(COUNT, 1)._connection._transport) is ZmqTransport
 
 
 class GymnasiumEngine(ShortContract):

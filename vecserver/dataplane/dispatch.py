@@ -169,8 +169,10 @@ class Dispatcher:
             header = Header.unpack(head)
         except VecServerError:
             return None
-        whole = len(body) == header.body_length and digest_of(ext, body) == header.digest and len(ext) <= MAX_EXT
-        return header if whole and header.kind == _STEP and self._session.is_next(header) else None
+        fits = len(ext) <= MAX_EXT and len(body) == header.body_length <= self._host.info.max_request
+        if not fits or header.kind != _STEP or not self._session.is_next(header):
+            return None
+        return header if digest_of(ext, body) == header.digest else None
 
     def _step(self, peer: bytes, header: Header, frames: Sequence[bytes]) -> Reply | None:
         self._driver_seen_ns = now = self._clock_ns()

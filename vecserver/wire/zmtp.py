@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
     from vecserver.wire.frames import Buffer
 
-__all__ = ["GREETING", "READY", "Incoming", "check_greeting", "encode", "pong"]
+__all__ = ["GREETING", "OPENING_SIZE", "READY", "Incoming", "check_greeting", "encode", "pong"]
 
 _MORE: Final = 1
 _LONG: Final = 2
 _COMMAND: Final = 4
 
-_SIGNATURE: Final = b"\xff" + bytes(8) + b"\x7f"
+_MAJOR: Final = 3
 _MECHANISM: Final = b"NULL".ljust(20, b"\0")
-GREETING: Final = _SIGNATURE + b"\x03\x00" + _MECHANISM + bytes(32)
+_OPENING: Final = b"\xff" + bytes(8) + b"\x7f" + bytes((_MAJOR, 0))
+GREETING: Final = _OPENING + _MECHANISM + bytes(32)
 """What each side sends first."""
+OPENING_SIZE: Final = len(_OPENING)
+"""Bytes of the greeting that make the peer send all of its own: signature and version."""
 
 _CHUNK: Final = 64 << 10
 """Bytes taken from the connection at once."""
@@ -41,6 +44,9 @@ _JOIN_LIMIT: Final = 16 << 10
 """Bytes from which a frame is sent from where it lies."""
 _MAX_COMMAND: Final = 1 << 10
 """Longer than any command of the protocol that means something to a DEALER."""
+_TTL_SIZE: Final = 2
+_MAX_CONTEXT: Final = 16
+"""A PING's data: its time to live, then so many bytes at most to give back."""
 
 
 def _command(name: bytes, data: bytes) -> bytes:
@@ -57,20 +63,25 @@ READY: Final = _command(b"READY", _property(b"Socket-Type", b"DEALER"))
 
 
 def pong(ping: bytes) -> bytes:
-    """The command that answers a PING with this data: two bytes of time to live, then a context to give back."""
-    return _command(b"PONG", ping[2:])
+    """The command that answers a PING with this data."""
+    return _command(b"PONG", ping[_TTL_SIZE : _TTL_SIZE + _MAX_CONTEXT])
 
 
 def check_greeting(data: bytes) -> None:
-    """Refuse a peer that does not speak this protocol.
+    """Refuse a peer that does not speak this protocol, as soon as it shows.
+
+    Args:
+        data: What has come of its greeting, which may be short of whole.
 
     Raises:
         MalformedMessage: It speaks something else, or demands security.
     """
-    if data[:1] != _SIGNATURE[:1] or data[9:10] != _SIGNATURE[9:] or data[10:11] < b"\x03":
+    if data[:1] != _OPENING[:1] or data[9:10] not in (b"", _OPENING[9:10]):
         raise MalformedMessage(f"what listens there does not speak ZeroMQ: it begins with {data[:16]!r}")
-    if data[12:32] != _MECHANISM:
-        name = data[12:32].rstrip(b"\0").decode("ascii", "replace")
+    if len(data) > 10 and data[10] < _MAJOR:
+        raise MalformedMessage("the peer speaks the protocol of a ZeroMQ before 4.0")
+    if len(data) >= OPENING_SIZE + len(_MECHANISM) and data[OPENING_SIZE:32] != _MECHANISM:
+        name = data[OPENING_SIZE:32].rstrip(b"\0").decode("ascii", "replace")
         raise MalformedMessage(f"the peer demands the security mechanism {name}; this side has none")
 
 
@@ -175,7 +186,7 @@ class Incoming:
     def _check(self, flags: int, length: int) -> None:
         if flags & _COMMAND:
             limit = _MAX_COMMAND
-        elif len(self._frames) == len(self._limits):
+        elif flags & _MORE and len(self._frames) + 1 == len(self._limits):
             raise MalformedMessage(f"a message of more than {len(self._limits)} frames")
         else:
             limit = self._limits[len(self._frames)]
