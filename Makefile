@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLD := .venv-gymnasium-1.2
 
-.PHONY: demo test check bench serve slow verify clean
+.PHONY: demo test check bench serve slow verify sb3 test-gymnasium-1.2 clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -16,6 +17,14 @@ test: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
+
+# Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
+sb3: $(VENV)/.installed-sb3
+	$(BIN)/pytest -q -m sb3
+
+# The same suite with the oldest Gymnasium that trainers pin
+test-gymnasium-1.2: $(OLD)/.installed-dev
+	$(OLD)/bin/pytest -q
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -33,7 +42,7 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/vecserver verify --all --env ALE/Pong-v5 --env HalfCheetah-v5 --env Ant-v5
 
 clean:
-	rm -rf $(VENV) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf $(VENV) $(OLD) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vecserver needs Python 3.11 or newer; run make PYTHON=/path/to/it")'
@@ -45,4 +54,15 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.installed-sb3: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,sb3]'
+	touch $@
+
+$(OLD)/.installed-dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(OLD)
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# in the place of the newest, whose Box2D need not be compiled
+	$(OLD)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gymnasium==1.2.2
 	touch $@

@@ -10,6 +10,7 @@
     envs.close()
 """
 
+from vecserver.registration import register
 from vecserver.wire import errors
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
@@ -31,3 +32,5 @@ __all__ = [
     "errors",
     "make_vec",
 ]
+
+register()

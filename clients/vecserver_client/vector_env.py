@@ -20,7 +20,7 @@ from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import EnvFault, VersionMismatch
-from vecserver.wire.infos import merge
+from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
@@ -97,6 +97,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {**metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
         self.render_mode = render_mode
         self.step_timeout = step_timeout
+        self.infos_by_row = False
+        """Whether infos come as a list of one dict a row, as the environments gave them, instead of merged."""
         self.dropped_infos: dict[str, str] = {}
         """Infos that could not travel: path → type."""
         self._side = SideLeaves(self.single_observation_space) or None
@@ -206,33 +208,51 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def call_async(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Begin to call every row; ``call_wait`` returns the results."""
         self._check_free("call_async")
-        if name in _REFUSED_CALLS:
-            raise ValueError(f"`{name}` cannot be called through `call`: use `{name}` of the vector environment itself")
-        self._begin(_Pending.CALL, messages.Call(name, self._packed([list(args), kwargs])))
+        self._begin(_Pending.CALL, messages.Call(_callable_name(name), self._packed([list(args), kwargs])))
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """Wait for the call that was begun; ``timeout`` as in ``step_wait``."""
         return self._joined(self._finish(_Pending.CALL, "call", timeout).ext)
 
+    def call_rows(self, rows: list[int], name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As ``call``, for some rows; one result for each.
+
+        Args:
+            rows: Which, ascending.
+            name: Method or attribute.
+            *args: Passed to the method.
+            **kwargs: Likewise.
+
+        Raises:
+            InvalidSpec: A row that the pool does not have, or rows that are not ascending.
+        """
+        self._check_free("call_rows")
+        request = messages.Call(_callable_name(name), self._packed([list(args), kwargs]), rows=rows)
+        self._begin(_Pending.CALL, request)
+        return self.call_wait()
+
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every row's environment."""
         return self.call(name)
 
-    def set_attr(self, name: str, values: Any) -> None:
-        """Set an attribute of every row's environment.
+    def set_attr(self, name: str, values: Any, rows: list[int] | None = None) -> None:
+        """Set an attribute of rows' environments.
 
         Args:
             name: The attribute.
             values: A list or tuple with one value a row; anything else is given to every row.
+            rows: Which, ascending; None for all.
 
         Raises:
-            ValueError: A list or tuple of another length than the pool has rows.
+            ValueError: A list or tuple of another length than there are rows.
+            InvalidSpec: A row that the pool does not have, or rows that are not ascending.
         """
         self._check_free("set_attr")
-        each = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
-        if len(each) != self.num_envs:
-            raise ValueError(f"`values` must have one entry a row: got {len(each)} for {self.num_envs} environments")
-        self._begin(_Pending.CALL, messages.Call(name, self._packed(each), assign=True))
+        count = self.num_envs if rows is None else len(rows)
+        each = list(values) if isinstance(values, list | tuple) else [values] * count
+        if len(each) != count:
+            raise ValueError(f"`values` must have one entry a row: got {len(each)} for {count} environments")
+        self._begin(_Pending.CALL, messages.Call(name, self._packed(each), assign=True, rows=rows))
         self._finish(_Pending.CALL, "call", None)
 
     def render(self, rows: Sequence[int] | None = None) -> tuple[Any, ...]:
@@ -322,17 +342,15 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         with self._link.values():
             return tuple(result for part in (unpack(ext) if len(ext) else ()) for result in part)
 
-    def _read(self, answer: Answer) -> tuple[Any, dict[str, Any]]:
+    def _read(self, answer: Answer) -> tuple[Any, Any]:
         """Observations and infos of an answer."""
         assert answer.views is not None
         leaves: Iterable[Any] = answer.views.observations
         if self._side is None and not len(answer.ext):
-            return assemble(self.single_observation_space, iter(leaves)), {}
+            infos: Any = [{} for _ in range(self.num_envs)] if self.infos_by_row else {}
+            return assemble(self.single_observation_space, iter(leaves)), infos
         with self._link.values():
-            try:
-                infos, dropped, aside = merge(answer.ext, self.num_envs, self._add_info)
-            except EnvFault as fault:
-                raise as_original(fault) from None
+            infos, dropped, aside = self._infos(answer.ext)
             if self._side is not None:
                 leaves = self._side.weave(leaves, self._side.unpack_rows(aside, self.num_envs))
         for path, kind in dropped.items():
@@ -342,6 +360,14 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
                     f"the info {path!r} is a {kind}, which cannot travel: it is left out from now on", stacklevel=4
                 )
         return assemble(self.single_observation_space, iter(leaves)), infos
+
+    def _infos(self, ext: Buffer) -> tuple[Any, dict[str, str], list[bytes]]:
+        if self.infos_by_row:
+            return by_row(ext, self.num_envs)
+        try:
+            return merge(ext, self.num_envs, self._add_info)
+        except EnvFault as fault:
+            raise as_original(fault) from None
 
 
 def _described(info: messages.PoolInfo) -> tuple[Sequence[Space[Any]], Space[Any]]:
@@ -400,6 +426,12 @@ def _give_back(owner: int, link: Link, release: Callable[[], None], timeout: flo
         link.close(timeout)
     finally:
         release()
+
+
+def _callable_name(name: str) -> str:
+    if name in _REFUSED_CALLS:
+        raise ValueError(f"`{name}` cannot be called through `call`: use `{name}` of the vector environment itself")
+    return name
 
 
 def _seeds(seed: Any, num_envs: int) -> list[int | None] | None:

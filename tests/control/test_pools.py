@@ -138,7 +138,7 @@ def test_envs_can_be_searched(http):
     )
     assert all("CartPole-v1" in env["id"] for env in found)
     ids = [env["id"] for env in http.get("/v1/envs").json()["envs"]]
-    assert ids == sorted(gymnasium.registry)
+    assert ids == sorted(set(gymnasium.registry) - {"vecserver/Remote-v0"})
 
 
 def test_envs_with_a_class_for_entry_point_are_listed(http):

@@ -22,6 +22,7 @@ MESSAGES = [
     Reset([1, None, 2**64 - 1], [True, False, True], b"options"),
     Reset([None], None, b""),
     Call("method", b"arguments", assign=False),
+    Call("method", b"arguments", assign=True, rows=[1, 3]),
     Render([7, 3]),
 ]
 

@@ -345,6 +345,9 @@ def test_the_command_line_trains_on_local_processes_and_says_how_it_went():
 
 def test_importing_the_trainer_loads_no_server_package():
     """The trainer is NumPy and Gymnasium; only its command line reaches for a client."""
-    code = "import sys, examples.ppo_numpy; sys.exit(any(m.startswith(('vecserver', 'zmq', 'torch')) for m in sys.modules))"
+    code = (
+        "import sys; before = set(sys.modules); import examples.ppo_numpy; "
+        "sys.exit(any(m.startswith(('vecserver', 'zmq', 'torch')) for m in set(sys.modules) - before))"
+    )
     root = Path(inspect.getfile(ppo)).parents[1]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, timeout=60).returncode == 0

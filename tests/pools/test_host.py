@@ -225,6 +225,30 @@ def test_attributes_are_set_row_by_row(host):
         pool.begin_call(Call("tag", b"\xc1", assign=True))
 
 
+def test_some_rows_are_called_or_set(host):
+    """Each worker gets those of its own, and the values for them."""
+    pool = host(num_envs=5, workers=2)
+    pool.reset(seed=10)
+    pool.begin_call(Call("tag", pack([1.0, 3.0, 4.0]), assign=True, rows=[1, 3, 4]))
+    assert pool.finish().ext == b""
+    pool.begin_call(Call("tag", pack([[], {}]), rows=[0, 1, 3]))
+    assert unpack(pool.finish().ext) == [[0.0, 1.0], [3.0]]
+    pool.begin_call(Call("add", pack([[2], {}]), rows=[4]))
+    assert unpack(pool.finish().ext) == [[], [16]]
+    assert pool.call("tag") == [0.0, 1.0, 0.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("rows", [[5], [-1], [1, 1], [2, 1]])
+def test_rows_that_are_none_of_the_pools_are_refused(host, rows):
+    """Before anything is called."""
+    pool = host(num_envs=5, workers=2)
+    with pytest.raises(InvalidSpec, match="row"):
+        pool.begin_call(Call("tag", pack([[], {}]), rows=rows))
+    with pytest.raises(InvalidSpec, match="one value a row"):
+        pool.begin_call(Call("tag", pack([1.0] * 5), assign=True, rows=[1]))
+    assert pool.call("tag") == [0.0] * 5
+
+
 @pytest.mark.parametrize(
     "arguments", [b"", b"\xc1", pack(3), pack([[], {}, 1])], ids=["none", "bad", "a number", "three"]
 )

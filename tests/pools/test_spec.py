@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gymnasium
 import pytest
 
-from vecserver.pools.spec import ENGINES, Caps, PoolSpec, check_pool_name, nearest_env_ids
+from vecserver.pools.spec import ENGINES, Caps, PoolSpec, check_pool_name, nearest_env_ids, offered_env_ids
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
 CAPS = Caps(max_pools=2, max_num_envs=8, max_workers=4)
@@ -95,6 +96,23 @@ def test_an_unknown_id_comes_with_its_nearest():
 def test_the_nearest_ids_do_not_look_at_case(wrong, meant):
     """Capital letters are the commonest mistake."""
     assert nearest_env_ids(wrong)[0] == meant
+
+
+@pytest.mark.parametrize("name", ["vecserver/Remote-v0", "vecserver_client:vecserver/Remote-v0", "vecserver/Other-v3"])
+def test_a_pool_of_pools_is_refused(name):
+    """An id that stands for a pool is no environment of one."""
+    with pytest.raises(InvalidSpec, match="pool of pools") as caught:
+        spec(env_id=name).check(CAPS)
+    assert caught.value.details["field"] == "env_id"
+
+
+def test_ids_that_stand_for_a_pool_are_not_offered():
+    """Neither in the list nor as what may have been meant."""
+    import vecserver_client  # noqa: F401 - registers it
+
+    assert "vecserver/Remote-v0" in gymnasium.registry
+    assert offered_env_ids() == sorted(set(gymnasium.registry) - {"vecserver/Remote-v0"})
+    assert "vecserver/Remote-v0" not in nearest_env_ids("vecserve/Remote-v0")
 
 
 def test_an_id_that_resembles_none_is_sent_to_the_list():

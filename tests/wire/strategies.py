@@ -146,13 +146,17 @@ def boxes(draw, dtypes: tuple[str, ...] = NUMBERS, min_side: int = 0) -> spaces.
     return spaces.Box(low, high, dtype=dtype)
 
 
+DISCRETE_HAS_DTYPE = "dtype" in inspect.signature(spaces.Discrete).parameters
+"""Gymnasium 1.1 has int64 only."""
+
+
 @st.composite
 def discretes(draw) -> spaces.Discrete:
-    dtype = np.dtype(draw(st.sampled_from(INTEGERS)))
+    dtype = np.dtype(draw(st.sampled_from(INTEGERS if DISCRETE_HAS_DTYPE else ["<i8"])))
     info = np.iinfo(dtype)
     n = draw(st.integers(1, int(info.max)))
     start = draw(st.integers(int(info.min), int(info.max) - n + 1))
-    return spaces.Discrete(n, start=start, dtype=dtype)
+    return spaces.Discrete(n, start=start, **({"dtype": dtype} if DISCRETE_HAS_DTYPE else {}))
 
 
 @st.composite

@@ -94,8 +94,8 @@ GOLDEN = [
     (PENDULUM, np.array([[1.0], [-2.0]], "f4"), "", "0000803f 000000c0"),
     (PENDULUM, np.array([[1.0], [-2.0]], "f8"), "91 a33c6638", "000000000000f03f 00000000000000c0"),
     (
-        ActionFormat(spaces.Dict({"b": spaces.MultiBinary(2), "a": spaces.Discrete(3, dtype=np.uint8)}), 1),
-        {"a": np.array([2]), "b": np.array([[1, 0]], "i1")},
+        ActionFormat(spaces.Dict({"b": spaces.MultiBinary(2), "a": spaces.MultiDiscrete([3], dtype=np.uint8)}), 1),
+        {"a": np.array([[2]]), "b": np.array([[1, 0]], "i1")},
         "92 a33c6938 a37c6931",
         "0200000000000000 0100 000000000000",
     ),

@@ -133,7 +133,9 @@ def test_a_broken_description_of_a_space(data):
 FORMATS = [
     ActionFormat(spaces.Discrete(2), 4),
     ActionFormat(spaces.Box(-1, 1, (3,), np.float32), 2),
-    ActionFormat(spaces.Dict({"a": spaces.MultiBinary(3), "b": spaces.Tuple([spaces.Discrete(9, dtype=np.uint8)])}), 2),
+    ActionFormat(
+        spaces.Dict({"a": spaces.MultiBinary(3), "b": spaces.Tuple([spaces.MultiDiscrete([9], dtype=np.uint8)])}), 2
+    ),
     ActionFormat(spaces.Tuple([]), 1),
     ActionFormat(spaces.MultiDiscrete([[1, 2], [3, 4]]), 3),
 ]

@@ -22,10 +22,12 @@ from vecserver.wire.infos import (
     EPISODE_ROWS,
     MERGED_ROWS,
     SIDE_ROWS,
+    by_row,
     encode_merged,
     encode_rows,
     join,
     merge,
+    split,
 )
 
 
@@ -279,6 +281,8 @@ def test_statistics_come_out_one_a_row():
     assert list(merged["episode"]) == list(expected)
     assert_same(merged["episode"], expected)
     assert_same(merged["_episode"], np.array([False, True, False, True, True]))
+    ended = {"r": -1.0, "l": 7, "t": 0.0}
+    assert by_row(join(payloads), 5)[0][3] == {"episode": ended}
 
 
 @pytest.mark.parametrize(
@@ -304,4 +308,61 @@ def test_side_values_travel_beside_the_infos():
     infos, dropped, side = merge(join(payloads), 6, _bare(6)._add_info)
     assert side == [b"0", b"1", b"2", b"3", b"4", b"5"]
     assert (infos["a"].tolist(), infos["b"]) == ([1, 0, 0, 0, 0, 0], 1)
+    assert by_row(join([payloads[0], payloads[1]]), 6)[2] == [b"0", b"1", b"2"]
     assert dropped == {"c": "builtins.object"}
+    assert (DROPPED_ROW, MERGED_ROWS) == (-1, -2)
+
+
+def test_infos_come_row_by_row_as_they_were():
+    """Several of one row are one dict; types stay, and what could not travel is named."""
+    rows = [
+        (0, {"final_obs": np.zeros(2), "final_info": {"a": 1}}),
+        (0, {"b": (2, "x")}),
+        (2, {"b": {3}, "c": {"d": np.float32(1)}}),
+    ]
+    ext = join([encode_rows(rows[:2]), b"", encode_rows(rows[2:])])
+    found, dropped, _ = by_row(ext, 4)
+    assert_same(
+        found, [{"final_obs": np.zeros(2), "final_info": {"a": 1}, "b": (2, "x")}, {}, {"c": {"d": np.float32(1)}}, {}]
+    )
+    assert dropped == {"b": "builtins.set"}
+    assert by_row(b"", 2) == ([{}, {}], {}, [])
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_ext_that_holds_no_infos_is_refused_row_by_row_too(name):
+    """With the same error."""
+    with pytest.raises(MalformedMessage):
+        by_row(WRONG[name], 3)
+
+
+def test_merged_infos_are_split_as_they_were_merged():
+    """Masks say whose a value is; numbers are numpy's, everything else is what it was."""
+    infos = [
+        {"a": 1, "b": {"c": "x", "d": np.arange(2)}, "_private": 2.5},
+        {},
+        {"a": 3, "b": {"e": {}}, "final_obs": (1, np.zeros(1)), 7: None},
+    ]
+    merged = _by_gymnasium(list(enumerate(infos)), 3)
+    expected = [
+        {"a": np.int64(1), "b": {"c": "x", "d": np.arange(2)}, "_private": np.float64(2.5)},
+        {},
+        {"a": np.int64(3), "b": {"e": {}}, "final_obs": (1, np.zeros(1)), 7: None},
+    ]
+    assert_same(split(merged, 3), expected)
+    assert_same(by_row(join([encode_merged(merged)]), 3)[0], expected)
+
+
+@pytest.mark.parametrize(
+    "infos", [{"a": np.zeros(1), "_a": np.ones(3, bool)}, {"a": np.zeros(3), "_a": True}, {"a": 1}]
+)
+def test_merged_infos_of_other_rows_are_refused_row_by_row(infos):
+    """What a peer calls merged may be anything."""
+    with pytest.raises(MalformedMessage, match="not those of 3 rows"):
+        by_row(join([encode_merged(infos)]), 3)
+
+
+def test_a_key_without_a_mask_is_every_rows():
+    """As the parts of ``episode`` are, which Gymnasium's wrapper adds."""
+    merged = {"episode": {"r": np.array([1.0, 0.0])}, "_episode": np.array([True, False]), "all": np.array([1, 2])}
+    assert_same(split(merged, 2), [{"episode": {"r": np.float64(1)}, "all": np.int64(1)}, {"all": np.int64(2)}])

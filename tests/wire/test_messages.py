@@ -66,7 +66,10 @@ GOLDEN = [
         Reset(seeds=[7, None], mask=[True, False], options=b"\x80"),
         "83 a5'seeds' 92 07 c0 a4'mask' 92 c3 c2 a7'options' c401 80",
     ),
-    (Call("get_size", b"\x92\x90\x80"), "83 a4'name' a8'get_size' a9'arguments' c403 929080 a6'assign' c2"),
+    (
+        Call("get_size", b"\x92\x90\x80", rows=[2]),
+        "84 a4'name' a8'get_size' a9'arguments' c403 929080 a6'assign' c2 a4'rows' 91 02",
+    ),
     (Render(), "81 a4'rows' c0"),
     (Render(rows=[0, 3]), "81 a4'rows' 92 00 03"),
     (
@@ -184,7 +187,7 @@ details = st.dictionaries(
         st.builds(Hello, st.text()),
         st.builds(Attach, st.booleans(), st.booleans(), st.text()),
         st.builds(Reset, seeds, masks, st.none() | st.binary()),
-        st.builds(Call, st.text(), st.binary(), st.booleans()),
+        st.builds(Call, st.text(), st.binary(), st.booleans(), st.none() | st.lists(st.integers(0, 9))),
         st.builds(Render, st.none() | st.lists(st.integers(0, 9))),
         st.builds(ErrorReply, st.text(), st.text(), details),
     )

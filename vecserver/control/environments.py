@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from vecserver.control.problems import problems
-from vecserver.engine.providers import load_providers
+from vecserver.pools.spec import offered_env_ids
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -42,9 +42,8 @@ class EnvList(BaseModel):
 
 def registered_envs(query: str) -> EnvList:
     """The registered environments whose id contains a text, whatever its case."""
-    load_providers()
-    matching = (spec for id_, spec in sorted(gymnasium.registry.items()) if query.lower() in id_.lower())
-    return EnvList(envs=[EnvAnswer.of(spec) for spec in matching])
+    matching = (known for known in offered_env_ids() if query.lower() in known.lower())
+    return EnvList(envs=[EnvAnswer.of(gymnasium.registry[known]) for known in matching])
 
 
 def environment_routes() -> APIRouter:

@@ -7,6 +7,7 @@ from base64 import b64encode
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import gymnasium
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.layout import SlotViews
 
-__all__ = ["Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "fault_of"]
+__all__ = ["Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "attribute_of", "fault_of"]
+
+_WRAPPER_CLASSES: Final = "__wrapper_classes__"
 
 _MAX_TEXT: Final = 16 << 10
 """Characters of a fault's message and of its traceback: an error fits into a reply whatever an environment says."""
@@ -92,6 +95,23 @@ def _original(error: BaseException) -> str:
         if len(data) <= _MAX_TEXT:
             return b64encode(data).decode()
     return ""
+
+
+def attribute_of(env: gymnasium.Env[Any, Any], name: str) -> Any:
+    """What a call means by a name: an attribute of the environment or of a wrapper around it.
+
+    ``__wrapper_classes__`` is answered here: every class that a wrapper around the environment is an instance of, as
+    ``module:name``.
+    """
+    if name != _WRAPPER_CLASSES:
+        return env.get_wrapper_attr(name)
+    names: list[str] = []
+    while isinstance(env, gymnasium.Wrapper):
+        names += [
+            f"{cls.__module__}:{cls.__qualname__}" for cls in type(env).__mro__ if issubclass(cls, gymnasium.Wrapper)
+        ]
+        env = env.env
+    return names
 
 
 def _text(make: Callable[[], str]) -> str:
@@ -211,8 +231,8 @@ class Engine(Protocol):
             RowFaults: Environments raised.
         """
 
-    def assign(self, name: str, values: list[Any]) -> None:
-        """Set an attribute, one value a row.
+    def assign(self, name: str, values: list[Any], rows: list[int] | None = None) -> None:
+        """Set an attribute of every row or of some, one value for each.
 
         Raises:
             RowFaults: Environments raised.

@@ -117,11 +117,16 @@ class Reset(msgspec.Struct, frozen=True, tag=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):
-    """Call a method or read an attribute of every row, or set one; ``arguments`` are codec bytes."""
+    """Call a method or read an attribute of rows, or set one; ``arguments`` are codec bytes.
+
+    Attributes:
+        rows: Rows of the shard, by their number in the pool; None for all.
+    """
 
     name: str
     arguments: bytes
     assign: bool
+    rows: list[int] | None = None
 
 
 class Render(msgspec.Struct, frozen=True, tag=True):

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vecserver.arena.views import WorkerLine
-from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.base import EngineInfo, RowFaults, attribute_of, fault_of
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode
 from vecserver.engine.rows import observation_writer, side_rows
 from vecserver.wire.infos import encode_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     import gymnasium
 
@@ -241,19 +241,19 @@ class EnvsEngine:
         """Call a method or read an attribute of rows."""
 
         def run(env: gymnasium.Env[Any, Any]) -> Any:
-            attribute = env.get_wrapper_attr(name)
+            attribute = attribute_of(env, name)
             return attribute(*args, **kwargs) if callable(attribute) else attribute
 
-        return self._each(run, [row - self._first for row in rows] if rows is not None else range(len(self._envs)))
+        return self._each(run, rows)
 
-    def assign(self, name: str, values: list[Any]) -> None:
-        """Set an attribute, one value a row."""
+    def assign(self, name: str, values: list[Any], rows: list[int] | None = None) -> None:
+        """Set an attribute of rows, one value for each."""
         pending = iter(values)
-        self._each(lambda env: env.set_wrapper_attr(name, next(pending)), range(len(self._envs)))
+        self._each(lambda env: env.set_wrapper_attr(name, next(pending)), rows)
 
-    def _each(self, run: Callable[[gymnasium.Env[Any, Any]], Any], rows: Iterable[int]) -> list[Any]:
+    def _each(self, run: Callable[[gymnasium.Env[Any, Any]], Any], rows: list[int] | None) -> list[Any]:
         results, faults = [], []
-        for row in rows:
+        for row in range(len(self._envs)) if rows is None else [row - self._first for row in rows]:
             self._shard.line[_ROW] = self._first + row
             try:
                 results.append(run(self._envs[row]))

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from vecserver.engine.base import EngineInfo, RowFaults, fault_of
+from vecserver.engine.base import EngineInfo, RowFaults, attribute_of, fault_of
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.finals import FinalCopies
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode, key_filter
@@ -45,6 +45,9 @@ _log = logging.getLogger(__name__)
 
 _DROPPED: Final = "vecserver.dropped"
 """The info under which a row's process names, as JSON, what it left out of its infos."""
+_CALL_ROWS: Final = "__call_rows__"
+_ASSIGN_ROWS: Final = "__assign_rows__"
+"""By these names the wrapper around each row, which knows its number, is called itself."""
 
 
 class _RowRaised(Exception):
@@ -87,8 +90,24 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
         return {**kept, _DROPPED: json.dumps(dropped)} if dropped else kept
 
     def get_wrapper_attr(self, name: str) -> Any:
-        attribute = self._carry(self.env.get_wrapper_attr, name)
+        if name == _CALL_ROWS:
+            return self.call_rows
+        if name == _ASSIGN_ROWS:
+            return self.assign_rows
+        attribute = self._carry(attribute_of, self.env, name)
         return partial(self._carry, attribute) if callable(attribute) else attribute
+
+    def call_rows(self, rows: list[int], name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        """Call a method or read an attribute where this is one of the rows; else None."""
+        if self._row not in rows:
+            return None
+        attribute = self.get_wrapper_attr(name)
+        return attribute(*args, **kwargs) if callable(attribute) else attribute
+
+    def assign_rows(self, rows: list[int], name: str, values: list[Any]) -> None:
+        """Set an attribute where this is one of the rows."""
+        if self._row in rows:
+            self.set_wrapper_attr(name, values[rows.index(self._row)])
 
     def set_wrapper_attr(self, name: str, value: Any, *, force: bool = True) -> bool:
         del force  # gymnasium before 1.2 has no such argument
@@ -270,13 +289,19 @@ class _VectorEngine:
         return self._encode(infos)
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
-        """Call a method or read an attribute of rows; Gymnasium asks all of them."""
-        results = list(self._guarded(partial(self._envs.call, name, *args, **kwargs)))
-        return results if rows is None else [results[row - self._first] for row in rows]
+        """Call a method or read an attribute of rows."""
+        if rows is None:
+            return list(self._guarded(partial(self._envs.call, name, *args, **kwargs)))
+        # Gymnasium asks all of them: those that are not meant do nothing
+        results = self._guarded(partial(self._envs.call, _CALL_ROWS, rows, name, args, kwargs))
+        return [results[row - self._first] for row in rows]
 
-    def assign(self, name: str, values: list[Any]) -> None:
-        """Set an attribute, one value a row."""
-        self._guarded(partial(self._envs.set_attr, name, values))
+    def assign(self, name: str, values: list[Any], rows: list[int] | None = None) -> None:
+        """Set an attribute of rows, one value for each."""
+        if rows is None:
+            self._guarded(partial(self._envs.set_attr, name, values))
+        else:
+            self._guarded(partial(self._envs.call, _ASSIGN_ROWS, rows, name, values))
 
     def _guarded(self, run: Callable[..., Any], *args: Any) -> Any:
         """Run something that may raise what an environment raised; afterwards Gymnasium's object is of no more use."""

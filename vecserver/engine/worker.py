@@ -232,10 +232,11 @@ class _Worker:
 
     def _call(self, message: Call, _slot: int) -> bytes:
         if message.assign:
-            self._engine.assign(message.name, self._unpacked(message.arguments))
+            self._engine.assign(message.name, self._unpacked(message.arguments), message.rows)
             return b""
         args, kwargs = self._unpacked(message.arguments)
-        return self._packed(self._engine.call(message.name, args, kwargs), range(self._first, self._end))
+        rows = range(self._first, self._end) if message.rows is None else message.rows
+        return self._packed(self._engine.call(message.name, args, kwargs, message.rows), rows)
 
     def _render(self, message: Render, _slot: int) -> bytes:
         return self._packed(self._engine.call("render", [], {}, message.rows), message.rows)

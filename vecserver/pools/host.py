@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import select
+from bisect import bisect_left
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -44,7 +45,7 @@ from vecserver.wire.messages import Reset as ResetRequest
 from vecserver.wire.spaces import refuse_differing, space_from_json, space_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gymnasium.spaces import Space
 
@@ -339,20 +340,36 @@ class Host:
         )
 
     def begin_call(self, request: CallRequest) -> None:
-        """Begin to call a method, or to read or set an attribute, of every row.
+        """Begin to call a method, or to read or set an attribute, of rows.
 
         Raises:
-            InvalidSpec: Values to set that are not one a row, or a name that is a request of its own.
+            InvalidSpec: Values to set that are not one a row, rows that the pool does not have or that are not
+                ascending, or a name that is a request of its own.
         """
         if request.name in _REFUSED_CALLS:
             raise InvalidSpec(f"{request.name!r} is a request of its own, and cannot be called", field="name")
+        rows: Sequence[int] = range(self.spec.num_envs)
+        if request.rows is not None:
+            rows = request.rows
+            self._check_rows(rows)
+            if rows != sorted(set(rows)):
+                raise InvalidSpec("the rows of a call are ascending, each once", field="rows")
+        # where each worker's part of the rows begins and ends
+        parts = [(bisect_left(rows, first), bisect_left(rows, end)) for first, end in self._rows]
         arguments = [request.arguments] * len(self._workers)
         if request.assign:
             values = unpack(request.arguments)
-            if not isinstance(values, list) or len(values) != self.spec.num_envs:
+            if not isinstance(values, list) or len(values) != len(rows):
                 raise InvalidSpec(f"one value a row is needed to set {request.name!r}", field="arguments")
-            arguments = [pack(values[first:end]) for first, end in self._rows]
-        self._begin_messages([Call(request.name, part, request.assign) for part in arguments], fills_slot=False)
+            arguments = [pack(values[begin:end]) for begin, end in parts]
+        mine = [None if request.rows is None else request.rows[begin:end] for begin, end in parts]
+        calls = zip(arguments, mine, strict=True)
+        self._begin_messages([Call(request.name, part, request.assign, some) for part, some in calls], fills_slot=False)
+
+    def _check_rows(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            if not 0 <= row < self.spec.num_envs:
+                raise InvalidSpec(f"row {row} of a pool with {self.spec.num_envs} rows", field="rows")
 
     def begin_render(self, rows: list[int] | None) -> None:
         """Begin to render rows, by number; None for all.
@@ -361,9 +378,7 @@ class Host:
             InvalidSpec: A row that the pool does not have.
         """
         wanted = range(self.spec.num_envs) if rows is None else rows
-        for row in wanted:
-            if not 0 <= row < self.spec.num_envs:
-                raise InvalidSpec(f"row {row} of a pool with {self.spec.num_envs} rows", field="rows")
+        self._check_rows(wanted)
         self._begin_messages(
             [Render([row for row in wanted if first <= row < end]) for first, end in self._rows], fills_slot=False
         )

@@ -13,6 +13,7 @@ import msgspec
 
 from vecserver.engine.providers import is_registered
 from vecserver.engine.wrappers import check_wrappers
+from vecserver.registration import NAMESPACE
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "PoolSpec",
     "check_pool_name",
     "nearest_env_ids",
+    "offered_env_ids",
 ]
 
 ENGINES: Final = ("auto", "envs", "async", "sync")
@@ -132,6 +134,11 @@ class PoolSpec:
             )
 
     def _check_registered(self) -> None:
+        if self.env_id.rpartition(":")[2].startswith(NAMESPACE):
+            raise InvalidSpec(
+                f"{self.env_id!r} stands for a pool of a server, and a pool of pools is not made: name the environment",
+                field="env_id",
+            )
         # module:Id-v0 registers when it is imported, which only a worker may do
         if ":" not in self.env_id and not is_registered(self.env_id):
             nearest = nearest_env_ids(self.env_id)
@@ -155,9 +162,14 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InvalidSpec(f"{name} is {value!r}; it is one of {', '.join(choices)}", field=name)
 
 
+def offered_env_ids() -> list[str]:
+    """The registered ids that a pool can be made of, in order."""
+    return sorted(known for known in gymnasium.registry if not known.startswith(NAMESPACE))
+
+
 def nearest_env_ids(env_id: str) -> list[str]:
     """Registered ids that look like this one, most alike first."""
-    lowered = {known.lower(): known for known in gymnasium.registry}
+    lowered = {known.lower(): known for known in offered_env_ids()}
     close = difflib.get_close_matches(env_id.lower(), lowered, n=_NEAREST, cutoff=0.5)
     return [lowered[known] for known in close]
 

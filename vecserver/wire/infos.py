@@ -27,10 +27,12 @@ __all__ = [
     "EPISODE_ROWS",
     "MERGED_ROWS",
     "SIDE_ROWS",
+    "by_row",
     "encode_merged",
     "encode_rows",
     "join",
     "merge",
+    "split",
     "travelling",
 ]
 
@@ -193,6 +195,66 @@ def _statistics(parts: list[dict[str, Any]], num_envs: int) -> tuple[dict[str, A
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise MalformedMessage(f"the ext holds no statistics of {num_envs} rows: {error}") from None
     return merged, over
+
+
+def by_row(
+    ext: bytes | bytearray | memoryview, num_envs: int
+) -> tuple[list[dict[str, Any]], dict[str, str], list[bytes]]:
+    """The infos of a reply row by row, as the environments gave them.
+
+    Those that a vectorised environment had merged are split again, see ``split``. Statistics of an episode are its
+    row's ``episode``, a dict of numbers.
+
+    Args:
+        ext: The reply's ext.
+        num_envs: Rows of the pool.
+
+    Returns:
+        One info a row, path → type of the values that could not travel, and the side values as ``merge`` gives them.
+
+    Raises:
+        MalformedMessage: The ext holds no infos.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    dropped: dict[str, str] = {}
+    side: list[bytes] = []
+    for row, info in _entries(ext, num_envs):
+        if row == DROPPED_ROW:
+            dropped.update(info)
+        elif row == SIDE_ROWS:
+            side += info
+        elif row == EPISODE_ROWS:
+            statistics, over = _statistics([info], num_envs)
+            for ended in np.flatnonzero(over):
+                rows[ended]["episode"] = {key: values[ended].item() for key, values in statistics.items()}
+        elif row == MERGED_ROWS:
+            try:
+                parts = split(info, num_envs)
+            except (LookupError, TypeError, ValueError) as error:
+                raise MalformedMessage(f"the merged infos are not those of {num_envs} rows: {error}") from None
+            for mine, part in zip(rows, parts, strict=True):
+                mine.update(part)
+        else:
+            rows[row].update(info)
+    return rows, dropped, side
+
+
+def split(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """Undo what ``VectorEnv._add_info`` does: one info a row.
+
+    Types that merging has lost stay lost: a number comes back as a numpy scalar. A key without a mask is every row's.
+    """
+    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    masks = {f"_{key}" for key in infos}
+    for key, value in infos.items():
+        mask = infos.get(f"_{key}")
+        if mask is None and key in masks:
+            continue  # it is a mask itself
+        parts = split(value, num_envs) if isinstance(value, dict) else value
+        for row, info in enumerate(rows):
+            if mask is None or mask[row]:
+                info[key] = parts[row]
+    return rows
 
 
 def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tuple[int, Any]]:

@@ -113,17 +113,19 @@ class Reset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """CALL: call a method or read an attribute of every row, or set one.
+    """CALL: call a method or read an attribute of rows, or set one.
 
     Attributes:
         name: Method or attribute.
         arguments: ``codec`` bytes of ``[args, kwargs]``; for ``assign``, of one value a row.
         assign: Set the attribute instead of calling.
+        rows: Which rows, ascending; None for all.
     """
 
     name: str
     arguments: bytes
     assign: bool = False
+    rows: list[int] | None = None
 
 
 class Render(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

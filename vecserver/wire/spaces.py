@@ -196,6 +196,8 @@ def _multi_discrete_from_json(data: Json) -> spaces.Space[Any]:
 
 
 def _multi_binary_from_json(data: Json) -> spaces.Space[Any]:
+    if not isinstance(data["n"], int | list):  # gymnasium 1.1 takes any number
+        raise TypeError(f"n is {data['n']!r}")
     return spaces.MultiBinary(data["n"])
 
 
