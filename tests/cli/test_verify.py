@@ -30,6 +30,7 @@ def run(*arguments):
     return subprocess.run([*VERIFY, *arguments], capture_output=True, text=True, timeout=100, env=environment())
 
 
+@pytest.mark.slow
 def test_every_combination_is_compared():
     """Three engines over two transports in two modes, each with five hashes, equal to those that were expected."""
     done = run("--env", "CartPole-v1", "--autoreset-mode", "SameStep", "--autoreset-mode", "Disabled",
@@ -78,6 +79,7 @@ def test_infos_that_cannot_travel_are_noted_and_nothing_else_is_missed():
         assert f"not compared, because it cannot travel: the info '{path}' (" in done.stdout
 
 
+@pytest.mark.slow
 def test_what_an_environment_prints_is_kept_away_from_the_result():
     """From its workers, from the fresh process and from here."""
     done = run(*QUICK, "--env", f"{ODD}Loud-v0", "--json")
@@ -115,6 +117,7 @@ def test_wrong_usage_ends_with_status_2(arguments, text):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_runs_elsewhere_has_no_pool_left():
     """Only the pools are the command's."""
     server = vs.LocalServer()
@@ -169,6 +172,7 @@ def test_an_interrupted_command_removes_its_pools():
         server.close()
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_a_bar_and_then_the_table():
     """What moves is gone at the end."""
     ours, theirs = pty.openpty()
@@ -189,6 +193,7 @@ def test_a_terminal_sees_a_bar_and_then_the_table():
     assert text.replace("\r", "").rstrip().splitlines()[-1].startswith("  envs tcp         equal")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ale_py") is None, reason="ale-py is not installed")
 def test_an_atari_game_is_known_by_its_plain_id():
     """In the server, in the workers and here, where the package is installed."""

@@ -344,6 +344,18 @@ def test_a_question_whose_connection_was_lost_is_asked_again(pool):
     assert connection.ask(Kind.RENDER, b"", 1.0)[0].kind == Kind.RENDER
 
 
+def test_silence_after_a_loss_is_silence_again(pool):
+    """The next repeat but one is sent on a fresh transport, as if no connection had been lost before."""
+    connection = connect(pool)
+    lose(pool.transports[0])
+    run(connection)
+    pool.silent, pool.silent_until = True, len(pool.seen) + 3
+    connection.begin(Kind.STEP, b"", b"two", 1.0)
+    assert connection.finish(30.0)[2] == b"slot"
+    assert [body for _, _, body in pool.seen[3:]] == [b"two"] * 3
+    assert [transport.closed for transport in pool.transports] == [True, True, False]
+
+
 def test_a_connection_that_is_always_lost_is_a_deadline(pool):
     """Every try is followed by a pause, and the time limit holds."""
     connection = connect(pool)

@@ -34,10 +34,19 @@ class TestTcp(RemoteContract):
 
 
 class TestLocal(VectorEnvContract):
-    """The arena in this process: the whole contract."""
+    """The arena in this process: the whole contract, on the test environments."""
+
+    runs_real_environments = False
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
         return vs.LocalVectorEnv(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
+
+
+@pytest.mark.slow
+class TestLocalWhole(TestLocal):
+    """And on Gymnasium's own."""
+
+    runs_real_environments = True
 
 
 class ShortContract(RemoteContract):
@@ -52,6 +61,7 @@ class ShortContract(RemoteContract):
     test_it_describes_itself_as_the_oracle_does = None
 
 
+@pytest.mark.slow
 class TestIpc(ShortContract):
     """One message a batch over a Unix socket."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import signal
@@ -458,6 +459,34 @@ def test_a_lost_connection_is_no_silence(answer, reset):
         pytest.raises(ConnectionError),
     ):
         peer.receive(LONG_S)
+
+
+class Failing:
+    """A socket that the kernel has given up."""
+
+    def __init__(self, sock: socket.socket, error: OSError) -> None:
+        self._socket, self._error = sock, error
+
+    def fail(self, *_args):
+        raise self._error
+
+    recv_into = sendmsg = fail
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EAGAIN])
+@pytest.mark.parametrize("command", [b"", b"\x04\x07\x04PING\0\x64"], ids=["answer", "ping"])
+def test_whatever_fails_in_the_kernel_is_a_lost_connection(number, command):
+    """And not an error that nobody expects."""
+    with serve(answering(command or wire())) as endpoint, connected(endpoint) as peer:
+        assert peer._poll.poll(LONG_S * 1000)
+        if command:
+            peer._read(peer._socket)
+        peer._socket = Failing(peer._socket, OSError(number, os.strerror(number)))
+        with pytest.raises(ConnectionError):
+            peer.receive(LONG_S)
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,14 @@ from tests.info_environments import ODD_INFOS, OddInfosEnv
 from vecserver.wire.errors import EnvCreationFailed, EnvFault, InvalidSpec
 
 SEED = OddInfosEnv.BASE
-WAYS = [{"transport": "tcp"}, {"transport": "ipc"}, {"engine": "sync"}, {"engine": "async"}]
+WAYS = [
+    pytest.param({"transport": "tcp"}, id="tcp"),
+    pytest.param({"transport": "ipc"}, id="ipc", marks=pytest.mark.slow),
+    pytest.param({"engine": "sync"}, id="sync", marks=pytest.mark.slow),  # in tests/engine too
+    pytest.param({"engine": "async"}, id="async", marks=pytest.mark.slow),
+]
 
-over_every_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way.values())))
+over_every_way = pytest.mark.parametrize("way", WAYS)
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def pair(server):
         envs.close()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*precision lowered by casting:UserWarning")
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("mode", [NEXT_STEP, SAME_STEP], ids=["next_step", "same_step"])

@@ -43,6 +43,7 @@ class TestSyncVectorEnv(VectorEnvContract):
         return make_oracle(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # its log of a worker's error
 class TestAsyncVectorEnv(VectorEnvContract):
@@ -206,6 +207,7 @@ class CarefulVectorEnv(SyncVectorEnv):
         super().close_extras(**kwargs)
 
 
+@pytest.mark.slow
 class TestCarefulVectorEnv(VectorEnvContract):
     """All of the contract, nothing declared off but what the other two have shown."""
 
