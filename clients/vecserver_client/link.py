@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from vecserver.wire import messages
 from vecserver.wire.errors import EnvFault
@@ -28,8 +27,7 @@ _CLOSE_TIMEOUT: Final = 2.0
 """Seconds to wait for the pool's word when it is given back; its lease ends by itself otherwise."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a request left.
 
     Attributes:

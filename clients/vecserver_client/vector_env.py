@@ -143,9 +143,9 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self._pending = _Pending.STEP
         try:
             self._link.begin_step(arrays, self.step_timeout)
-        finally:
-            if not self._link.pending:  # nothing was begun
-                self._pending = _Pending.NOTHING
+        except BaseException:
+            self._note_pending()
+            raise
 
     def step_wait(self, timeout: float | None = None) -> StepReturn:
         """Wait for the step that was begun.
@@ -318,9 +318,9 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self._pending = pending
         try:
             self._link.begin(request, self.step_timeout)
-        finally:
-            if not self._link.pending:  # nothing was begun
-                self._pending = _Pending.NOTHING
+        except BaseException:
+            self._note_pending()
+            raise
 
     def _finish(self, pending: _Pending, name: str, timeout: float | None) -> Answer:
         if self.closed:
@@ -328,10 +328,17 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         if self._pending is not pending:
             raise NoAsyncCallError(f"`{name}_wait` without a call to `{name}_async` before", pending.value)
         try:
-            return self._link.finish(self.step_timeout if timeout is None else timeout)
-        finally:
-            if not self._link.pending:
-                self._pending = _Pending.NOTHING
+            answer = self._link.finish(self.step_timeout if timeout is None else timeout)
+        except BaseException:
+            self._note_pending()
+            raise
+        self._pending = _Pending.NOTHING
+        return answer
+
+    def _note_pending(self) -> None:
+        """After an exception: what was not begun, or has ended, is not pending any more."""
+        if not self._link.pending:
+            self._pending = _Pending.NOTHING
 
     def _packed(self, value: Any) -> bytes:
         with self._link.values():

@@ -30,7 +30,6 @@ def run(*arguments):
     return subprocess.run([*VERIFY, *arguments], capture_output=True, text=True, timeout=100, env=environment())
 
 
-@pytest.mark.slow
 def test_every_combination_is_compared():
     """Three engines over two transports in two modes, each with five hashes, equal to those that were expected."""
     done = run("--env", "CartPole-v1", "--autoreset-mode", "SameStep", "--autoreset-mode", "Disabled",
@@ -71,6 +70,7 @@ def test_an_environment_that_is_not_deterministic_is_called_that(env, place):
     assert "differs" not in done.stdout
 
 
+@pytest.mark.slow
 def test_infos_that_cannot_travel_are_noted_and_nothing_else_is_missed():
     """Not a difference, and not a failed step at the end of an episode either."""
     done = run(*QUICK, "--engine", "sync", "--env", f"{ODD}Locked-v0")
@@ -147,6 +147,7 @@ def test_ctrl_c_ends_everything_without_a_word():
     assert "Traceback" not in rest
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_removes_its_pools():
     """Also where the server is not its own, and in the middle of a run."""
     server = vs.LocalServer()

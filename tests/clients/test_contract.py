@@ -33,20 +33,12 @@ class TestTcp(RemoteContract):
     options: ClassVar = {"transport": "tcp"}
 
 
+@pytest.mark.slow
 class TestLocal(VectorEnvContract):
-    """The arena in this process: the whole contract, on the test environments."""
-
-    runs_real_environments = False
+    """The arena in this process: the whole contract."""
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
         return vs.LocalVectorEnv(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
-
-
-@pytest.mark.slow
-class TestLocalWhole(TestLocal):
-    """And on Gymnasium's own."""
-
-    runs_real_environments = True
 
 
 class ShortContract(RemoteContract):
@@ -74,6 +66,7 @@ class TestIpc(ShortContract):
         super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
+@pytest.mark.slow
 class TestNetwork(ShortContract):
     """The transport that serves other machines, over tcp on this one."""
 
@@ -110,12 +103,14 @@ class GymnasiumEngine(ShortContract):
         super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
+@pytest.mark.slow
 class TestSyncEngine(GymnasiumEngine):
     """Gymnasium's SyncVectorEnv in a worker."""
 
     options: ClassVar = {"engine": "sync", "transport": "ipc"}
 
 
+@pytest.mark.slow
 class TestAsyncEngine(GymnasiumEngine):
     """Gymnasium's AsyncVectorEnv in a worker: the reference."""
 

@@ -15,7 +15,7 @@ import dataclasses
 import zlib
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -81,8 +81,7 @@ class Field:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class SlotViews:
+class SlotViews(NamedTuple):
     """The arrays of one slot, all views of the same buffer."""
 
     observations: tuple[Array, ...]
