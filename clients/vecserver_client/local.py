@@ -69,8 +69,8 @@ class LocalVectorEnv(ArenaVectorEnv):
             environments: what a callable refers to by name must be importable there or stand in the main module.
         num_envs: Rows; needed with an id, otherwise the number of callables.
         shared_memory: Taken for Gymnasium's sake and without effect: the memory is always shared.
-        copy: Whether observations are the caller's own memory. If not, they are the arena's: read or written before the
-            second next step or reset, and never afterwards.
+        copy: Whether observations are the caller's own memory. If not, they are the arena's: they stay as they are for
+            two further steps or resets, and the third writes over them.
         context: Taken for Gymnasium's sake and without effect: workers are always new interpreters.
         daemon: Taken for Gymnasium's sake and without effect: workers always end with the program, and may have
             children of their own.

@@ -470,7 +470,10 @@ class Failing:
     def fail(self, *_args):
         raise self._error
 
-    recv_into = sendmsg = fail
+    recv_into = sendmsg = sendall = fail
+
+    def settimeout(self, _seconds: float) -> None:
+        pass
 
     def close(self) -> None:
         self._socket.close()
