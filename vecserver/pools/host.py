@@ -6,7 +6,6 @@ A command is begun, then waited for, then collected. Between begin and collect t
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import select
 from bisect import bisect_left
@@ -20,9 +19,9 @@ from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.arena.views import ArenaViews
-from vecserver.engine.base import EngineInfo
 from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step
 from vecserver.engine.table import WHOLE_POOL, resolve
+from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
@@ -42,13 +41,12 @@ from vecserver.wire.layout import Layout
 from vecserver.wire.messages import Call as CallRequest
 from vecserver.wire.messages import PoolInfo
 from vecserver.wire.messages import Reset as ResetRequest
-from vecserver.wire.spaces import refuse_differing, space_from_json, space_to_json
+from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from gymnasium.spaces import Space
-
+    from vecserver.engine.base import EngineInfo
     from vecserver.engine.pickled import Program
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.wire.frames import Buffer
@@ -131,9 +129,9 @@ class Host:
         for worker in self._workers:
             worker.send(self._start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
-        described = [self._understood(message) for message in ready]
-        self._check_same_spaces(described)
-        self._describe(ready[0], described)
+        described = [understood(message, own_program=self._program is not None) for message in ready]
+        firsts = [first for first, _ in self._rows]
+        self._describe(ready[0], agreed([*zip(firsts, described, strict=True)]))
         self._make_arena(shards)
         cores = self._cores()
         for worker, core in zip(self._workers, cores, strict=True):
@@ -198,38 +196,13 @@ class Host:
         assert isinstance(message, Ready)
         return message
 
-    def _understood(self, ready: Ready) -> EngineInfo:
-        if self._program is not None:
-            observation_space, action_space, metadata, each = unpack(ready.objects)
-            return EngineInfo(observation_space, action_space, metadata, ready.render_mode, each)
-        rows = ready.row_observation_spaces
-        return EngineInfo(
-            space_from_json(ready.observation_space),
-            space_from_json(ready.action_space),
-            ready.metadata,
-            ready.render_mode,
-            None if rows is None else [space_from_json(space) for space in rows],
-        )
-
-    def _check_same_spaces(self, described: list[EngineInfo]) -> None:
-        first = described[0]
-        names = ("observation_space", "action_space") if first.row_observation_spaces is None else ("action_space",)
-        for worker, other in zip(self._workers, described, strict=True):
-            for name in names:
-                if getattr(other, name) != getattr(first, name):
-                    row = worker.rows[0]
-                    text = f"the {name} of row {row} is {getattr(other, name)}, not {getattr(first, name)} as before"
-                    fault = {"row": row, "type": "RuntimeError", "message": text, "traceback": ""}
-                    raise EnvCreationFailed(f"the environment of row {row} cannot be used: {text}", faults=[fault])
-        refuse_differing(_rows_of(described) or ())
-
-    def _describe(self, ready: Ready, described: list[EngineInfo]) -> None:
+    def _describe(self, ready: Ready, described: EngineInfo) -> None:
         spec = self.spec
-        rows = _rows_of(described)
-        self.described = dataclasses.replace(described[0], row_observation_spaces=rows)
+        self.described = described
         """What the environments of this pool are like."""
-        self.actions = ActionFormat(self.described.action_space, spec.num_envs)
-        self.layout = Layout.of(self.described.observation_space, spec.num_envs)
+        rows = described.row_observation_spaces
+        self.actions = ActionFormat(described.action_space, spec.num_envs)
+        self.layout = Layout.of(described.observation_space, spec.num_envs)
         self.info = PoolInfo(
             pool=self.pool,
             env_id=spec.env_id,
@@ -498,13 +471,6 @@ class Host:
         os.close(self._memory_fd)
         os.close(self._tokens_fd)
         os.close(self._done_fd)
-
-
-def _rows_of(described: list[EngineInfo]) -> list[Space[Any]] | None:
-    """The observation space of every row where they may differ; None where they may not."""
-    if described[0].row_observation_spaces is None:
-        return None
-    return [space for worker in described for space in worker.row_observation_spaces or ()]
 
 
 def _env_fault(faults: list[dict[str, Any]]) -> EnvFault:
