@@ -423,7 +423,7 @@ class TestDeterminism:
             url="http://127.0.0.1:1",
             tolerates_unreachable=False,
         )
-        report = verify(asked("vectest/Mixed-v0"), over, Silence())
+        report = verify(asked("vectest/Growing-v0"), over, Silence())
         assert report.result is Result.RAISES
         assert report.reason.startswith("NextStep, making a SyncVectorEnv: RuntimeError: ")
 

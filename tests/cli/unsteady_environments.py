@@ -58,15 +58,15 @@ class MissingEnv(CountEnv):
         raise gym.error.DependencyNotInstalled("no such\npackage")
 
 
-class MixedEnv(CountEnv):
+class GrowingEnv(CountEnv):
     """Each one made in a process has a larger observation than the one before."""
 
     made = 0
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        MixedEnv.made += 1
-        self.observation_space = gym.spaces.Box(-1.0, 1.0, (MixedEnv.made,))
+        GrowingEnv.made += 1
+        self.observation_space = gym.spaces.Box(-1.0, 1.0, (GrowingEnv.made,))
 
 
 class LoudEnv(CountEnv):
@@ -84,7 +84,7 @@ ENVIRONMENTS: dict[str, type[CountEnv]] = {
     "Global-v0": GlobalEnv,
     "Locked-v0": LockedEnv,
     "Missing-v0": MissingEnv,
-    "Mixed-v0": MixedEnv,
+    "Growing-v0": GrowingEnv,
     "Loud-v0": LoudEnv,
 }
 

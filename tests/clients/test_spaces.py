@@ -15,10 +15,8 @@ import vecserver_client as vs
 from tests.contract.compare import assert_same, run_both
 from tests.environments import BoundsEnv, Words, env_id
 from vecserver.wire.errors import EnvFault, InvalidAction, InvalidSpec, UnsupportedSpace
-from vecserver.wire.layout import Layout
-from vecserver.wire.messages import Attached, PoolInfo
+from vecserver.wire.frames import Kind
 from vecserver.wire.opaque import OpaqueSpace
-from vecserver.wire.spaces import space_to_json
 
 BOUNDS = env_id("Bounds-v0")
 
@@ -38,32 +36,6 @@ def test_a_custom_space_has_a_stand_in(server):
             envs.step([{"words": []}, object()])
         words = {"words": ["a"], ("weight", 1): np.float32(0.5)}
         assert envs.step([words, words])[1].shape == (2,)
-
-
-def test_the_real_spaces_may_be_handed_over():
-    """A program that has them uses them instead of their description."""
-    info = PoolInfo(
-        pool="p",
-        env_id="none",
-        num_envs=2,
-        autoreset_mode="NextStep",
-        observation_space=space_to_json(Words(9)),
-        action_space=space_to_json(Words(4)),
-        layout={},
-        layout_hash=Layout.of(Words(9), 2).hash,
-        metadata={},
-        render_mode=None,
-        engine="envs",
-        workers=1,
-        step_timeout=1.0,
-        lease_ttl=60.0,
-        max_request=0,
-    )
-    connection = vs.Connection("test", lambda: vs.MockTransport(lambda *_: []), lambda: None)
-    real = [Words(9)], Words(4)
-    with closing(vs.RemoteVectorEnv(connection, Attached(info, 0, 1, 0), "mock", lambda: None, real)) as envs:
-        assert (envs.single_observation_space, envs.single_action_space) == (Words(9), Words(4))
-        assert all(map(Words(4).contains, envs.action_space.sample()))
 
 
 def test_a_text_that_cannot_travel_names_its_row(server):
@@ -136,7 +108,7 @@ def test_a_slot_is_as_it_was(server):
     """A pool whose spaces have a fixed size sends nothing aside."""
     with closing(vs.make_vec(env_id("Count-v0"), 2, url=server.url, with_infos=False)) as envs:
         envs.reset(seed=0)
-        envs._connection.begin(vs.vector_env.Kind.STEP, b"", bytes(16), 5.0)
-        assert envs._connection.finish(5.0)[1] == b""
+        envs._link._connection.begin(Kind.STEP, b"", bytes(16), 5.0)
+        assert envs._link._connection.finish(5.0)[1] == b""
         assert_same(envs.step(np.zeros(2, np.int64))[0][:, 2].tolist(), [2.0, 2.0])
         assert isinstance(envs.single_observation_space, spaces.Box)
