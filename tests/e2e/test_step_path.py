@@ -152,7 +152,7 @@ def test_no_pickle_and_no_json_on_the_step_path(watcher, here, transport):
     assert {"begin_step", "eventfd_write"} <= set(host["seen"])
     for worker in workers:
         assert worker["found"] == []
-        assert {"encode_rows", "eventfd_write"} <= set(worker["seen"])
+        assert {"encode_rows", "eventfd_read"} <= set(worker["seen"])
 
 
 def test_the_watch_sees_the_pickling_of_gymnasiums_own_processes(watcher, here):

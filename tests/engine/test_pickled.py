@@ -102,8 +102,8 @@ def test_each_shard_gets_its_own_callables():
 
 def test_an_environment_that_cannot_be_pickled_hinders_no_other():
     """A program may have registered something that has nothing to do with these rows."""
-    gymnasium.register("vectest/Locked-v0", "tests.environments:CountEnv", kwargs={"lock": Lock()})
+    gymnasium.register("vectest/Unpicklable-v0", "tests.environments:CountEnv", kwargs={"lock": Lock()})
     try:
         assert RowMaker(Program([lambda: 7]).dump((0, 1)), 0)(0) == 7
     finally:
-        del gymnasium.registry["vectest/Locked-v0"]
+        del gymnasium.registry["vectest/Unpicklable-v0"]

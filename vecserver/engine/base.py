@@ -101,15 +101,15 @@ def attribute_of(env: gymnasium.Env[Any, Any], name: str) -> Any:
     """What a call means by a name: an attribute of the environment or of a wrapper around it.
 
     ``__wrapper_classes__`` is answered here: every class that a wrapper around the environment is an instance of, as
-    ``module:name``.
+    ``module:name``; the wrappers that an engine puts there itself are none of them.
     """
     if name != _WRAPPER_CLASSES:
         return env.get_wrapper_attr(name)
     names: list[str] = []
     while isinstance(env, gymnasium.Wrapper):
-        names += [
-            f"{cls.__module__}:{cls.__qualname__}" for cls in type(env).__mro__ if issubclass(cls, gymnasium.Wrapper)
-        ]
+        if not type(env).__module__.startswith("vecserver."):
+            classes = [cls for cls in type(env).__mro__ if issubclass(cls, gymnasium.Wrapper)]
+            names += [f"{cls.__module__}:{cls.__qualname__}" for cls in classes]
         env = env.env
     return names
 
