@@ -284,6 +284,7 @@ class _ArenaLink:
         self._pending = False
         self._fills_slot = False
         self._abandoned = False  # a render that nobody waits for any more, and that still runs
+        self._torn = False  # interrupted where some workers were rung, and others perhaps not
 
     @property
     def pending(self) -> bool:
@@ -323,7 +324,7 @@ class _ArenaLink:
             self._abandoned = False
         with self._whole():
             begin()
-        self._pending, self._fills_slot = True, fills_slot
+            self._pending, self._fills_slot = True, fills_slot
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -333,6 +334,7 @@ class _ArenaLink:
         except VecServerError:  # refused before anything was done, or done
             raise
         except BaseException as error:
+            self._torn = True
             self._host.broken = self._host.broken or PoolBroken(f"a call was torn by {error!r}")
             raise
 
@@ -376,11 +378,16 @@ class _ArenaLink:
             self._abandoned, self._pending = self._pending, False
 
     def close(self, timeout: float | None) -> None:
-        """Have the workers close their environments and leave; kill those that have not at the end of the time."""
+        """Have the workers close their environments and leave; kill those that have not at the end of the time.
+
+        At once where they are still busy with what nobody waits for any more.
+        """
         if not hasattr(self, "_host"):
             return
-        if timeout is None:
-            timeout = 0.0 if self._pending or self._abandoned else _ABANDONED_GRACE
+        if self._torn or (self._abandoned and not self._host.watch(0.0)):
+            timeout = 0.0
+        elif timeout is None:
+            timeout = 0.0 if self._pending else _ABANDONED_GRACE
         self._pending = False
         self._host.stop(timeout)
         del self._host  # and with it the arena: who keeps a closed environment keeps no memory

@@ -14,6 +14,7 @@ import warnings
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from time import monotonic
 
 import gymnasium as gym
 import numpy as np
@@ -456,6 +457,44 @@ def test_a_call_that_was_torn_leaves_nothing_to_trust(opened, monkeypatch):
         envs.step(np.zeros(2, np.int64))
     with pytest.raises(PoolBroken, match="KeyboardInterrupt"):
         envs.step(np.zeros(2, np.int64))
+
+
+def test_an_interrupted_call_is_not_waited_for(monkeypatch):
+    """Ctrl-C at any moment ends the program: behind the last ring too, with a worker that hangs already."""
+    begun = monotonic()
+    with pytest.raises(KeyboardInterrupt), LocalVectorEnv(env_id("Hang-v0"), 2, workers=1) as envs:
+        envs.reset(seed=0)
+        bell = envs._link._host._workers[0].bell
+        ring = bell.ring
+
+        def interrupted():
+            ring()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(bell, "ring", interrupted)
+        envs.step(np.zeros(2, np.int64))
+    assert monotonic() - begun < LONG_S
+
+
+def test_an_interrupted_frame_is_not_waited_for(monkeypatch):
+    """Nor is a render that hangs."""
+
+    def forever(self):
+        threading.Event().wait()
+
+    begun = monotonic()
+    with pytest.raises(KeyboardInterrupt), LocalVectorEnv([env_class(render=forever)], workers=1) as envs:
+        envs.reset()
+        host = envs._link._host
+
+        def interrupted(timeout):
+            if timeout:
+                raise KeyboardInterrupt
+            return False
+
+        monkeypatch.setattr(host, "watch", interrupted)
+        envs.render()
+    assert monotonic() - begun < LONG_S
 
 
 def test_it_outlives_the_thread_that_made_it():

@@ -59,6 +59,8 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
     die_with_parent(host_pid)
     # The terminal's Ctrl-C is for the process that owns the pool; it decides what happens to its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # and what an environment prints must not stop it where the terminal is set to stop background writers
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with socket.socket(fileno=socket_fd) as sock, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         start = receive(sock)
         assert isinstance(start, Start)
