@@ -83,9 +83,14 @@ class ControlClient:
         """
         return self._ask("GET", _path(pool), timeout=timeout)
 
-    def delete_pool(self, pool: str) -> None:
-        """End a pool and its processes."""
-        self._ask("DELETE", _path(pool))
+    def delete_pool(self, pool: str, *, force: bool = False) -> None:
+        """End a pool and its processes.
+
+        Args:
+            pool: Its id.
+            force: Do not wait for the batch in flight, nor for the environments to close.
+        """
+        self._ask("DELETE", _path(pool), params={"force": "true"} if force else None)
 
     def reset_pool(
         self,

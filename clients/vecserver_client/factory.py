@@ -105,7 +105,8 @@ def make_vec(
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
         name = f"p-{secrets.token_hex(4)}"
-        undo.callback(_delete, control, name)  # before it is made: an interrupted request may still make it
+        made = _MadePool(control, name)
+        undo.callback(made.delete)  # before it is made: an interrupted request may still make it
         pool = control.create_pool(
             name=name,
             env_id=env_id,
@@ -122,7 +123,7 @@ def make_vec(
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
-        return _drive(control, pool, transport, undo, force=False)
+        return _drive(control, pool, transport, undo, made)
 
 
 def attach(
@@ -154,15 +155,31 @@ def _check_transport(transport: str) -> None:
         raise TransportUnavailable(f"{transport!r} is no transport: auto, {', '.join(TRANSPORTS)}")
 
 
-def _delete(control: ControlClient, pool: str) -> None:
-    try:
-        control.delete_pool(pool)
-    except VecServerError:
-        return  # it is gone already, or its server is
+class _MadePool:
+    """A pool that lives as long as the environment it was made for."""
+
+    def __init__(self, control: ControlClient, name: str) -> None:
+        self._control = control
+        self._name = name
+        self.unwanted = False
+        """Whether nobody waits for the batch it is at."""
+
+    def delete(self) -> None:
+        """End it."""
+        try:
+            self._control.delete_pool(self._name, force=self.unwanted)
+        except VecServerError:
+            return  # it is gone already, or its server is
 
 
 def _drive(
-    control: ControlClient, pool: dict[str, Any], transport: str, undo: ExitStack, *, force: bool
+    control: ControlClient,
+    pool: dict[str, Any],
+    transport: str,
+    undo: ExitStack,
+    made: _MadePool | None = None,
+    *,
+    force: bool = False,
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -175,8 +192,14 @@ def _drive(
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
-        return RemoteVectorEnv(connection, attached, name, undo.pop_all().close)
+        return RemoteVectorEnv(connection, attached, name, partial(_release, undo.pop_all(), made))
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+
+
+def _release(undo: ExitStack, made: _MadePool | None, unwanted: bool) -> None:  # noqa: FBT001 - called with it alone
+    if made is not None:
+        made.unwanted = unwanted
+    undo.close()
 
 
 def _reach(

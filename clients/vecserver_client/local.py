@@ -145,7 +145,7 @@ class LocalVectorEnv(ArenaVectorEnv):
         described = host.described
         super().__init__(
             _ArenaLink(host, copy=copy),
-            anchor.release,
+            lambda _unwanted: anchor.release(),
             num_envs=spec.num_envs,
             spaces=(described.row_observation_spaces or [described.observation_space], described.action_space),
             metadata=described.metadata,

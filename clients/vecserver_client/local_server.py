@@ -50,8 +50,9 @@ class LocalServer:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
-                # a session of its own: Ctrl-C is for the trainer, which closes its environments in order
-                start_new_session=True,
+                # a group of its own: Ctrl-C is for the trainer, which closes its environments in order. Not a session
+                # of its own: the kernel shares the cores evenly between sessions, not between the processes in them
+                process_group=0,
             )
         try:
             self.url = self._ready()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import gymnasium
 import numpy as np
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError, NoAsyncCallError
+from gymnasium.spaces import Dict, Tuple
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_differing_spaces, batch_space
 
@@ -61,7 +62,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
 
     Args:
         link: The way to the pool's arena.
-        release: Called once, after the link was closed: when it is closed, collected or the program ends.
+        release: Called once, after the link was closed: when it is closed, collected or the program ends. Told whether
+            a request was given up, whose end nobody waits for.
         num_envs: Rows.
         spaces: The observation spaces of the rows, one for all or one a row where they may differ, and the action space
             of a row.
@@ -74,7 +76,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(
         self,
         link: Link,
-        release: Callable[[], None],
+        release: Callable[[bool], None],
         *,
         num_envs: int,
         spaces: tuple[Sequence[Space[Any]], Space[Any]],
@@ -102,6 +104,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.dropped_infos: dict[str, str] = {}
         """Infos that could not travel: path → type."""
         self._side = SideLeaves(self.single_observation_space) or None
+        self._is_nested = isinstance(self.single_observation_space, Dict | Tuple)
         self._actions = ActionFormat(self.single_action_space, self.num_envs)
         self._pending = _Pending.NOTHING
 
@@ -353,8 +356,10 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """Observations and infos of an answer."""
         assert answer.views is not None
         leaves: Iterable[Any] = answer.views.observations
-        if self._side is None and not len(answer.ext):
+        if self._side is None and not answer.ext:
             infos: Any = [{} for _ in range(self.num_envs)] if self.infos_by_row else {}
+            if not self._is_nested:
+                return answer.views.observations[0], infos
             return assemble(self.single_observation_space, iter(leaves)), infos
         with self._link.values():
             infos, dropped, aside = self._infos(answer.ext)
@@ -389,14 +394,14 @@ class RemoteVectorEnv(ArenaVectorEnv):
         connection: An attached connection.
         attached: The pool's answer to the attach.
         transport: Name of the transport, for people.
-        release: Called once when it is closed, collected or the program ends: removes what was made for it.
+        release: As ``ArenaVectorEnv``'s: removes what was made for it.
 
     Raises:
         VersionMismatch: The pool lays out its slots in another way than this release.
     """
 
     def __init__(
-        self, connection: Connection, attached: messages.Attached, transport: str, release: Callable[[], None]
+        self, connection: Connection, attached: messages.Attached, transport: str, release: Callable[[bool], None]
     ) -> None:
         info = attached.info
         rows, action_space = _described(info)
@@ -426,13 +431,14 @@ class RemoteVectorEnv(ArenaVectorEnv):
         return self._pool_link.stats(self.step_timeout)
 
 
-def _give_back(owner: int, link: Link, release: Callable[[], None], timeout: float | None) -> None:
+def _give_back(owner: int, link: Link, release: Callable[[bool], None], timeout: float | None) -> None:
     if os.getpid() != owner:
         return  # a forked child: the pool and what leads to it are its parent's
+    unwanted = link.pending
     try:
         link.close(timeout)
     finally:
-        release()
+        release(unwanted)
 
 
 def _callable_name(name: str) -> str:

@@ -78,7 +78,7 @@ def test_delete_takes_names_or_all(vecserver):
     for name in "abc":
         vecserver("pools", "create", "CartPole-v1", "-n", "1", "--name", name)
     assert vecserver("pools", "delete", "a", "b").out == "a is deleted\nb is deleted\n"
-    assert vecserver("pools", "delete", "--all", "--json").json == {"deleted": ["c"]}
+    assert vecserver("pools", "delete", "--all", "--force", "--json").json == {"deleted": ["c"]}
 
 
 @pytest.mark.parametrize("arguments", [(), ("a", "--all")])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, closing
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from tests.environments import FAULT_MESSAGE, UnpicklableError, env_id
 from vecserver.wire.errors import DeadlineExceeded, EnvFault, InvalidAction, PoolBroken, WorkerDied
 
 LONG_S = 30.0
+GRACE_S = 5.0  # that a server gives a batch in flight
 COUNT = env_id("Count-v0")
 ZEROS = np.zeros(3, np.int64)
 
@@ -177,6 +179,18 @@ def test_g11_ctrl_c_shows_one_traceback(make, server):
         err = program.communicate(timeout=LONG_S)[1]
     assert program.returncode == -signal.SIGINT
     assert err.count("Traceback") == 1
+
+
+def test_g11_an_environment_that_hangs_delays_no_close(make):
+    """Gymnasium waits for it without end. Whoever has given a step up does not wait for its environments to close."""
+    envs = make(env_id("Hang-v0"), 2, step_timeout=0.3)
+    envs.reset(seed=0)
+    with pytest.raises(DeadlineExceeded):
+        envs.step(np.zeros(2, np.int64))
+    begun = monotonic()
+    with pytest.warns(UserWarning, match="giving it up"):
+        envs.close(terminate=True)
+    assert monotonic() - begun < GRACE_S
 
 
 def test_e1_five_actions_for_eight_environments_are_refused(make):

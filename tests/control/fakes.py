@@ -152,7 +152,7 @@ class FakeRegistry:
         found.batches += 1
         return Batch(*found.envs.step(arrays[0]))
 
-    def delete(self, pool: str, *, grace: float | None = None) -> None:
+    def delete(self, pool: str, *, force: bool = False) -> None:
         self._find(pool).envs.close()
         del self._pools[pool]
 

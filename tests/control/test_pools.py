@@ -125,6 +125,12 @@ def test_a_deleted_pool_is_gone(http, cartpole):
     assert http.delete("/v1/pools/cart").json()["code"] == "unknown_pool"
 
 
+def test_a_pool_may_be_deleted_by_force(http, cartpole):
+    """For pools that hang; what is neither true nor false is refused."""
+    assert http.delete("/v1/pools/cart?force=perhaps").status_code == 422
+    assert http.delete("/v1/pools/cart?force=true").status_code == 204
+
+
 def test_envs_can_be_searched(http):
     """GET /v1/envs finds ids whatever their case, with what is known of them."""
     found = http.get("/v1/envs?q=cartpole-V1").json()["envs"]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from vecserver.arena.doorbell import Doorbell, FinishLine
     from vecserver.arena.views import ArenaViews
     from vecserver.wire.actions import ActionFormat
+    from vecserver.wire.frames import Buffer
 
 __all__ = ["ArenaDriver", "ShardResult"]
 
@@ -85,6 +86,11 @@ class ArenaDriver:
         """
         self._actions.store(arrays, self._views.actions, self._views.codes)
         self._start(MESSAGE if by_message else STEP)
+
+    def start_usual_step(self, body: Buffer) -> None:
+        """As ``start_step``, for the body of a batch that ``ActionFormat.is_usual`` found right."""
+        self._actions.store_usual(body, self._views.actions, self._views.codes)
+        self._start(STEP)
 
     def start_message(self, *, fills_slot: bool) -> None:
         """Have every worker read a message from its socket.

@@ -144,6 +144,7 @@ def delete_pools(
     url: Url = DEFAULT_URL,
     *,
     all_pools: Annotated[bool, typer.Option("--all", help="Every pool of the server.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Kill what does not end by itself, at once.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Delete pools, their processes and their episodes."""
@@ -152,7 +153,7 @@ def delete_pools(
     with connect(url) as client:
         doomed = [str(pool["pool"]) for pool in client.list_pools()] if all_pools else list(ids or ())
         for pool in doomed:
-            client.delete_pool(pool)
+            client.delete_pool(pool, force=force)
             if not as_json:
                 typer.echo(f"{pool} is deleted")
     if as_json:

@@ -5,9 +5,9 @@ They are plain functions, which FastAPI runs in threads, because the registry wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 
 from vecserver.control.models import (
     BatchAnswer,
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from vecserver.pools.registry import Registry
 
 __all__ = ["pool_routes"]
+
+Force = Annotated[bool, Query(description="Do not wait for the batch in flight, nor for environments to close")]
 
 _NOT_CREATED = problems(
     InvalidSpec,
@@ -97,8 +99,8 @@ def pool_routes(registry: Registry) -> APIRouter:
     @router.delete(
         "/{pool}", status_code=204, summary="Delete a pool", response_class=Response, responses=problems(UnknownPool)
     )
-    def delete_pool(pool: str) -> None:
-        registry.delete(pool)
+    def delete_pool(pool: str, *, force: Force = False) -> None:
+        registry.delete(pool, force=force)
 
     @router.get(
         "/{pool}/stats", summary="A pool's counters", responses=problems(UnknownPool, PoolLost, DeadlineExceeded)

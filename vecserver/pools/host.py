@@ -262,7 +262,11 @@ class Host:
             InvalidAction: The batch does not fit; nothing was stepped.
             MalformedMessage: The bytes are no batch; nothing was stepped.
         """
-        self.begin_actions(self.actions.decode(ext, body))
+        if self.actions.is_usual(ext, body):
+            self._driver.start_usual_step(body)
+            self._note_step()
+        else:
+            self.begin_actions(self.actions.decode(ext, body))
 
     def begin_actions(self, parts: Sequence[Any]) -> None:
         """Begin to step every row with the parts of a batch, as ``ActionFormat`` takes it apart.
@@ -277,6 +281,9 @@ class Host:
             self._send(messages)
         else:
             self._driver.start_step(parts)
+        self._note_step()
+
+    def _note_step(self) -> None:
         self._over = None
         self.batches += 1
 

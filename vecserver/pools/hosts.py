@@ -49,8 +49,9 @@ class HostProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
-                    # a session of its own: the terminal's Ctrl-C is for the server, which ends its pools in order
-                    start_new_session=True,
+                    # a group of its own: the terminal's Ctrl-C is for the server, which ends its pools in order. Not a
+                    # session of its own: see pools/workers.py
+                    process_group=0,
                 )
         except OSError as error:
             self._control.close()

@@ -317,11 +317,12 @@ class Registry:
                     link.detach(_PING_TIMEOUT)
         return _decode_batch(made, kind, reply_ext, reply_body)
 
-    def delete(self, pool: str) -> None:
+    def delete(self, pool: str, *, force: bool = False) -> None:
         """End a pool; its processes are gone when this returns. A pool that is still being made is given up.
 
         Args:
             pool: Its id.
+            force: Kill them at once: the batch in flight is not finished, and the environments are not closed.
 
         Raises:
             UnknownPool: No pool has this id.
@@ -330,11 +331,15 @@ class Registry:
             starting = self._starting.get(pool)
         if starting is not None:
             starting.ask_to_stop()  # the thread that waits for it ends it
+            if force:
+                starting.kill()
             return
         self._find(pool)
         with self._lock:
             made = self._pools.pop(pool, None)
         if made is not None:  # else another thread was faster
+            if force:
+                made.process.kill()
             self._end([made.process], self._grace)
 
     def close(self) -> None:

@@ -74,9 +74,9 @@ class WorkerProcess:
                 stdout=None if own_program else sys.stderr,
                 pass_fds=fds,
                 env=_environment(own_program=own_program),
-                # a process group of its own: a terminal's Ctrl-C is for whoever owns the pool, from the first moment on.
-                # Not a session of its own: the kernel's autogroups share a core evenly between sessions, and whoever
-                # watches for the end of a batch would then take half a core from the worker it watches.
+                # a group of its own: a terminal's Ctrl-C is for whoever owns the pool, from the first moment on. Not a
+                # session of its own: the kernel's autogroups share a core evenly between sessions, and whoever watches
+                # for the end of a batch would take half a core from the worker it watches.
                 process_group=0,
             )
         self.pid = self._process.pid

@@ -90,6 +90,10 @@ class ActionFormat:
         """Bytes of the arena's action area: an upper bound of a block's length in any dtypes."""
         self.leaf_count = len(leaves)
         self._usual = tuple(leaf.dtype for leaf in leaves)
+        # of most pools a batch is one array: it takes a short way through every function that a step calls
+        self._only = leaves[0] if len(leaves) == 1 and not self.has_side else None
+        self._usual_code = _CODES[leaves[0].dtype] if self._only else 0
+        self._only_size = _round_up(leaves[0].dtype.itemsize * leaves[0].count) if self._only else 0
 
     def coerce(self, actions: Any) -> list[Any]:
         """Turn a batch of actions into its parts: C-ordered arrays in the caller's dtypes, and tuples of side values.
@@ -101,6 +105,15 @@ class ActionFormat:
         Raises:
             InvalidAction: The structure, length, shape or dtype does not fit the space.
         """
+        only = self._only
+        if (
+            only is not None
+            and type(actions) is np.ndarray
+            and actions.dtype == only.dtype
+            and actions.shape == only.shape
+            and actions.flags.c_contiguous
+        ):
+            return [actions]
         try:
             parts = list(leaf_values(self.space, actions))
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -190,6 +203,8 @@ class ActionFormat:
         Raises:
             InvalidAction: A side value cannot travel; names its row.
         """
+        if self._only is not None and parts[0].dtype == self._only.dtype:
+            return b"", parts[0].tobytes().ljust(self._only_size, b"\0")
         arrays = parts[: self.leaf_count] if self.has_side else parts
         dtypes = tuple(array.dtype for array in arrays)
         names = None if dtypes == self._usual else [dtype.str for dtype in dtypes]
@@ -271,6 +286,21 @@ class ActionFormat:
             if name not in _BY_NAME or not _fits(_BY_NAME[name], leaf.dtype):
                 raise InvalidAction(f"an action batch of dtype {name!r:.40}, {leaf.space} takes {leaf.dtype}")
         return tuple(_BY_NAME[name] for name in names)
+
+    def is_usual(self, ext: Buffer, body: Buffer) -> bool:
+        """Whether a batch is one array of its space's dtype with nothing to refuse: ``store_usual`` takes it as it is.
+
+        Decides nothing by itself: what is not is decoded and checked.
+        """
+        only = self._only
+        if only is None or len(ext) or len(body) != self._only_size:
+            return False
+        return only.looks_right(np.ndarray(only.shape, only.dtype, body))
+
+    def store_usual(self, body: Buffer, area: memoryview, codes: memoryview) -> None:
+        """As ``store``, for the body of a usual batch."""
+        area[: len(body)] = body
+        codes[0] = self._usual_code
 
     def store(self, parts: Sequence[Any], area: memoryview, codes: memoryview) -> None:
         """Write the arrays of a batch into the arena's action area, and their dtype codes beside it."""
