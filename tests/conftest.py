@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ[leaks.MARKER] = uuid.uuid4().hex
     os.environ[leaks.RUNTIME_DIR] = tempfile.mkdtemp(prefix="vs-", dir="/tmp")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of children would compile the same modules anew
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
     # Box2D warns while it is imported, and takes the interpreter down where warnings are errors.

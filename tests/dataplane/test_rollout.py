@@ -156,7 +156,9 @@ def test_batches_that_follow_at_once_are_not_looked_around_for(rollout):
 def stepping(registry, driver):
     """A pool that a thread steps as fast as it goes, until it is answered with an error or not at all."""
     with ThreadPoolExecutor(1) as thread:
-        spec = PoolSpec(env_id=env_id("Count-v0"), num_envs=4, workers=2, env_kwargs={"length": 10**9, "with_infos": False})
+        spec = PoolSpec(
+            env_id=env_id("Count-v0"), num_envs=4, workers=2, env_kwargs={"length": 10**9, "with_infos": False}
+        )
         view = registry.create(spec)
         peer = driver(view, RCVTIMEO=2000)
         peer.reset(seed=1)

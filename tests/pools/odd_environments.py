@@ -6,7 +6,9 @@ A process that has not imported the module names them ``tests.pools.odd_environm
 
 from __future__ import annotations
 
+import atexit
 import os
+import random
 import signal
 import threading
 from pathlib import Path
@@ -55,6 +57,20 @@ class StuckEnv(CountEnv):
         super().__init__(**kwargs)
         Path(began).touch()
         threading.Event().wait()
+
+
+class DrawingEnv(gym.Env):
+    """Observes numbers from the generators of Python's and numpy's modules; touches ``ended`` when its process ends."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float64)
+    action_space = spaces.Discrete(1)
+
+    def __init__(self, *, ended: str) -> None:
+        atexit.register(Path(ended).touch)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.array([random.random(), np.random.random()]), {}  # noqa: NPY002 - what is tested
 
 
 class HeldEnv(SlowEnv):
@@ -111,7 +127,18 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
-for _cls in (VerboseEnv, DeadOnArrivalEnv, StuckEnv, HeldEnv, DifferentEnv, LongDoubleEnv, LongTextEnv, StubbornEnv):
+_CLASSES = (
+    VerboseEnv,
+    DeadOnArrivalEnv,
+    StuckEnv,
+    DrawingEnv,
+    HeldEnv,
+    DifferentEnv,
+    LongDoubleEnv,
+    LongTextEnv,
+    StubbornEnv,
+)
+for _cls in _CLASSES:
     _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"
     if _id not in gym.registry:
         gym.register(_id, f"{__name__}:{_cls.__name__}", disable_env_checker=True)

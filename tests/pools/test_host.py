@@ -415,7 +415,7 @@ def test_stopping_closes_the_environments(host, tmp_path):
     pool.reset()
     workers = list(pool._workers)
     pool.stop(LONG_S)
-    assert [worker._process.returncode for worker in workers] == [0, 0]
+    assert [worker.exitcode for worker in workers] == [0, 0]
 
 
 def test_a_worker_that_has_not_begun_leaves_in_order_too(host):
@@ -428,4 +428,4 @@ def test_a_worker_that_has_not_begun_leaves_in_order_too(host):
     worker.ask_to_close()
     os.kill(worker.pid, signal.SIGCONT)
     pool.stop(LONG_S)
-    assert worker._process.returncode == 0
+    assert worker.exitcode == 0

@@ -81,9 +81,10 @@ def _clear_away(log_path: Path) -> None:
 
 
 def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
-    context = zmq.Context()
+    context = None
     try:
-        host.start(start.start_timeout, abort_fd=control.fileno())
+        host.start(start.start_timeout, abort_fd=control.fileno(), fork=True)
+        context = zmq.Context()  # not sooner: it starts threads, and the workers are copies of this process
         if host.last_core is not None:
             # beside the worker that is rung last: to hand over on one core takes a fraction of waking another, and
             # ZeroMQ's thread, started after this, hands over to this one twice a batch
@@ -97,7 +98,8 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         )
     except VecServerError as error:
         send_line(control, HostFailed(error.code, error.message, error.details))
-        context.destroy(linger=0)
+        if context is not None:
+            context.destroy(linger=0)
         return 0
     epoch = secrets.randbits(63) | 1
     dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 from bisect import bisect_left
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from vecserver.arena.views import ArenaViews
 from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step
 from vecserver.engine.table import WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
+from vecserver.pools.starting import by_exec, by_fork
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
@@ -103,7 +105,7 @@ class Host:
         self._memory_fd = create(f"vecserver-{pool}")
         self._tokens_fd, self._done_fd = make_tokens(), make_bell()
 
-    def start(self, timeout: float, abort_fd: int) -> None:
+    def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
 
         The kernel ends the workers with the thread that calls this.
@@ -111,6 +113,8 @@ class Host:
         Args:
             timeout: Seconds this may take.
             abort_fd: Readable when the pool is not wanted any more.
+            fork: Start them as copies of this process, which has one thread and was started with ``ONE_THREAD``,
+                instead of as new interpreters.
 
         Raises:
             EnvCreationFailed: An environment could not be made; has its own message.
@@ -120,12 +124,11 @@ class Host:
             WorkerDied: A worker ended while it started.
         """
         deadline = monotonic() + timeout
+        start = by_fork if fork else partial(by_exec, own_program=self._program is not None)
         shards = even_shards(self.spec.num_envs, self._worker_count())
         for shard, rows in enumerate(shards):
             finish_fds = (self._tokens_fd, self._done_fd)
-            self._workers.append(
-                WorkerProcess(shard, rows, self._memory_fd, finish_fds, own_program=self._program is not None)
-            )
+            self._workers.append(WorkerProcess(shard, rows, self._memory_fd, finish_fds, start))
         for worker in self._workers:
             worker.send(self._start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]

@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_answer, send_line
+from vecserver.pools.starting import ONE_THREAD
 from vecserver.wire.errors import HostStartFailed, PoolLost, from_code
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class HostProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **ONE_THREAD},
                     # a group of its own: the terminal's Ctrl-C is for the server, which ends its pools in order. Not a
                     # session of its own: see pools/workers.py
                     process_group=0,

@@ -6,10 +6,7 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import suppress
-from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -18,14 +15,12 @@ from vecserver.engine.channel import receive, receive_bytes, send
 from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from vecserver.engine.channel import Message
+    from vecserver.pools.starting import Started
 
 __all__ = ["WorkerProcess"]
-
-_ONE_THREAD: Final = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
-)
-"""There is a worker a core already: more threads in each would only take turns."""
 
 _SEND_TIMEOUT: Final = 10.0
 """Seconds a worker may take to read a message it was called for; only a stuck one takes longer."""
@@ -41,8 +36,7 @@ class WorkerProcess:
         rows: First and end row of its shard.
         memory_fd: The arena's memory; stays the caller's.
         finish_fds: The tokens and the bell of the finish line; stay the caller's.
-        own_program: Whether its environments are this very program's: it then finds the same modules, and prints where
-            the program prints.
+        start: How it is started.
     """
 
     def __init__(
@@ -51,35 +45,16 @@ class WorkerProcess:
         rows: tuple[int, int],
         memory_fd: int,
         finish_fds: tuple[int, int],
-        *,
-        own_program: bool = False,
+        start: Callable[[Sequence[int]], Started],
     ) -> None:
         self.shard = shard
         self.rows = rows
         self._sock, theirs = socket.socketpair()
         self._bell_fd = make_bell()
-        fds = (theirs.fileno(), memory_fd, self._bell_fd, *finish_fds)
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *(["-P"] if own_program else []),
-                    "-m",
-                    "vecserver.engine",
-                    str(os.getpid()),
-                    *map(str, fds),
-                ],
-                stdin=subprocess.DEVNULL,
-                # what environments print must not mix with what the host says
-                stdout=None if own_program else sys.stderr,
-                pass_fds=fds,
-                env=_environment(own_program=own_program),
-                # a group of its own: a terminal's Ctrl-C is for whoever owns the pool, from the first moment on. Not a
-                # session of its own: the kernel's autogroups share a core evenly between sessions, and whoever watches
-                # for the end of a batch would take half a core from the worker it watches.
-                process_group=0,
-            )
-        self.pid = self._process.pid
+            self.pid, self._reap = start((theirs.fileno(), memory_fd, self._bell_fd, *finish_fds))
+        self.exitcode: int | None = None
+        """How it ended; None as long as nobody saw its end."""
         self.pidfd = os.pidfd_open(self.pid)
         self.bell = Doorbell(self._bell_fd)
         self._sock.settimeout(_SEND_TIMEOUT)
@@ -138,10 +113,7 @@ class WorkerProcess:
 
     def died(self) -> WorkerDied:
         """The error that says how this worker ended; waits a moment for its exit code."""
-        try:
-            exitcode: int | None = self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            exitcode = None
+        exitcode = self._wait(1.0)
         how = "does not answer" if exitcode is None else _how_it_ended(exitcode)
         first, last = self.rows[0], self.rows[1] - 1
         return WorkerDied(
@@ -151,6 +123,15 @@ class WorkerProcess:
             exitcode=exitcode,
         )
 
+    def _wait(self, timeout: float) -> int | None:
+        """The exit code; None when it has not ended within ``timeout`` seconds."""
+        if self.exitcode is None:
+            poll = select.poll()
+            poll.register(self.pidfd, select.POLLIN)
+            if poll.poll(timeout * 1000):
+                self.exitcode = self._reap()
+        return self.exitcode
+
     def ask_to_close(self) -> None:
         """Have the worker close its environments and leave, once it has finished the command it runs."""
         with suppress(OSError):  # one that is gone already needs no asking
@@ -158,21 +139,12 @@ class WorkerProcess:
 
     def end(self, deadline: float) -> None:
         """Wait for the worker to leave; kill it at the deadline. Afterwards nothing of it is left."""
-        try:
-            self._process.wait(max(0.0, deadline - monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._wait(max(0.0, deadline - monotonic())) is None:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            self.exitcode = self._reap()
         self._sock.close()
         os.close(self.pidfd)
         os.close(self._bell_fd)
-
-
-def _environment(*, own_program: bool) -> dict[str, str]:
-    environment = {**os.environ, **_ONE_THREAD}
-    if own_program:  # together with -P exactly the program's own path
-        environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return environment
 
 
 def _how_it_ended(exitcode: int) -> str:
