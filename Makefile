@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLD := .venv-gymnasium-1.2
+# two files of tests at a time, whatever the machine has: many a test starts a process for each core
+TWO := --numprocesses=2 --dist=loadfile
+TEST := $(BIN)/pytest -q $(TWO)
 
 .PHONY: demo test check bench serve slow verify sb3 test-gymnasium-1.2 clean
 
@@ -13,7 +16,7 @@ serve: $(VENV)/.installed
 	$(BIN)/vecserver serve
 
 test: $(VENV)/.installed-dev
-	$(BIN)/pytest -q
+	$(TEST)
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
@@ -24,14 +27,14 @@ sb3: $(VENV)/.installed-sb3
 
 # The same suite with the oldest Gymnasium that trainers pin
 test-gymnasium-1.2: $(OLD)/.installed-dev
-	$(OLD)/bin/pytest -q
+	$(OLD)/bin/pytest -q $(TWO)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q --cov --cov-report=term --cov-report=json:.coverage.json
+	$(TEST) --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tests/coverage_gate.py .coverage.json
 
 bench: $(VENV)/.installed-dev

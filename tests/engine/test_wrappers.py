@@ -159,7 +159,7 @@ def test_nothing_else_can_be_reached_by_name(name):
         [{"id": "ClipAction", "arguments": {}}],
         [{"id": "ClipReward", "kwargs": {"max_reward": float("nan")}}],
         [{"id": "ClipReward", "kwargs": {"max_reward": 2**70}}],
-        [{"id": "ClipReward", "kwargs": {"max_reward": object()}}],
+        [{"id": "ClipReward", "kwargs": {"max_reward": 1j}}],
     ],
     ids=repr,
 )
