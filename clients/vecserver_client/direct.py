@@ -175,7 +175,7 @@ class DirectTransport:
         self._drop()
 
 
-def _checked(frames: list[bytearray]) -> Frames:
+def _checked(frames: list[bytes | bytearray]) -> Frames:
     header = Header.unpack(frames[0])
     if len(frames) != FRAME_COUNT:
         raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")

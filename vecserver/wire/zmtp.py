@@ -42,6 +42,10 @@ _LARGE: Final = _CHUNK // 2
 """A frame of so many bytes is received into memory of its own."""
 _JOIN_LIMIT: Final = 16 << 10
 """Bytes from which a frame is sent from where it lies."""
+_USUAL: Final = struct.Struct(">2s64s2sBQ")
+_USUAL_FIRST: Final = bytes((_MORE, 64))
+_USUAL_SECOND: Final = bytes((_MORE, 0))
+"""How nearly every answer begins: a frame of 64 bytes, an empty one, and a last one whose length takes eight bytes."""
 _MAX_COMMAND: Final = 1 << 10
 """Longer than any command of the protocol that means something to a DEALER."""
 _TTL_SIZE: Final = 2
@@ -116,9 +120,11 @@ class Incoming:
     def __init__(self, limits: Sequence[int]) -> None:
         self.commands: list[tuple[bytes, bytes]] = []
         self._limits = limits
+        # of a message that is taken in one go; none where its first frame is refused, or its third
+        self._usual_limit = min(limits[2], _LARGE - 1) if len(limits) == 3 and limits[0] >= 64 else -1
         self._buffer = memoryview(bytearray(_CHUNK))
         self._start = self._end = 0
-        self._frames: list[bytearray] = []
+        self._frames: list[bytes | bytearray] = []
         self._large: memoryview | None = None  # the frame that is received into memory of its own
         self._filled = 0
         self._more = False
@@ -137,13 +143,24 @@ class Incoming:
         else:
             self._end += count
 
-    def message(self) -> list[bytearray] | None:
+    def message(self) -> list[bytes | bytearray] | None:
         """The frames of the next message, in memory of their own; None where more bytes are needed.
 
         Raises:
             MessageTooLarge: A frame above its limit.
             MalformedMessage: More frames than a message may have, or a command that is none.
         """
+        start, end = self._start, self._end
+        if start == end and self._large is None:
+            self._start = self._end = 0
+            return None
+        if end - start > _USUAL.size and not self._frames:
+            flags, header, between, last, length = _USUAL.unpack_from(self._buffer, start)
+            begin = start + _USUAL.size
+            usual = flags == _USUAL_FIRST and between == _USUAL_SECOND and last == _LONG
+            if usual and length <= self._usual_limit and begin + length <= end:
+                self._start = begin + length
+                return [header, b"", bytearray(self._buffer[begin : begin + length])]
         while self._take_frame():
             if self._complete:
                 self._complete = False
