@@ -42,6 +42,7 @@ bench: $(VENV)/.installed-dev
 
 verify: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,mujoco]'
+	$(BIN)/pytest -q tests/clients/test_atari.py
 	$(BIN)/vecserver verify --all --env ALE/Pong-v5 --env HalfCheetah-v5 --env Ant-v5
 
 clean:
