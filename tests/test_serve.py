@@ -122,7 +122,7 @@ def test_requests_are_answered_while_the_server_drains(tmp_path):
 
         step = threading.Thread(target=step_once)
         step.start()
-        wait_until(lambda: client.get_pool(slow)["stats"]["driver"])
+        wait_until(lambda: client.get_pool(slow)["stats"]["batches"])
         running.process.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{running.url}/readyz").status_code == 503)
         refused = httpx.post(f"{running.url}/v1/pools", json={"env_id": "CartPole-v1", "num_envs": 1})
