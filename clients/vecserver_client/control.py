@@ -22,13 +22,94 @@ from vecserver.wire.errors import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ControlClient"]
+__all__ = ["ControlClient", "HttpApi", "pool_path"]
 
 _PROBLEM: Final = "application/problem+json"
 _STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance", "code"})
 _POOL_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE | re.ASCII)
 _CONNECT_S: Final = 10.0
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+class HttpApi:
+    """What a request to a server is made of and what an answer means. No I/O.
+
+    Args:
+        url: Address of the server, as in ``http://127.0.0.1:8000``.
+        token: Sent as a bearer token; None for a server that asks for none.
+        timeout: Seconds to wait for an answer.
+
+    Raises:
+        TransportUnavailable: The address is no HTTP address.
+
+    Attributes:
+        url: The address.
+        client_options: Arguments of an httpx client for this server.
+    """
+
+    def __init__(self, url: str, token: str | None, timeout: float) -> None:
+        self.url = url.rstrip("/")
+        address = _parse(self.url)
+        self._timeout = timeout
+        self.client_options: dict[str, Any] = {
+            "base_url": address,
+            "headers": {"Authorization": f"Bearer {token}"} if token else None,
+            "timeout": httpx.Timeout(timeout, connect=_CONNECT_S),
+            # a proxy from the environment has no way to this machine's loopback
+            "trust_env": address.host not in _LOOPBACK,
+            # certificates take a while to load, which an event loop must not wait for where none is looked at
+            "verify": address.scheme == "https" or address.host not in _LOOPBACK,
+        }
+
+    @staticmethod
+    def request_options(body: dict[str, Any] | None, timeout: float | None) -> dict[str, Any]:
+        """Arguments of an httpx request, besides method and path; None for no body, and for the usual timeout."""
+        return {
+            "content": None if body is None else msgspec.json.encode(body, enc_hook=_to_builtins),
+            "headers": None if body is None else {"Content-Type": "application/json"},
+            "timeout": httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout),
+        }
+
+    def failure(self, error: httpx.TransportError, what: str, timeout: float | None) -> VecServerError:
+        """The error for a request that got no answer; ``what`` is its method and path."""
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ServerUnreachable(
+                f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server",
+                url=self.url,
+                refused=_was_refused(error),
+            )
+        if isinstance(error, httpx.TimeoutException):
+            return DeadlineExceeded(
+                f"{self.url} did not answer {what} within {timeout or self._timeout:g} s", url=self.url
+            )
+        return ServerUnreachable(
+            f"{self.url} went away during {what} ({error}): whether it was done is not known", url=self.url
+        )
+
+    def read(self, answer: httpx.Response) -> dict[str, Any]:
+        """The value of an answer.
+
+        Raises:
+            VecServerError: What the server answered instead.
+            MalformedMessage: It is no vecserver.
+        """
+        if answer.status_code == httpx.codes.NO_CONTENT:
+            return {}
+        try:
+            value = msgspec.json.decode(answer.content, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            raise self._not_ours(answer) from None
+        if answer.is_success:
+            return value
+        if not answer.headers.get("content-type", "").startswith(_PROBLEM):
+            raise self._not_ours(answer)
+        details = {name: item for name, item in value.items() if name not in _STANDARD}
+        raise from_code(str(value.get("code")), str(value.get("detail")), details)
+
+    def _not_ours(self, answer: httpx.Response) -> VecServerError:
+        return MalformedMessage(
+            f"{self.url} answered with status {answer.status_code} and not as a vecserver does: is it one?"
+        )
 
 
 class ControlClient:
@@ -47,16 +128,9 @@ class ControlClient:
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
-        self.url = url.rstrip("/")
-        address = _parse(self.url)
-        self._timeout = timeout
-        self._http = httpx.Client(
-            base_url=address,
-            headers={"Authorization": f"Bearer {token}"} if token else None,
-            timeout=httpx.Timeout(timeout, connect=_CONNECT_S),
-            trust_env=address.host
-            not in _LOOPBACK,  # a proxy from the environment has no way to this machine's loopback
-        )
+        self._api = HttpApi(url, token, timeout)
+        self.url = self._api.url
+        self._http = httpx.Client(**self._api.client_options)
 
     def create_pool(self, **options: Any) -> dict[str, Any]:
         """Make a pool.
@@ -81,7 +155,7 @@ class ControlClient:
             pool: Its id.
             timeout: Seconds to wait for the answer; None for the client's own.
         """
-        return self._ask("GET", _path(pool), timeout=timeout)
+        return self._ask("GET", pool_path(pool), timeout=timeout)
 
     def delete_pool(self, pool: str, *, force: bool = False) -> None:
         """End a pool and its processes.
@@ -90,7 +164,7 @@ class ControlClient:
             pool: Its id.
             force: Do not wait for the batch in flight, nor for the environments to close.
         """
-        self._ask("DELETE", _path(pool), params={"force": "true"} if force else None)
+        self._ask("DELETE", pool_path(pool), params={"force": "true"} if force else None)
 
     def reset_pool(
         self,
@@ -111,7 +185,7 @@ class ControlClient:
         Returns:
             ``observations`` and ``infos``, as JSON values.
         """
-        return self._ask("POST", f"{_path(pool)}/reset", {"seed": seed, "mask": mask, "options": options})
+        return self._ask("POST", f"{pool_path(pool)}/reset", {"seed": seed, "mask": mask, "options": options})
 
     def step_pool(self, pool: str, actions: Any) -> dict[str, Any]:
         """Step a pool that no driver holds: for trying things out, not for training.
@@ -123,7 +197,7 @@ class ControlClient:
         Returns:
             ``observations``, ``rewards``, ``terminated``, ``truncated`` and ``infos``, as JSON values.
         """
-        return self._ask("POST", f"{_path(pool)}/step", {"actions": actions})
+        return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions})
 
     def envs(self, q: str | None = None) -> list[dict[str, Any]]:
         """Environments that are registered at the server; ``q`` for those whose id contains a text."""
@@ -150,45 +224,12 @@ class ControlClient:
         params: dict[str, str] | None = None,
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        limit = httpx.USE_CLIENT_DEFAULT if timeout is None else httpx.Timeout(timeout)
-        content = None if body is None else msgspec.json.encode(body, enc_hook=_to_builtins)
-        headers = None if body is None else {"Content-Type": "application/json"}
+        options = self._api.request_options(body, timeout)
         try:
-            answer = self._http.request(method, path, content=content, headers=headers, params=params, timeout=limit)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise ServerUnreachable(
-                f"nobody answers at {self.url} ({error}): `vecserver serve` starts a server",
-                url=self.url,
-                refused=_was_refused(error),
-            ) from None
-        except httpx.TimeoutException:
-            raise DeadlineExceeded(
-                f"{self.url} did not answer {method} {path} within {timeout or self._timeout:g} s", url=self.url
-            ) from None
+            answer = self._http.request(method, path, params=params, **options)
         except httpx.TransportError as error:
-            raise ServerUnreachable(
-                f"{self.url} went away during {method} {path} ({error}): whether it was done is not known", url=self.url
-            ) from None
-        return self._read(answer)
-
-    def _read(self, answer: httpx.Response) -> dict[str, Any]:
-        if answer.status_code == httpx.codes.NO_CONTENT:
-            return {}
-        try:
-            value = msgspec.json.decode(answer.content, type=dict[str, Any])
-        except msgspec.MsgspecError:
-            raise self._not_ours(answer) from None
-        if answer.is_success:
-            return value
-        if not answer.headers.get("content-type", "").startswith(_PROBLEM):
-            raise self._not_ours(answer)
-        details = {name: item for name, item in value.items() if name not in _STANDARD}
-        raise from_code(str(value.get("code")), str(value.get("detail")), details)
-
-    def _not_ours(self, answer: httpx.Response) -> VecServerError:
-        return MalformedMessage(
-            f"{self.url} answered with status {answer.status_code} and not as a vecserver does: is it one?"
-        )
+            raise self._api.failure(error, f"{method} {path}", timeout) from None
+        return self._api.read(answer)
 
 
 def _parse(url: str) -> httpx.URL:
@@ -201,7 +242,12 @@ def _parse(url: str) -> httpx.URL:
     return address
 
 
-def _path(pool: str) -> str:
+def pool_path(pool: str) -> str:
+    """The path of a pool's route.
+
+    Raises:
+        UnknownPool: No pool can have this id.
+    """
     if not _POOL_ID.fullmatch(pool):  # it would reach another route
         raise UnknownPool(f"{pool!r} is the id of no pool: ids are of letters, digits, '.', '_' and '-'", pool=pool)
     return f"/v1/pools/{pool}"

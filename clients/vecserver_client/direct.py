@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
-__all__ = ["DirectTransport"]
+__all__ = ["DirectTransport", "address_of", "checked_message", "unreachable"]
 
 _KNOCK_S: Final = 0.05
 """Pause between two tries to connect to an address where nobody listens."""
@@ -52,7 +52,7 @@ class DirectTransport:
         # not connected yet, or not any more: a fresh connection tells whether the pool is still there
         sock = self._connect(deadline, timeout)
         if not self._sent(sock, buffers, deadline - monotonic()):
-            raise self._unreachable("does not take a message", timeout)
+            raise unreachable(self._endpoint, "does not take a message", timeout)
 
     def _sent(self, sock: socket.socket, buffers: list[Buffer], timeout: float) -> bool:
         try:
@@ -76,7 +76,7 @@ class DirectTransport:
                 return None
             self._read(sock)
             wait = deadline - monotonic()
-        return _checked(frames)
+        return checked_message(frames)
 
     def _read(self, sock: socket.socket) -> None:
         try:
@@ -103,13 +103,13 @@ class DirectTransport:
             sock = self._opened()
             try:
                 _limit(sock, deadline)
-                sock.connect(self._address())
+                sock.connect(address_of(self._endpoint))
                 self._greet(sock, deadline)
                 sock.setblocking(False)
             except OSError:
                 sock.close()
                 if monotonic() + _KNOCK_S >= deadline:
-                    raise self._unreachable("does not answer", timeout) from None
+                    raise unreachable(self._endpoint, "does not answer", timeout) from None
                 sleep(_KNOCK_S)
                 continue
             except BaseException:
@@ -126,14 +126,6 @@ class DirectTransport:
         sock = socket.socket(family)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
-
-    def _address(self) -> str | tuple[str, int]:
-        if self._endpoint.startswith("ipc://"):
-            return self._endpoint.removeprefix("ipc://")
-        address = urlsplit(self._endpoint)
-        assert address.hostname is not None
-        assert address.port is not None
-        return address.hostname, address.port
 
     def _greet(self, sock: socket.socket, deadline: float) -> None:
         """Exchange greetings and READY before the deadline."""
@@ -158,13 +150,6 @@ class DirectTransport:
             ready = any(name == b"READY" for name, _ in incoming.commands)
             self._obey(sock)
 
-    def _unreachable(self, what: str, timeout: float) -> ServerUnreachable:
-        return ServerUnreachable(
-            f"{self._endpoint} {what} within {timeout:g} s: is the pool's server running, and is this port open from "
-            "here?",
-            endpoint=self._endpoint,
-        )
-
     def _drop(self) -> None:
         sock, self._socket = self._socket, None
         if sock is not None:
@@ -175,7 +160,30 @@ class DirectTransport:
         self._drop()
 
 
-def _checked(frames: list[bytes | bytearray]) -> Frames:
+def address_of(endpoint: str) -> str | tuple[str, int]:
+    """The path of an ``ipc://`` endpoint, or host and port of a ``tcp://`` one."""
+    if endpoint.startswith("ipc://"):
+        return endpoint.removeprefix("ipc://")
+    address = urlsplit(endpoint)
+    assert address.hostname is not None
+    assert address.port is not None
+    return address.hostname, address.port
+
+
+def unreachable(endpoint: str, what: str, timeout: float) -> ServerUnreachable:
+    """The error for an endpoint that did not do its part within ``timeout`` seconds."""
+    return ServerUnreachable(
+        f"{endpoint} {what} within {timeout:g} s: is the pool's server running, and is this port open from here?",
+        endpoint=endpoint,
+    )
+
+
+def checked_message(frames: list[bytes | bytearray]) -> Frames:
+    """The frames of a message as header, ext and body.
+
+    Raises:
+        ProtocolError: They are no message.
+    """
     header = Header.unpack(frames[0])
     if len(frames) != FRAME_COUNT:
         raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")

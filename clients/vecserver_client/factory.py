@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "make_vec"]
+__all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
 
 TRANSPORTS: Final = ("ipc", "tcp")
 """Every transport, in the order that ``auto`` tries them."""
@@ -185,7 +185,7 @@ def _drive(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     reasons = []
-    driver = f"{socket.gethostname()} (pid {os.getpid()}, {secrets.token_hex(3)})"
+    driver = driver_name()
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
             connection, attached = _reach(context, control, name, pool, driver, force=force)
@@ -202,6 +202,11 @@ def _release(undo: ExitStack, made: _MadePool | None, unwanted: bool) -> None:  
     undo.close()
 
 
+def driver_name() -> str:
+    """What a pool and people call a driver of this program: unlike any other's."""
+    return f"{socket.gethostname()} (pid {os.getpid()}, {secrets.token_hex(3)})"
+
+
 def _reach(
     context: zmq.Context[zmq.Socket[bytes]],
     control: ControlClient,
@@ -211,7 +216,7 @@ def _reach(
     *,
     force: bool,
 ) -> tuple[Connection, Any]:
-    endpoint = _reachable(name, pool["endpoints"], control.url)
+    endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
     opener = _opener(context, endpoint, largest)
     connection = Connection(driver, opener, partial(_check_pool, control, pool["pool"]))
@@ -224,18 +229,31 @@ def _reach(
 
 def _check_pool(control: ControlClient, pool: str) -> None:
     """Ask the server about a pool that is silent."""
+    answer: dict[str, Any] | VecServerError
     try:
-        view = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
-    except ServerUnreachable as error:
-        if not error.details.get("refused"):
-            return  # it may be the network
-        raise PoolLost(f"the server at {control.url} is gone, and pool {pool} with it", pool=pool) from None
-    except UnknownPool:
-        raise
-    except VecServerError:
-        return  # the control plane's own trouble, not the pool's
-    if view["state"] == "lost":
-        raise PoolLost(f"pool {pool} is lost with its episodes: {view['reason']}", pool=pool)
+        answer = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
+    except VecServerError as error:
+        answer = error
+    if lost := verdict_on_pool(answer, pool, control.url):
+        raise lost
+
+
+def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, url: str) -> VecServerError | None:
+    """What the server's answer about a silent pool means: PoolLost or UnknownPool where it is known to be gone.
+
+    Args:
+        answer: The pool as ``ControlClient.get_pool`` gives it, or the error that it raised.
+        pool: Its id.
+        url: The server's address.
+    """
+    match answer:
+        case UnknownPool():
+            return answer
+        case ServerUnreachable(details={"refused": True}):  # otherwise it may be the network
+            return PoolLost(f"the server at {url} is gone, and pool {pool} with it", pool=pool)
+        case {"state": "lost", "reason": reason}:
+            return PoolLost(f"pool {pool} is lost with its episodes: {reason}", pool=pool)
+    return None  # it lives, or the trouble is the control plane's own
 
 
 def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], Transport]:
@@ -245,8 +263,17 @@ def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: in
     return partial(ZmqTransport, context, endpoint, max_body)
 
 
-def _reachable(name: str, endpoints: dict[str, str], url: str) -> str:
-    """The pool's endpoint as this machine reaches it."""
+def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
+    """The pool's endpoint for a transport, as this machine reaches it.
+
+    Args:
+        name: ``ipc`` or ``tcp``.
+        endpoints: What the server says of the pool's addresses.
+        url: The server's own address.
+
+    Raises:
+        TransportUnavailable: There is none, or no way to it.
+    """
     endpoint = endpoints.get(name)
     if endpoint is None:
         raise TransportUnavailable(f"the pool has no {name} endpoint")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.frames import Buffer
     from vecserver.wire.layout import Layout, SlotViews
-    from vecserver_client.connection import Connection
+    from vecserver_client.transport import Frames
 
-__all__ = ["Answer", "Link", "PoolLink"]
+__all__ = ["Answer", "Link", "Messenger", "PoolLink"]
 
 _CLOSE_TIMEOUT: Final = 2.0
 """Seconds to wait for the pool's word when it is given back; its lease ends by itself otherwise."""
@@ -77,6 +77,26 @@ class Link(Protocol):
         """Give the arena back; returns after ``timeout`` seconds at the latest, None for what is usual."""
 
 
+class Messenger(Protocol):
+    """What a link to a server's pool needs of a ``Connection``."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request waits for its answer."""
+
+    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
+        """Send a sequenced request."""
+
+    def finish(self, timeout: float) -> Frames:
+        """Wait for its answer."""
+
+    def ask(self, kind: Kind, ext: bytes, timeout: float) -> Frames:
+        """Send a request without a number and wait for its answer."""
+
+    def close(self, timeout: float) -> None:
+        """Give the pool back."""
+
+
 class PoolLink:
     """The link to a server's pool.
 
@@ -86,7 +106,7 @@ class PoolLink:
         actions: How action batches are encoded.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, actions: ActionFormat) -> None:
+    def __init__(self, connection: Messenger, layout: Layout, actions: ActionFormat) -> None:
         self._connection = connection
         self._layout = layout
         self._actions = actions

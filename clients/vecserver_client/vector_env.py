@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Space
 
     from vecserver.wire.frames import Buffer
-    from vecserver_client.connection import Connection
-    from vecserver_client.link import Answer, Link
+    from vecserver_client.link import Answer, Link, Messenger
 
-__all__ = ["ArenaVectorEnv", "RemoteVectorEnv"]
+__all__ = ["ArenaVectorEnv", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
 
 _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 
@@ -229,10 +228,14 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             InvalidSpec: A row that the pool does not have, or rows that are not ascending.
         """
-        self._check_free("call_rows")
+        self.call_rows_async(rows, name, *args, **kwargs)
+        return self.call_wait()
+
+    def call_rows_async(self, rows: list[int], name: str, *args: Any, **kwargs: Any) -> None:
+        """Begin to call some rows; ``call_wait`` returns the results."""
+        self._check_free("call_rows_async")
         request = messages.Call(_callable_name(name), self._packed([list(args), kwargs]), rows=rows)
         self._begin(_Pending.CALL, request)
-        return self.call_wait()
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every row's environment."""
@@ -250,13 +253,17 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             ValueError: A list or tuple of another length than there are rows.
             InvalidSpec: A row that the pool does not have, or rows that are not ascending.
         """
-        self._check_free("set_attr")
+        self.set_attr_async(name, values, rows)
+        self.call_wait()
+
+    def set_attr_async(self, name: str, values: Any, rows: list[int] | None = None) -> None:
+        """Begin to set an attribute; ``call_wait`` waits until it is set."""
+        self._check_free("set_attr_async")
         count = self.num_envs if rows is None else len(rows)
         each = list(values) if isinstance(values, list | tuple) else [values] * count
         if len(each) != count:
             raise ValueError(f"`values` must have one entry a row: got {len(each)} for {count} environments")
         self._begin(_Pending.CALL, messages.Call(name, self._packed(each), assign=True, rows=rows))
-        self._finish(_Pending.CALL, "call", None)
 
     def render(self, rows: Sequence[int] | None = None) -> tuple[Any, ...]:
         """The frames of rows, as their environments render them.
@@ -300,13 +307,12 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
 
     def _wait_out(self, name: str, timeout: float | None) -> None:
         """Wait for a pending call, or give it up at once, with a warning."""
-        what = "giving it up" if timeout is None else "waiting for it first"
-        gymnasium.logger.warn(f"`close` while a call to `{name}` is pending: {what}")
+        warn_of_pending(name, gives_up=timeout is None)
         if timeout is not None:
             try:
                 self._link.finish(timeout)
             except Exception as error:  # noqa: BLE001 - closing goes on whatever the pending call ends with
-                gymnasium.logger.warn(f"the pending call to `{name}` ended with {error!r}")
+                warn_of_end(name, error)
 
     def _check_free(self, name: str) -> None:
         if self.closed:
@@ -401,7 +407,7 @@ class RemoteVectorEnv(ArenaVectorEnv):
     """
 
     def __init__(
-        self, connection: Connection, attached: messages.Attached, transport: str, release: Callable[[bool], None]
+        self, connection: Messenger, attached: messages.Attached, transport: str, release: Callable[[bool], None]
     ) -> None:
         info = attached.info
         rows, action_space = _described(info)
@@ -429,6 +435,17 @@ class RemoteVectorEnv(ArenaVectorEnv):
         """The pool's counters: batches, environment steps, episodes, memory."""
         self._check_free("stats")
         return self._pool_link.stats(self.step_timeout)
+
+
+def warn_of_pending(name: str, *, gives_up: bool) -> None:
+    """Say that ``close`` was called too early."""
+    what = "giving it up" if gives_up else "waiting for it first"
+    gymnasium.logger.warn(f"`close` while a call to `{name}` is pending: {what}")
+
+
+def warn_of_end(name: str, error: Exception) -> None:
+    """Say what a call that ``close`` waited for ended with."""
+    gymnasium.logger.warn(f"the pending call to `{name}` ended with {error!r}")
 
 
 def _give_back(owner: int, link: Link, release: Callable[[bool], None], timeout: float | None) -> None:

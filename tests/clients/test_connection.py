@@ -1,6 +1,11 @@
-"""A connection numbers requests, keeps them until they are answered, and asks again without running anything twice."""
+"""A connection numbers requests, keeps them until they are answered, and asks again without running anything twice.
+
+By blocking calls and from an event loop: the tests are the same.
+"""
 
 from __future__ import annotations
+
+import asyncio
 
 import pytest
 
@@ -17,6 +22,7 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind
 from vecserver_client import Connection, MockTransport
+from vecserver_client.aio.connection import AsyncConnection
 
 INFO = messages.PoolInfo(
     pool="p",
@@ -37,10 +43,45 @@ INFO = messages.PoolInfo(
 )
 
 
+class LoopedTransport:
+    """A transport of an event loop over one of blocking calls that never block."""
+
+    def __init__(self, transport: MockTransport) -> None:
+        self._transport = transport
+
+    async def send(self, *message) -> None:
+        self._transport.send(*message)
+
+    async def receive(self, timeout: float):
+        return self._transport.receive(timeout)
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+class LoopedConnection:
+    """An AsyncConnection by blocking calls, each in a loop of its own."""
+
+    def __init__(self, name, open_transport, check_pool) -> None:
+        self._open_transport, self._check_pool = open_transport, check_pool
+        self._connection = AsyncConnection(name, lambda: LoopedTransport(self._open_transport()), self._checked)
+
+    async def _checked(self) -> None:
+        self._check_pool()
+
+    @property
+    def pending(self) -> bool:
+        return self._connection.pending
+
+    def __getattr__(self, name):
+        return lambda *args: asyncio.run(getattr(self._connection, name)(*args))
+
+
 class Pool:
     """A pool in a function: notes what it was asked, and answers as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, shell) -> None:
+        self.shell = shell
         self.seen: list[tuple[Header, bytes, bytes]] = []
         self.transports: list[MockTransport] = []
         self.silent = False
@@ -67,18 +108,23 @@ class Pool:
         return [*self.extra, (Header(header.kind, Flag.ANSWER, seq=header.seq), b"", b"slot")]
 
 
-@pytest.fixture
-def pool() -> Pool:
-    return Pool()
+@pytest.fixture(params=[Connection, LoopedConnection])
+def pool(request) -> Pool:
+    """To be driven by either."""
+    return Pool(request.param)
 
 
-def connect(pool: Pool, check_pool=lambda: None) -> Connection:
-    connection = Connection("test", pool.open, check_pool)
+with_blocking_calls = pytest.mark.parametrize("pool", [Connection], indirect=True)
+"""Ctrl-C stops an event loop between two calls, and not in one."""
+
+
+def connect(pool: Pool, check_pool=lambda: None):
+    connection = pool.shell("test", pool.open, check_pool)
     connection.attach(1.0)
     return connection
 
 
-def run(connection: Connection, body: bytes = b"body"):
+def run(connection, body: bytes = b"body"):
     connection.begin(Kind.STEP, b"", body, 1.0)
     return connection.finish(1.0)
 
@@ -228,6 +274,7 @@ def test_closing_gives_the_lease_back_whatever_the_pool_says(pool):
         pool.silent, pool.error = False, None
 
 
+@with_blocking_calls
 def test_an_interrupted_send_is_asked_for_again_under_its_number(pool):
     """Ctrl-C between two frames costs the socket: the request is known, and its number is not used for another one."""
     connection = connect(pool)
@@ -263,6 +310,7 @@ def lose(transport: MockTransport) -> None:
     transport.receive = gone
 
 
+@with_blocking_calls
 def test_an_interrupted_repeat_costs_the_transport_too(pool):
     """Half of a repeated request is never followed by another message."""
     connection = connect(pool)
@@ -286,6 +334,7 @@ def test_an_interrupted_repeat_costs_the_transport_too(pool):
     assert [(header.seq, body) for header, _, body in pool.seen[1:]] == [(1, b"one"), (1, b"one")]
 
 
+@with_blocking_calls
 def test_an_interrupted_question_costs_the_transport_too(pool):
     """The same for a request that has no number."""
     connection = connect(pool)
@@ -317,8 +366,13 @@ def test_a_request_whose_connection_was_lost_is_sent_again_at_once(pool):
         return transport
 
     connection._open_transport = open_and_lose
+
+    async def pause(seconds: float) -> None:
+        slept.append(seconds)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vecserver_client.connection.sleep", slept.append)
+        patch.setattr("vecserver_client.aio.connection.asyncio.sleep", pause)
         assert connection.finish(30.0)[2] == b"slot"
     first, *repeats = pool.seen[1:]
     assert repeats == [first] * 3

@@ -9,6 +9,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import vecserver_client as vs
+from tests.clients.looped import LoopedVectorEnv
 from tests.contract.vector_contract import COUNT, NEXT_STEP, VectorEnvContract, in_every_mode
 from vecserver_client import factory
 from vecserver_client.transport import ZmqTransport
@@ -39,6 +40,14 @@ class TestLocal(VectorEnvContract):
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
         return vs.LocalVectorEnv(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
+
+
+@pytest.mark.slow
+class TestEventLoop(RemoteContract):
+    """``vecserver_client.aio`` over a Unix socket: the whole contract."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        return LoopedVectorEnv(env_id, num_envs, url=self.url, autoreset_mode=autoreset_mode, **env_kwargs)
 
 
 class ShortContract(RemoteContract):

@@ -659,7 +659,7 @@ def relayed(server, monkeypatch):
                 relays.append(stack.enter_context(closing(Relay(endpoints["tcp"], iter(patience)))))
                 return relays[-1].endpoint
 
-            monkeypatch.setattr(factory, "_reachable", reachable)
+            monkeypatch.setattr(factory, "reachable_endpoint", reachable)
             envs = vs.make_vec(COUNT, num_envs, url=server.url, transport="tcp", workers=2)
             stack.callback(envs.close)
             return envs, relays[0]

@@ -19,7 +19,7 @@ from vecserver.wire.errors import (
     UnknownEnv,
     UnknownPool,
 )
-from vecserver_client.factory import _reachable
+from vecserver_client.factory import reachable_endpoint
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_a_pool_whose_host_died_is_lost_not_silent(server, control):
 )
 def test_the_endpoint_is_the_one_this_machine_reaches(name, endpoint, url, expected):
     """A wildcard or a far address becomes the server's name as it was given."""
-    assert _reachable(name, {name: endpoint}, url) == expected
+    assert reachable_endpoint(name, {name: endpoint}, url) == expected
 
 
 @pytest.mark.parametrize(
@@ -162,4 +162,4 @@ def test_the_endpoint_is_the_one_this_machine_reaches(name, endpoint, url, expec
 def test_an_endpoint_that_cannot_be_reached_is_said_so(name, endpoints, url):
     """The reason is in the error, so that `auto` can list them."""
     with pytest.raises(TransportUnavailable):
-        _reachable(name, endpoints, url)
+        reachable_endpoint(name, endpoints, url)

@@ -1,0 +1,207 @@
+"""``aio.make_vec`` and ``aio.attach``: from an address to a vector environment, without blocking the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import secrets
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver_client import factory
+from vecserver_client.aio.connection import AsyncConnection
+from vecserver_client.aio.control import AsyncControlClient
+from vecserver_client.aio.transport import LoopTransport
+from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
+from vecserver_client.control import ControlClient
+from vecserver_client.factory import driver_name, reachable_endpoint, verdict_on_pool
+from vecserver_client.local_server import LocalServer
+
+__all__ = ["attach", "make_vec"]
+
+_TRANSPORTS: Final = ("ipc", "tcp")
+"""In the order that ``auto`` tries them. Shared memory is not among them: whoever rings workers waits for them."""
+
+_CHECK_TIMEOUT: Final = 2.0
+"""Seconds for the server to say whether a silent pool exists."""
+
+_REACH_TIMEOUT: Final = 5.0
+"""Seconds that a transport may take to answer an attach before the next one is tried."""
+
+_OPTIONS: Final = inspect.signature(factory.make_vec)
+_OURS: Final = {"url", "token", "transport"}
+"""Arguments that are not the pool's."""
+
+
+async def make_vec(
+    env_id: str,
+    num_envs: int,
+    *,
+    url: str | None = None,
+    token: str | None = None,
+    transport: str = "auto",
+    **options: Any,
+) -> AsyncRemoteVectorEnv:
+    """Make a pool and drive it.
+
+    Args:
+        env_id: A Gymnasium id that the server knows.
+        num_envs: Rows.
+        url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
+            program, which ends with it.
+        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        **options: The others of ``vecserver_client.make_vec``, with the same defaults.
+
+    Returns:
+        The vector environment; its ``close`` removes the pool.
+
+    Raises:
+        VecServerError: As ``vecserver_client.make_vec``.
+    """
+    _check_transport(transport)
+    pool_options = _pool_options(env_id, num_envs, options)
+    made = _Made(url or os.environ.get("VECSERVER_URL"), token)
+    try:
+        control = await made.reach_server()
+        pool = await control.create_pool(name=made.choose_pool(), **pool_options)
+        return await _drive(made, control, pool, transport, force=False)
+    except BaseException:
+        await made.release(unwanted=True)
+        raise
+
+
+async def attach(
+    url: str, pool: str, *, token: str | None = None, transport: str = "auto", force: bool = False
+) -> AsyncRemoteVectorEnv:
+    """Drive a pool that exists; closing gives it back and does not remove it.
+
+    Args:
+        url: Address of the server.
+        pool: The pool's id.
+        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        force: Take the pool from the driver it has.
+
+    Raises:
+        VecServerError: As ``vecserver_client.attach``.
+    """
+    _check_transport(transport)
+    made = _Made(url, token)
+    try:
+        control = await made.reach_server()
+        return await _drive(made, control, await control.get_pool(pool), transport, force=force)
+    except BaseException:
+        await made.release(unwanted=True)
+        raise
+
+
+def _check_transport(transport: str) -> None:
+    if transport not in ("auto", *_TRANSPORTS):
+        raise TransportUnavailable(f"{transport!r} is no transport of an event loop: auto, {', '.join(_TRANSPORTS)}")
+
+
+def _pool_options(env_id: str, num_envs: int, options: dict[str, Any]) -> dict[str, Any]:
+    """What the server is asked for: the arguments and defaults of the other ``make_vec``."""
+    given = _OPTIONS.bind(env_id, num_envs, **options)
+    given.apply_defaults()
+    return {name: value for name, value in given.arguments.items() if name not in _OURS}
+
+
+class _Made:
+    """What is made for an environment and ends with it.
+
+    Args:
+        url: Address of the server; None for a private one.
+        token: Its token; None for ``$VECSERVER_TOKEN``.
+    """
+
+    def __init__(self, url: str | None, token: str | None) -> None:
+        self._url = url
+        self._token = token or os.environ.get("VECSERVER_TOKEN")
+        self._server: LocalServer | None = None
+        self._control: AsyncControlClient | None = None
+        self._pool: str | None = None
+
+    async def reach_server(self) -> AsyncControlClient:
+        """A client of the server, which is started first where there is none."""
+        if not self._url:
+            await self._start_server()
+        assert self._url
+        self._control = AsyncControlClient(self._url, self._token)
+        return self._control
+
+    async def _start_server(self) -> None:
+        starting = asyncio.ensure_future(asyncio.to_thread(LocalServer))
+        try:
+            self._server = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # it starts all the same, and can be ended when it has
+            self._server = await starting
+            raise
+        self._url = self._server.url
+
+    def choose_pool(self) -> str:
+        """The id of a pool that is about to be made: an interrupted request may still make it."""
+        self._pool = f"p-{secrets.token_hex(4)}"
+        return self._pool
+
+    async def release(self, *, unwanted: bool) -> None:
+        """End the pool and the server; may be called again. Nobody waits for the batch of a pool that is unwanted."""
+        try:
+            if self._control is not None and self._pool is not None:
+                with suppress(VecServerError):  # it may be gone already, or its server
+                    await self._control.delete_pool(self._pool, force=unwanted)
+                self._pool = None
+        finally:
+            if self._control is not None:
+                await self._control.close()
+            if self._server is not None:
+                await asyncio.to_thread(self._server.close)
+                self._server = None
+
+    def abandon(self, *, unwanted: bool) -> None:
+        """The same by blocking calls, for a moment without an event loop."""
+        if self._pool is not None and self._url:
+            # it may be gone already, or its server
+            with suppress(VecServerError), ControlClient(self._url, self._token) as control:
+                control.delete_pool(self._pool, force=unwanted)
+            self._pool = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+
+async def _drive(
+    made: _Made, control: AsyncControlClient, pool: dict[str, Any], transport: str, *, force: bool
+) -> AsyncRemoteVectorEnv:
+    """Attach over the first transport that answers."""
+    reasons = []
+    driver = driver_name()
+    for name in _TRANSPORTS if transport == "auto" else (transport,):
+        try:
+            endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
+            open_transport = partial(LoopTransport, endpoint, int(pool["layout"]["slot_size"]))
+            connection = AsyncConnection(driver, open_transport, partial(_check_pool, control, pool["pool"]))
+            try:
+                attached = await connection.attach(_REACH_TIMEOUT, force=force)
+                return AsyncRemoteVectorEnv(connection, attached, name, made)
+            except BaseException:
+                connection.abort()
+                raise
+        except (TransportUnavailable, TimeoutError) as error:
+            reasons.append(f"{name}: {error}")
+    raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+
+
+async def _check_pool(control: AsyncControlClient, pool: str) -> None:
+    """Ask the server about a pool that is silent."""
+    answer: dict[str, Any] | VecServerError
+    try:
+        answer = await control.get_pool(pool, timeout=_CHECK_TIMEOUT)
+    except VecServerError as error:
+        answer = error
+    if lost := verdict_on_pool(answer, pool, control.url):
+        raise lost

@@ -1,0 +1,242 @@
+"""The rules of one driver's conversation with a pool: numbering, waiting, asking again. No I/O.
+
+A request keeps its number until its answer is here. When nothing comes for a while the same bytes go out again on a
+fresh connection: the pool answers with the cached reply, or says how far it is, and never runs a request twice.
+
+What takes more than one message is an ``Exchange``: a generator that yields what is to be done next, a ``Deed``, and is
+sent what came of it, or thrown what went wrong. ``Connection`` does the deeds by blocking calls, and
+``aio.connection.AsyncConnection`` from an event loop.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from vecserver.wire import messages
+from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, UnknownPool
+from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
+
+if TYPE_CHECKING:
+    from vecserver.wire.frames import Buffer
+    from vecserver_client.transport import Frames
+
+__all__ = [
+    "FIRST_RETRY_S",
+    "CheckPool",
+    "Conversation",
+    "Deed",
+    "Exchange",
+    "Pause",
+    "Pending",
+    "Receive",
+    "Reopen",
+    "Send",
+]
+
+FIRST_RETRY_S: Final = 1.0
+_LAST_RETRY_S: Final = 10.0
+"""Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
+
+_PAUSE_S: Final = 0.2
+"""Before a connection that was lost twice is made a third time."""
+
+_MOMENT_S: Final = 0.001
+"""What is left of a wait when it is over: timers are not exact."""
+
+
+class Send(NamedTuple):
+    """Send a message within so many seconds; raises ServerUnreachable where nobody takes it."""
+
+    header: bytes
+    ext: bytes
+    body: Buffer
+    timeout: float
+
+
+class Receive(NamedTuple):
+    """Wait so many seconds for a message; None where none came, or where the connection was lost, which is noted."""
+
+    timeout: float
+
+
+class Reopen(NamedTuple):
+    """Let go of the connection: the next message goes out on a fresh one."""
+
+
+class CheckPool(NamedTuple):
+    """Ask the server about the pool; raises PoolLost or UnknownPool where it is known to be gone."""
+
+
+class Pause(NamedTuple):
+    """Wait."""
+
+    seconds: float
+
+
+Deed = Send | Receive | Reopen | CheckPool | Pause
+Exchange = Generator[Deed, "Frames | None", "Frames"]
+
+
+@dataclass(slots=True)
+class Pending:
+    """A sequenced request that was sent and not answered."""
+
+    kind: Kind
+    header: bytes
+    ext: bytes
+    body: Buffer
+    seq: int
+    began: float
+    progress: messages.InProgress | None = None
+
+
+class Conversation:
+    """What both connections know of their pool, and how they go on when an answer does not come at once.
+
+    Args:
+        name: Who drives, for people and for the pool: the same name may attach again.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lease = 0
+        self._epoch = 0
+        self._seq = 0
+        self._pending: Pending | None = None
+        self._lost = False  # the connection was, and the pool was not asked for since
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request waits for its answer."""
+        return self._pending is not None
+
+    def _attach_request(self, *, force: bool) -> bytes:
+        return messages.encode(messages.Attach(force=force, client=self._name))
+
+    def _attached(self, ext: bytes) -> messages.Attached:
+        attached = messages.decode(ext, messages.Attached)
+        self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
+        return attached
+
+    def _note(self, kind: Kind, ext: bytes, body: Buffer) -> Pending:
+        """Give a request its number, before it is sent: whatever interrupts the sending, it is asked for again."""
+        if self._pending is not None:
+            raise LocalError(f"request {self._pending.seq} was not answered yet: wait for it first")
+        seq = self._seq + 1
+        body = bytes(body)  # kept until the answer is here; the caller may change its own
+        pending = Pending(kind, self._header(kind, ext, body, seq), ext, body, seq, monotonic())
+        self._seq, self._pending = seq, pending
+        return pending
+
+    def _forget(self) -> None:
+        """Nothing of the request was done: its number is free again."""
+        self._seq, self._pending = self._seq - 1, None
+
+    def _asking(self, kind: Kind, ext: bytes, timeout: float) -> Exchange:
+        """Send a request without a number and wait for its answer."""
+        deadline = monotonic() + timeout
+        header = self._header(kind, ext, b"", 0)
+        yield Send(header, ext, b"", timeout)
+        pause = 0.0
+        while (remaining := deadline - monotonic()) > _MOMENT_S:
+            frames = yield Receive(remaining)
+            if frames is None:
+                if not self._lost:
+                    break
+                yield from self._get_over_loss(min(remaining, pause))
+                pause = _PAUSE_S
+                yield Send(header, ext, b"", max(0.0, deadline - monotonic()))
+                continue
+            answer = frames[0]
+            if answer.seq == 0 and answer.kind == Kind.ERROR:
+                raise messages.decode_error(frames[1])
+            if answer.seq == 0 and answer.kind == kind:
+                return frames
+        yield Reopen()  # a late answer must not be taken for the answer to the next request of this kind
+        yield CheckPool()
+        raise DeadlineExceeded(f"no answer to {kind.name} within {timeout:g} s")
+
+    def _waiting(self, pending: Pending, frames: Frames | None, deadline: float, timeout: float) -> Exchange:
+        """Wait for an answer that did not come at once: ask again and again under the same number."""
+        patience = FIRST_RETRY_S
+        while True:
+            if frames is not None:
+                if self._concerns(frames[0], frames[1], pending):
+                    return self._settle(frames)
+            else:
+                remaining = deadline - monotonic()
+                if remaining <= _MOMENT_S:
+                    raise self._late(pending, timeout)
+                yield from self._asking_again(pending, remaining, doubtful=patience > FIRST_RETRY_S)
+                patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+            frames = yield Receive(max(0.0, min(deadline - monotonic(), patience)))
+
+    def _asking_again(
+        self, pending: Pending, remaining: float, *, doubtful: bool
+    ) -> Generator[Deed, Frames | None, None]:
+        try:
+            if self._lost:
+                yield from self._get_over_loss(min(remaining, _PAUSE_S) if doubtful else 0.0)
+            elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
+                yield CheckPool()
+                yield Reopen()
+            yield Send(pending.header, pending.ext, pending.body, remaining)
+        except (PoolLost, UnknownPool):
+            self._pending = None  # nobody is left to answer it
+            raise
+
+    def _get_over_loss(self, pause: float) -> Generator[Deed, Frames | None, None]:
+        """Ask whether the pool was lost with the connection, and give it a moment if this is not the first time."""
+        self._lost = False
+        yield CheckPool()
+        yield Pause(pause)
+
+    @staticmethod
+    def _concerns(header: Header, ext: bytes, pending: Pending) -> bool:
+        """Whether this message is the answer, and not a late one to an earlier request or a report of progress."""
+        if header.seq != pending.seq:
+            return False
+        if header.kind == Kind.IN_PROGRESS:
+            pending.progress = messages.decode(ext, messages.InProgress)
+            return False
+        return header.kind in (pending.kind, Kind.ERROR)
+
+    def _settle(self, frames: Frames) -> Frames:
+        header, ext, _ = frames
+        self._pending = None
+        if header.kind == Kind.ERROR:
+            if header.flags & Flag.REFUSED:
+                self._seq -= 1  # nothing was done: the number is free
+            raise messages.decode_error(ext)
+        return frames
+
+    @staticmethod
+    def _late(pending: Pending, timeout: float) -> DeadlineExceeded:
+        what = f"no answer to {pending.kind.name} {pending.seq} within {timeout:g} s"
+        waited = monotonic() - pending.began
+        if pending.progress is None:
+            return DeadlineExceeded(f"{what}; the pool has said nothing for {waited:.1f} s")
+        first, last = pending.progress.slowest_rows
+        rows = f"row {first}" if first == last else f"rows {first} to {last}"
+        return DeadlineExceeded(
+            f"{what}: the pool is still busy with {rows}, {pending.progress.elapsed:.1f} s after it began; wait for it "
+            "again, or close",
+            rows=[first, last],
+        )
+
+    def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int) -> bytes:
+        if len(ext) > MAX_EXT:  # the pool would cut the connection without a word
+            raise MessageTooLarge(f"{len(ext)} bytes of arguments; a message takes {MAX_EXT}", limit=MAX_EXT)
+        return Header(
+            kind=kind,
+            lease=self._lease,
+            epoch=self._epoch,
+            seq=seq,
+            t_steps=1 if kind is Kind.STEP else 0,
+            digest=digest_of(ext, body) if seq else 0,
+            body_length=len(body),
+        ).pack()
