@@ -140,15 +140,15 @@ class Connection(Conversation):
         old.close()
 
     def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
-        deadline = monotonic() + timeout
+        remaining, deadline = timeout, monotonic() + timeout
         while True:
-            remaining = deadline - monotonic()
             try:
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
             except ServerUnreachable:
                 self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
+                remaining = deadline - monotonic()
             except BaseException:  # an interrupt between two frames, say: the rest must not be taken for a message
                 self._reopen()
                 raise
