@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 CASES: Final = (("CartPole-v1", 64), ("CartPole-v1", 8), ("Acrobot-v1", 64), ("LunarLander-v3", 64))
 """Cheap steps, in batches that are large and small, then dearer ones; the last needs the extra ``box2d``."""
 
-TRANSPORTS: Final = ("tcp", "ipc")
+TRANSPORTS: Final = ("shm", "tcp", "ipc")
 RESULTS: Final = Path(__file__).parent / "results"
 
 

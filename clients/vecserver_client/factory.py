@@ -18,6 +18,7 @@ from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
+from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
 
@@ -26,17 +27,21 @@ if TYPE_CHECKING:
 
     from gymnasium.vector import AutoresetMode
 
+    from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
 __all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
 
-TRANSPORTS: Final = ("ipc", "tcp")
+TRANSPORTS: Final = ("shm", "ipc", "tcp")
 """Every transport, in the order that ``auto`` tries them."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised in an address, not bound
 _CHECK_TIMEOUT: Final = 2.0
 """Seconds for the server to say whether a silent pool exists."""
+
+_GIVE_BACK_TIMEOUT: Final = 2.0
+"""Seconds for the pool to hear that a lease is given back whose arena could not be had."""
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
@@ -69,7 +74,7 @@ def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
         engine: ``envs``, ``async``, ``sync`` or ``auto``.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
@@ -135,7 +140,7 @@ def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
 
     Raises:
@@ -188,11 +193,11 @@ def _drive(
     driver = driver_name()
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
-            connection, attached = _reach(context, control, name, pool, driver, force=force)
+            connection, attached, arena = _reach(context, control, name, pool, driver, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
-        return RemoteVectorEnv(connection, attached, name, partial(_release, undo.pop_all(), made))
+        return RemoteVectorEnv(connection, attached, name, partial(_release, undo.pop_all(), made), arena)
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
 
 
@@ -215,15 +220,23 @@ def _reach(
     driver: str,
     *,
     force: bool,
-) -> tuple[Connection, Any]:
+) -> tuple[Connection, messages.Attached, BorrowedArena | None]:
     endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
+    door = None
+    if name == "shm":  # steps go there, and everything else over ipc
+        door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
     opener = _opener(context, endpoint, largest)
-    connection = Connection(driver, opener, partial(_check_pool, control, pool["pool"]))
+    check_pool = partial(_check_pool, control, pool["pool"])
+    connection = Connection(driver, opener, check_pool)
     try:
-        return connection, connection.attach(_REACH_TIMEOUT, force=force)
+        attached = connection.attach(_REACH_TIMEOUT, force=force)
+        if door is None:
+            return connection, attached, None
+        path = door.removeprefix("shm://")
+        return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)
     except BaseException:
-        connection.close(0.0)
+        connection.close(_GIVE_BACK_TIMEOUT if door is not None else 0.0)
         raise
 
 
@@ -267,7 +280,7 @@ def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     """The pool's endpoint for a transport, as this machine reaches it.
 
     Args:
-        name: ``ipc`` or ``tcp``.
+        name: ``shm``, ``ipc`` or ``tcp``.
         endpoints: What the server says of the pool's addresses.
         url: The server's own address.
 
@@ -278,8 +291,8 @@ def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     if endpoint is None:
         raise TransportUnavailable(f"the pool has no {name} endpoint")
     host = urlsplit(url).hostname or ""
-    if name == "ipc":
-        path = Path(endpoint.removeprefix("ipc://"))
+    if name in ("ipc", "shm"):
+        path = Path(endpoint.removeprefix(f"{name}://"))
         if host not in _LOOPBACK or not os.access(path, os.W_OK):
             raise TransportUnavailable("the pool's socket is on another machine, or another user's")
         return endpoint

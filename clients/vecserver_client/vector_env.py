@@ -27,6 +27,7 @@ from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver_client.faults import as_original
 from vecserver_client.link import PoolLink
+from vecserver_client.shm import ShmLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from vecserver.wire.frames import Buffer
     from vecserver_client.link import Answer, Link, Messenger
+    from vecserver_client.shm import BorrowedArena
 
 __all__ = ["ArenaVectorEnv", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
 
@@ -401,18 +403,26 @@ class RemoteVectorEnv(ArenaVectorEnv):
         attached: The pool's answer to the attach.
         transport: Name of the transport, for people.
         release: As ``ArenaVectorEnv``'s: removes what was made for it.
+        arena: The pool's, where it is on loan to this process: it is then stepped there.
 
     Raises:
         VersionMismatch: The pool lays out its slots in another way than this release.
     """
 
     def __init__(
-        self, connection: Messenger, attached: messages.Attached, transport: str, release: Callable[[bool], None]
+        self,
+        connection: Messenger,
+        attached: messages.Attached,
+        transport: str,
+        release: Callable[[bool], None],
+        arena: BorrowedArena | None = None,
     ) -> None:
         info = attached.info
         rows, action_space = _described(info)
         layout = Layout.of(rows[0], info.num_envs)
-        link = PoolLink(connection, layout, ActionFormat(action_space, info.num_envs))
+        actions = ActionFormat(action_space, info.num_envs)
+        pool_link = PoolLink(connection, layout, actions)
+        link = pool_link if arena is None else ShmLink(pool_link, arena, layout, actions)
         super().__init__(
             link,
             release,
@@ -426,7 +436,7 @@ class RemoteVectorEnv(ArenaVectorEnv):
         self.pool = info.pool
         self.transport = transport
         self.spec = gymnasium.registry.get(info.env_id)
-        self._pool_link = link
+        self._pool_link = pool_link
         if layout.hash != info.layout_hash:
             self._finalizer()
             raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")

@@ -14,6 +14,8 @@ import pytest
 from tests.arena.arenas import Arena
 from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
+from vecserver.arena.memory import create, map_memory, size_and_seal
+from vecserver.arena.orders import LentOrders
 from vecserver.arena.views import MESSAGE, STEP, DriverLine, Status, WorkerLine
 
 LONG_S = 20.0
@@ -41,12 +43,15 @@ class ThreadWorker(threading.Thread):
             seq, opcode, slot = (self._orders[i] for i in (DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT))
             if opcode == LEAVE:
                 return
+            if self.seen and self.seen[-1][2] == seq:
+                continue
             self._line[WorkerLine.ROW] = 40 + seq
             assert self.gate.wait(LONG_S)
             self.seen.append((opcode, slot, seq))
             self._side[: len(self.payload)] = self.payload
             self._line[WorkerLine.SIDE_LENGTH] = self.overflow or len(self.payload)
             self._line[WorkerLine.STATUS] = self.status
+            self._line[WorkerLine.SLOT] = slot
             self._line[WorkerLine.DONE] = seq
             self._finish.cross()
 
@@ -149,7 +154,7 @@ def test_a_wait_that_is_over_says_who_is_late(stage):
     assert not stage.driver.wait(0.1)
     assert not stage.driver.poll()
     assert stage.driver.unfinished() == [1]
-    assert stage.driver.current_row(1) == 41
+    assert stage.driver.slowest_rows()[0] == 41
     stage.workers[1].gate.set()
     assert stage.driver.wait(LONG_S)
     assert stage.driver.poll()
@@ -211,3 +216,43 @@ def test_waiting_for_a_slow_worker_uses_no_processor_time(stage):
     used = time.thread_time()
     assert not stage.driver.wait(0.25)
     assert time.thread_time() - used < 0.025
+
+
+def test_a_start_that_was_interrupted_is_brought_to_its_end(stage, monkeypatch):
+    """Workers that were called run the command once, the others now; what was left of it disturbs no later one."""
+    bell = stage.driver._bells[1]
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(bell, "ring", interrupt)
+            stage.driver.start_step([np.zeros(7, np.int64)])
+        stage.driver.call_again()
+        while not stage.driver.words_done():
+            stage.done.wait(0.01)
+        stage.finish.clear()
+        stage.step()
+    assert [seq for _, _, seq in stage.workers[1].seen] == list(range(1, 7))
+
+
+def test_a_driver_with_orders_of_its_own_leaves_the_arena_s_alone(stage):
+    """What it writes lies in its own memory, and another word says when it is done."""
+    arena = stage.arena
+    fd = create("orders")
+    size = LentOrders.size(WORKERS, arena.actions)
+    size_and_seal(fd, size)
+    orders = LentOrders(WORKERS, arena.actions, map_memory(fd, size))
+    os.close(fd)
+    before = bytes(arena.memory)
+    driver = ArenaDriver(arena.views, arena.actions, [], stage.finish, orders=orders, done_word=WorkerLine.LENT_DONE)
+    driver.start_step([np.arange(7) % 2])
+    assert bytes(arena.memory) == before
+    assert [list(line[:3]) for line in orders.driver_lines] == [[1, STEP, 1]] * WORKERS
+    (stored,) = arena.actions.load(orders.actions, bytes(orders.codes), slice(0, 7))
+    assert stored.tolist() == [0, 1, 0, 1, 0, 1, 0]
+    assert driver.unfinished() == [0, 1, 2]
+    for line in arena.views.worker_lines:
+        line[WorkerLine.LENT_DONE] = 1
+    assert driver.words_done()

@@ -52,6 +52,7 @@ class TestTheWholeCommand:
             "ceiling",
             "AsyncVectorEnv",
             "SyncVectorEnv",
+            "vecserver shm",
             "vecserver tcp",
             "vecserver ipc",
         ]
@@ -78,7 +79,7 @@ class TestTheWholeCommand:
         assert set(report["versions"]) == {"vecserver", "python", "gymnasium", "numpy", "pyzmq"}
         assert report["ceiling_processes"] == min(3, len(os.sched_getaffinity(0)))
         assert report["server_rss_bytes"] > 1 << 20
-        assert [pool["subject"] for pool in report["pools"]] == ["vecserver tcp", "vecserver ipc"]
+        assert [pool["subject"] for pool in report["pools"]] == ["vecserver shm", "vecserver tcp", "vecserver ipc"]
         for pool in report["pools"]:
             assert (pool["engine"], len(pool["worker_rss_bytes"])) == ("envs", pool["workers"])
             assert min(pool["arena_bytes"], pool["host_rss_bytes"], *pool["worker_rss_bytes"]) > 0

@@ -98,6 +98,15 @@ class TestNetwork(ShortContract):
         assert type(subject(COUNT, 1)._connection._transport) is ZmqTransport
 
 
+@pytest.mark.slow
+class TestShm(RemoteContract):
+    """The arena itself: the whole contract, over another transport where actions have no fixed size."""
+
+    @pytest.fixture(autouse=True)
+    def _is_direct(self, monkeypatch):
+        monkeypatch.setattr(factory, "TRANSPORTS", ("shm", "ipc"))
+
+
 class GymnasiumEngine(ShortContract):
     """One of Gymnasium's own vector environments in a worker: equality is shown in process, in ``tests/engine``."""
 

@@ -106,7 +106,7 @@ def test_values_of_no_fixed_size_may_be_stepped_over_http(server):
 
 def test_a_slot_is_as_it_was(server):
     """A pool whose spaces have a fixed size sends nothing aside."""
-    with closing(vs.make_vec(env_id("Count-v0"), 2, url=server.url, with_infos=False)) as envs:
+    with closing(vs.make_vec(env_id("Count-v0"), 2, url=server.url, transport="ipc", with_infos=False)) as envs:
         envs.reset(seed=0)
         envs._link._connection.begin(Kind.STEP, b"", bytes(16), 5.0)
         assert envs._link._connection.finish(5.0)[1] == b""

@@ -24,6 +24,29 @@ ROWS = 3
 MAX_REQUEST = 1024
 
 
+class NotedLending:
+    """An arena that another may have.
+
+    Attributes:
+        lent: Whether a driver in another process has it.
+        taken: Whether that driver's step is under way.
+        claimed: Whether the pool has it.
+    """
+
+    def __init__(self) -> None:
+        self.lent = self.taken = self.claimed = False
+
+    def claim(self) -> bool:
+        self.claimed = not self.taken
+        return self.claimed
+
+    def release(self) -> None:
+        self.claimed = False
+
+    def recall(self) -> None:
+        self.lent = self.taken = False
+
+
 class NotedPool:
     """Begins nothing, and notes what it was asked to.
 
@@ -51,6 +74,7 @@ class NotedPool:
             lease_ttl=TTL_S,
             max_request=MAX_REQUEST,
         )
+        self.lending = NotedLending()
         self.broken: VecServerError | None = None
         self.begun: list[tuple[Any, ...]] = []
         self.refusal: Exception | None = None

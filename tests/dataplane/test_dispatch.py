@@ -333,6 +333,59 @@ def test_a_defect_of_the_pool_is_an_answer(driven, caplog):
 # Frames, and what has to wait
 
 
+@every_sequenced
+def test_a_request_waits_for_the_step_of_a_driver_that_has_the_arena(driven, kind, ext, body, begun):
+    """It runs when that step is over, once, and then the arena is given back."""
+    lending = driven.pool.lending
+    lending.lent = lending.taken = True
+    assert driven.send(kind, ext, body, seq=1) is None
+    assert driven.send(Kind.RENDER, messages.Render([0]), lease=0, peer=b"observer") is None
+    assert driven.send(kind, ext, body, seq=1, peer=b"again") is None
+    assert driven.dispatcher.waits
+    assert driven.dispatcher.resume() == []  # too early
+    assert driven.pool.begun == []
+    lending.taken = False
+    assert driven.dispatcher.resume() == []
+    assert (driven.pool.begun, lending.claimed) == ([begun], True)
+    (answer,) = driven.finish()
+    assert (answer.peer, answer.header.kind) == (b"again", kind)
+    assert driven.pool.begun == [begun, ("render", [0])]
+    assert lending.claimed
+    driven.finish()
+    assert not lending.claimed
+    assert not driven.dispatcher.waits
+
+
+def test_a_refused_request_gives_the_arena_back(driven):
+    """What was not begun keeps nobody from stepping."""
+    driven.pool.refusal = InvalidAction("row 0: action 9")
+    assert driven.step(1).header.kind == Kind.ERROR
+    assert not driven.pool.lending.claimed
+
+
+def test_a_driver_that_has_the_arena_is_alive(driven):
+    """Its lease does not expire, however long it says nothing; force takes it, and the arena with it."""
+    driven.pool.lending.lent = True
+    assert driven.dispatcher.drives(driven.lease, EPOCH)
+    driven.now_s += 10 * TTL_S
+    assert driven.stats().idle_s == 0
+    refused = driven.send(Kind.ATTACH, messages.Attach(client="other"), lease=0, epoch=0)
+    assert refused.error.code == "lease_held"
+    assert driven.pool.lending.lent
+    first = driven.lease
+    driven.attach("other", force=True)
+    assert not driven.pool.lending.lent
+    assert not driven.dispatcher.drives(first, EPOCH)
+
+
+def test_a_driver_that_detaches_has_the_arena_no_more(driven):
+    """Nor is its lease good for another loan."""
+    driven.pool.lending.lent = True
+    driven.send(Kind.DETACH)
+    assert not driven.pool.lending.lent
+    assert not driven.dispatcher.drives(driven.lease, EPOCH)
+
+
 def test_frames_are_rendered_for_whoever_asks(driven):
     """An observer needs neither lease nor number, and gets its answer when the rows are rendered."""
     assert driven.send(Kind.RENDER, messages.Render([2, 0]), lease=0, peer=b"observer") is None

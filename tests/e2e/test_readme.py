@@ -29,7 +29,7 @@ def test_the_python_of_the_readme_runs():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr
     transport, steps = done.stdout.split()
-    assert transport == "ipc"
+    assert transport == "shm"
     assert int(steps) > 60_000
 
 

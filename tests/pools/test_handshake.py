@@ -25,6 +25,7 @@ def start(**env_kwargs) -> HostStart:
         spec=PoolSpec(env_id="CartPole-v1", num_envs=3, workers=2, env_kwargs=env_kwargs),
         caps=Caps(max_pools=7),
         ipc_path="/tmp/0.sock",
+        shm_path="/tmp/0.shm",
         log_path="/tmp/0.log",
         bind_host="127.0.0.1",
         port_range=(5000, 5010),

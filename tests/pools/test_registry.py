@@ -69,7 +69,7 @@ def test_a_view_shows_what_a_pool_is_and_did(registry, pool):
     assert (view.info.pool, view.info.num_envs, view.info.workers, view.info.engine) == ("shown", 4, 2, "envs")
     assert (view.info.render_mode, view.info.lease_ttl) == ("rgb_array", 7.0)
     assert view.info.metadata == {"render_modes": ["rgb_array"], "render_fps": 30}
-    assert view.endpoints.keys() == {"tcp", "ipc"}
+    assert view.endpoints.keys() == {"tcp", "ipc", "shm"}
     assert view.epoch > 0
     assert 0 < view.creation_s < LONG_S
     assert abs(view.created - time.time()) < LONG_S

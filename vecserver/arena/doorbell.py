@@ -98,6 +98,14 @@ class FinishLine:
         if workers > 1:
             os.eventfd_write(self._tokens_fd, workers - 1)
 
+    def clear(self) -> None:
+        """Take away what is left of a command whose start was interrupted."""
+        try:
+            while True:
+                os.eventfd_read(self._tokens_fd)
+        except BlockingIOError:
+            self.bell.take()
+
     def cross(self) -> None:
         """Say that one worker has finished."""
         try:

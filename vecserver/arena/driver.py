@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vecserver.arena.doorbell import Doorbell, FinishLine
+    from vecserver.arena.orders import Orders
     from vecserver.arena.views import ArenaViews
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.frames import Buffer
@@ -23,7 +24,7 @@ __all__ = ["ArenaDriver", "ShardResult"]
 
 # as plain names: an attribute of a class is looked up anew at every use
 _SEQ, _OPCODE, _SLOT = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT
-_DONE, _SIDE_LENGTH = WorkerLine.DONE, WorkerLine.SIDE_LENGTH
+_LAST_SLOT, _SIDE_LENGTH = WorkerLine.SLOT, WorkerLine.SIDE_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class ArenaDriver:
         worker_bells: One bell a worker, rung here.
         finish: Where the workers end a command.
         spin_us: How long a wait may spin before it blocks.
+        orders: Where the commands are written; None for the arena itself.
+        done_word: The word of the workers' lines that follows these commands.
     """
 
     def __init__(
@@ -61,8 +64,12 @@ class ArenaDriver:
         worker_bells: Sequence[Doorbell],
         finish: FinishLine,
         spin_us: float = 0.0,
+        orders: Orders | None = None,
+        done_word: int = WorkerLine.DONE,
     ) -> None:
         self._views = views
+        self._orders: Orders = orders or views
+        self._done_word = done_word
         self._actions = actions
         self._bells = worker_bells
         self._finish = finish
@@ -77,6 +84,16 @@ class ArenaDriver:
         """Becomes readable when all workers have finished: for a poller that waits for other things too."""
         return self._finish.bell.fd
 
+    @property
+    def seq(self) -> int:
+        """The number of the last command."""
+        return self._seq
+
+    @property
+    def last_slot(self) -> int:
+        """The slot with the last results, whoever drove the arena then."""
+        return self._views.worker_lines[0][_LAST_SLOT]
+
     def start_step(self, arrays: Sequence[np.ndarray], *, by_message: bool = False) -> None:
         """Store a checked action batch and have every worker step its shard into the next slot.
 
@@ -84,12 +101,12 @@ class ArenaDriver:
             arrays: The parts of the batch; only its arrays are stored.
             by_message: Whether the workers read a message with the batch's side values first.
         """
-        self._actions.store(arrays, self._views.actions, self._views.codes)
+        self._actions.store(arrays, self._orders.actions, self._orders.codes)
         self._start(MESSAGE if by_message else STEP)
 
     def start_usual_step(self, body: Buffer) -> None:
         """As ``start_step``, for the body of a batch that ``ActionFormat.is_usual`` found right."""
-        self._actions.store_usual(body, self._views.actions, self._views.codes)
+        self._actions.store_usual(body, self._orders.actions, self._orders.codes)
         self._start(STEP)
 
     def start_message(self, *, fills_slot: bool) -> None:
@@ -101,18 +118,30 @@ class ArenaDriver:
         self._start(MESSAGE, fills_slot=fills_slot)
 
     def _start(self, opcode: int, *, fills_slot: bool = True) -> None:
-        self._seq += 1
+        self.slot = self.last_slot
         if fills_slot:
             self.slot = (self.slot + 1) % self._views.plan.slot_count
         self._running = True
+        self._seq += 1
         self._finish.arm(len(self._bells))
+        self._call(opcode)
+
+    def _call(self, opcode: int) -> None:
         seq, slot = self._seq, self.slot
-        for line in self._views.driver_lines:
+        for line in self._orders.driver_lines:
             line[_OPCODE] = opcode
             line[_SLOT] = slot
             line[_SEQ] = seq
         for bell in self._bells:
             bell.ring()
+
+    def call_again(self) -> None:
+        """Bring a step's start that was interrupted to its end.
+
+        Workers run a command once, however often they are called. Its end may be rung twice or not at all: watch
+        ``words_done``, and clear the finish line before the next command.
+        """
+        self._call(STEP)
 
     def poll(self) -> bool:
         """Whether every worker has finished; never blocks."""
@@ -127,26 +156,33 @@ class ArenaDriver:
             Whether they have; False when the time is over.
         """
         if self._spin_us:
-            spin_until(self._words_done, self._spin_us)
+            spin_until(self.words_done, self._spin_us)
         bell = self._finish.bell
         if self._running and (bell.take() or bell.wait(max(0.0, timeout))):
             self._running = False
         return not self._running
 
-    def _words_done(self) -> bool:
-        seq = self._seq
+    def words_done(self) -> bool:
+        """Whether every worker says that it has finished; what it wrote may be seen once the bell has rung."""
+        seq, done = self._seq, self._done_word
         for line in self._views.worker_lines:  # noqa: SIM110 - a generator is slow to start, and this is asked often
-            if line[_DONE] != seq:
+            if line[done] != seq:
                 return False
         return True
 
     def unfinished(self) -> list[int]:
         """The workers that have not finished the last command."""
-        return [i for i, line in enumerate(self._views.worker_lines) if line[WorkerLine.DONE] != self._seq]
+        return [i for i, line in enumerate(self._views.worker_lines) if line[self._done_word] != self._seq]
 
-    def current_row(self, worker: int) -> int:
-        """The row that a worker is stepping now."""
-        return int(self._views.worker_lines[worker][WorkerLine.ROW])
+    def slowest_rows(self) -> tuple[int, int]:
+        """First and last row of what is still being stepped: from the row at work to its shard's end."""
+        unfinished = self.unfinished()
+        if not unfinished:
+            return 0, 0
+        ends = [end for _, end in self._views.plan.shards]
+        at = {shard: self._views.worker_lines[shard][WorkerLine.ROW] for shard in unfinished}
+        slowest = max(unfinished, key=lambda shard: ends[shard] - at[shard])
+        return at[slowest], ends[slowest] - 1
 
     def left_nothing(self) -> bool:
         """Whether no worker left a payload for the finished command: the usual end of a step."""

@@ -28,6 +28,6 @@ def size_and_seal(fd: int, size: int) -> None:
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
-def map_memory(fd: int, size: int) -> mmap.mmap:
-    """Map the whole memory, shared, for reading and writing."""
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+def map_memory(fd: int, size: int, *, writable: bool = True) -> mmap.mmap:
+    """Map the whole memory, shared, for reading and, if so wished, writing."""
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vecserver.arena.plan import ArenaPlan
     from vecserver.wire.layout import Layout, SlotViews
 
-__all__ = ["MESSAGE", "STEP", "ArenaViews", "DriverLine", "Status", "WorkerLine"]
+__all__ = ["MESSAGE", "STEP", "WANTED", "ArenaViews", "DriverLine", "Status", "WorkerLine"]
 
 _MAGIC: Final = 0x414E455241534556  # b"VESARENA", little-endian
 _VERSION: Final = 1
@@ -20,6 +20,9 @@ STEP: Final = 1
 """Opcode: step the shard with the actions in the arena."""
 MESSAGE: Final = 2
 """Opcode: read a message from the worker's socket and do what it says."""
+
+WANTED: Final = 5
+"""Word of the head, behind the identity: whether the host waits for its turn while the arena is lent."""
 
 
 class Status:
@@ -51,6 +54,10 @@ class WorkerLine:
     """Environment steps since the worker started, autoreset steps left out."""
     EPISODES: Final = 5
     """Episodes that ended since the worker started."""
+    LENT_DONE: Final = 6
+    """As DONE, for the commands of a driver in another process; 0 when it gets the arena."""
+    SLOT: Final = 7
+    """The slot that this worker wrote last."""
 
 
 class ArenaViews:

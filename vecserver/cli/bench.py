@@ -18,7 +18,7 @@ def bench(
     env: Annotated[str, typer.Option("--env", help="A registered id, or module:Id-v0.")] = "CartPole-v1",
     num_envs: Annotated[int, typer.Option("--num-envs", "-n", min=1, help="Rows of every subject.")] = 64,
     transport: Annotated[
-        list[str] | None, typer.Option(help="Transport of a pool; may be given again.", show_default="tcp and ipc")
+        list[str] | None, typer.Option(help="Transport of a pool; may be given again.", show_default="shm, tcp and ipc")
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of each subject's turn in a round.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after a shorter one that does not.")] = 5,
@@ -45,7 +45,7 @@ def bench(
     question = Question(
         env_id=env,
         num_envs=num_envs,
-        transports=transport or ("tcp", "ipc"),
+        transports=transport or ("shm", "tcp", "ipc"),
         seconds=seconds,
         rounds=rounds,
         engine=engine,

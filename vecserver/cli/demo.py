@@ -32,7 +32,7 @@ def demo(
     *,
     env_id: Annotated[str, typer.Option("--env", help="Environment to learn.")] = "CartPole-v1",
     num_envs: Annotated[int, typer.Option(help="Rows of the pool.")] = 64,
-    transport: Annotated[str, typer.Option(help="tcp, ipc or auto.")] = "tcp",
+    transport: Annotated[str, typer.Option(help="shm, tcp, ipc or auto.")] = "tcp",
     seed: Annotated[int, typer.Option(help="Seed of the trainer and of the environments.")] = 1,
     target: Annotated[float, typer.Option(help="Mean return of the last 100 episodes to stop at.")] = _TARGET,
     max_env_steps: Annotated[int, typer.Option(help="Environment steps to stop at.")] = 2_000_000,
@@ -47,7 +47,7 @@ def demo(
     notify(f"Starting {'a server' if url is None else f'on {url}'} and a pool of {num_envs} {env_id} …")
     try:
         with vs.make_vec(env_id, num_envs, url=url, transport=transport) as envs:
-            notify(f"Pool {envs.pool} is ready, stepped over ZeroMQ ({envs.transport}).")
+            notify(f"Pool {envs.pool} is ready, stepped over {envs.transport}.")
             progress = _train(trainer, envs, seed, target, max_env_steps, live=not as_json)
             stats = envs.stats()
         notify(f"The same trainer on a local AsyncVectorEnv, for {_COMPARE_SECONDS:g} s …")

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 import zmq
 
 from vecserver.dataplane.dispatch import Dispatcher
-from vecserver.dataplane.endpoints import open_router
+from vecserver.dataplane.door import Door
+from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
 from vecserver.dataplane.stats import pool_stats
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
@@ -61,7 +62,8 @@ def main(control_fd: int) -> int:
             return _serve(host, start, control)
         finally:
             host.stop(start.grace)
-            Path(start.ipc_path).unlink(missing_ok=True)
+            for path in (start.ipc_path, start.shm_path):
+                Path(path).unlink(missing_ok=True)
             if _is_closed(control):
                 _clear_away(Path(start.log_path))
 
@@ -96,6 +98,9 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
             port_range=start.port_range,
             max_request=host.info.max_request,
         )
+        listener = None
+        if host.lendable:
+            listener, endpoints["shm"] = open_door(Path(start.shm_path))
     except VecServerError as error:
         send_line(control, HostFailed(error.code, error.message, error.details))
         if context is not None:
@@ -106,11 +111,14 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()
-    loop = HostLoop(host, dispatcher, router, control.fileno())
+    door = None if listener is None else Door(listener, host, dispatcher)
+    loop = HostLoop(host, dispatcher, router, control.fileno(), door)
     try:
         loop.run()
         loop.drain(start.grace)
     finally:
+        if door is not None:
+            door.close()
         router.close(linger=_LAST_REPLY_MS)
         context.term()
     return 0

@@ -51,11 +51,32 @@ class Reply(NamedTuple):
     body: bytes | memoryview
 
 
+class LendingPort(Protocol):
+    """What the dispatch needs to know of a driver that has the arena itself."""
+
+    @property
+    def lent(self) -> bool:
+        """Whether there is one."""
+
+    def claim(self) -> bool:
+        """Take the arena for a command; False where it is not to be had now: ``resume`` is called when it is."""
+
+    def release(self) -> None:
+        """Give it back, if it was taken."""
+
+    def recall(self) -> None:
+        """Have it back for good."""
+
+
 class PoolPort(Protocol):
     """What the dispatch needs of a host."""
 
     info: PoolInfo
     broken: VecServerError | None
+
+    @property
+    def lending(self) -> LendingPort:
+        """Who has the arena, where it is not the host."""
 
     def begin_step(self, ext: Buffer, body: Buffer) -> None:
         """Begin to step, or refuse the batch."""
@@ -144,8 +165,23 @@ class Dispatcher:
         """Whether a command runs, whose end must be told with ``finished``."""
         return self._running is not None
 
+    @property
+    def waits(self) -> bool:
+        """Whether requests wait for the arena; ``resume`` looks at them again."""
+        return bool(self._waiting)
+
+    def drives(self, lease: int, epoch: int) -> bool:
+        """Whether a lease is that of the present driver."""
+        return bool(self._driver) and (lease, epoch) == (self._session.lease, self._session.epoch)
+
     def message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
-        """Take one message; the reply is None when it comes later, from ``finished``."""
+        """Take one message; the reply is None when it comes later, from ``finished`` or ``resume``."""
+        reply = self._message(peer, frames)
+        if self._running is None:
+            self._host.lending.release()
+        return reply
+
+    def _message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
         if self._running is None:
             header = self._next_step(frames)
             if header is not None:
@@ -172,7 +208,7 @@ class Dispatcher:
         fits = len(ext) <= MAX_EXT and len(body) == header.body_length <= self._host.info.max_request
         if not fits or header.kind != _STEP or not self._session.is_next(header):
             return None
-        return header if digest_of(ext, body) == header.digest else None
+        return header if digest_of(ext, body) == header.digest and self._host.lending.claim() else None
 
     def _step(self, peer: bytes, header: Header, frames: Sequence[bytes]) -> Reply | None:
         self._driver_seen_ns = now = self._clock_ns()
@@ -210,6 +246,7 @@ class Dispatcher:
             if self._running is not None:
                 self._wait(request)
                 return None
+            self._host.lending.recall()
             lease = self._session.grant()
             self._cached = None
             self._driver = attach.client or "unnamed"
@@ -230,8 +267,9 @@ class Dispatcher:
             )
 
     def _idle_s(self) -> float:
-        """Seconds since the driver was heard of; none while its own request runs."""
-        return 0.0 if self._session.running else (self._clock_ns() - self._driver_seen_ns) / 1e9
+        """Seconds since the driver was heard of; none while its own request runs, or the arena is lent to it."""
+        alive = self._session.running or self._host.lending.lent
+        return 0.0 if alive else (self._clock_ns() - self._driver_seen_ns) / 1e9
 
     def _sequenced(self, request: _Request) -> Reply | None:
         header = request.header
@@ -239,7 +277,7 @@ class Dispatcher:
             raise MalformedMessage("ext and body do not have the digest that the header gives")
         verdict = self._session.judge(header)
         if verdict is Verdict.RUN:
-            if self._running is not None:  # an observer's frames are being rendered
+            if not self._is_free():  # an observer's frames are being rendered
                 self._wait(request)
                 return None
             self._begin(request)
@@ -262,12 +300,17 @@ class Dispatcher:
             self._host.begin_call(messages.decode(request.ext, messages.Call))
         self._running = _Running(request.peer, request.header, self._clock_ns())
 
+    @property
+    def unfit(self) -> PoolBroken | None:
+        """What to tell a driver of a pool that cannot step any more; None while it can."""
+        if self._host.broken is None:
+            return None
+        reason = self._host.broken.message
+        return PoolBroken(f"the pool cannot step any more: {reason}; delete it and make another", reason=reason)
+
     def _check_whole(self) -> None:
-        if self._host.broken is not None:
-            raise PoolBroken(
-                f"the pool cannot step any more: {self._host.broken.message}; delete it and make another",
-                reason=self._host.broken.message,
-            )
+        if (unfit := self.unfit) is not None:
+            raise unfit
 
     def _replay(self, peer: bytes) -> Reply:
         assert self._cached is not None
@@ -282,8 +325,12 @@ class Dispatcher:
         ext = messages.encode(messages.InProgress(elapsed, self._host.progress()))
         return self._reply(request.peer, request.header, Kind.IN_PROGRESS, ext)
 
+    def _is_free(self) -> bool:
+        """Whether the host can begin a command now; it then has the arena."""
+        return self._running is None and self._host.lending.claim()
+
     def _render(self, request: _Request) -> Reply | None:
-        if self._running is not None:
+        if not self._is_free():
             self._wait(request)
             return None
         self._check_whole()
@@ -298,6 +345,7 @@ class Dispatcher:
     def _detach(self, request: _Request) -> Reply:
         if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
             self._driver = ""
+            self._host.lending.recall()
         return self._answer(request, _EMPTY)
 
     def _wait(self, request: _Request) -> None:
@@ -312,15 +360,21 @@ class Dispatcher:
         self._waiting.append(request)
 
     def finished(self, outcome: Outcome) -> list[Reply]:
-        """The command that ran has ended: its reply, and what had waited for it."""
+        """The command that ran has ended: its reply, and those to what had waited for it."""
         running = self._running
         assert running is not None
         self._running = None
-        replies = [self._finish(running, outcome)]
-        while self._waiting and self._running is None:
+        return [self._finish(running, outcome), *self.resume()]
+
+    def resume(self) -> list[Reply]:
+        """The arena is to be had again: the replies to what had waited for it."""
+        replies = []
+        while self._waiting and self._is_free():
             reply = self._handle(self._waiting.popleft())
             if reply is not None:
                 replies.append(reply)
+        if self._running is None:
+            self._host.lending.release()
         return replies
 
     def _finish(self, running: _Running, outcome: Outcome) -> Reply:

@@ -8,19 +8,24 @@ from typing import TYPE_CHECKING, Final
 
 import zmq
 
+from vecserver.arena.passing import new_socket
 from vecserver.wire.errors import PortUnavailable
 from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
 
 if TYPE_CHECKING:
+    import socket
     from pathlib import Path
 
-__all__ = ["MAX_IPC_PATH", "open_router"]
+__all__ = ["MAX_IPC_PATH", "open_door", "open_router"]
 
 MAX_IPC_PATH: Final = 107
 """Bytes that the path of a Unix socket may have."""
 
 _HIGH_WATER: Final = 64
 """Messages a peer may have queued: a driver has one in flight, an observer a few."""
+
+_MAX_CALLERS: Final = 64
+"""Connections that may wait to be accepted: there is one driver, and now and then one that takes its place."""
 
 _HANDSHAKE_MS: Final = 5000
 _HEARTBEAT_MS: Final = 10_000
@@ -70,6 +75,30 @@ def open_router(
     return router, endpoints
 
 
+def open_door(path: Path) -> tuple[socket.socket, str]:
+    """Open the socket at which drivers on this machine ask for the arena.
+
+    Args:
+        path: The Unix socket to make, in a folder of this user's alone.
+
+    Returns:
+        The socket, and its endpoint.
+
+    Raises:
+        PortUnavailable: The path is too long.
+    """
+    _check_length(path)
+    door = new_socket()
+    try:
+        door.bind(os.fspath(path))
+        door.listen(_MAX_CALLERS)
+        door.setblocking(False)
+    except BaseException:
+        door.close()
+        raise
+    return door, f"shm://{path}"
+
+
 def _bind_tcp(router: zmq.Socket[bytes], bind_host: str, port_range: tuple[int, int] | None) -> str:
     host = f"[{bind_host}]" if ":" in bind_host else bind_host
     ports = [0] if port_range is None else range(port_range[0], port_range[1] + 1)
@@ -88,9 +117,13 @@ def _bind_tcp(router: zmq.Socket[bytes], bind_host: str, port_range: tuple[int, 
 
 
 def _bind_ipc(router: zmq.Socket[bytes], path: Path) -> str:
+    _check_length(path)
+    router.bind(f"ipc://{path}")
+    return f"ipc://{path}"
+
+
+def _check_length(path: Path) -> None:
     if len(os.fsencode(path)) > MAX_IPC_PATH:
         raise PortUnavailable(
             f"the socket path {path} is longer than {MAX_IPC_PATH} bytes: set VECSERVER_RUNTIME_DIR to a shorter folder"
         )
-    router.bind(f"ipc://{path}")
-    return f"ipc://{path}"

@@ -15,7 +15,10 @@ import zmq
 from vecserver.arena.doorbell import spin_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vecserver.dataplane.dispatch import Dispatcher, Reply
+    from vecserver.dataplane.door import Door
     from vecserver.pools.host import Host
 
 __all__ = ["HostLoop"]
@@ -58,6 +61,7 @@ class HostLoop:
         dispatcher: Its rules.
         router: Its socket.
         stop_fd: Readable when the pool is to end.
+        door: Where drivers on this machine ask for the arena; None where it is not lent.
     """
 
     def __init__(
@@ -66,11 +70,14 @@ class HostLoop:
         dispatcher: Dispatcher,
         router: zmq.Socket[bytes],
         stop_fd: int,
+        door: Door | None = None,
     ) -> None:
         self._host = host
         self._dispatcher = dispatcher
         self._router = router
         self._stop_fd = stop_fd
+        self._door = door
+        self._door_fds: set[int] = set()
         self._worker_fds = host.worker_fds
         self._answered = False  # a batch, just now: the next one is likely to be asked for at once
         self._next_look = 0.0
@@ -89,21 +96,44 @@ class HostLoop:
                 self._take_messages()
                 if self._answered and monotonic() < self._next_look:
                     continue  # in the middle of a rollout everything else is looked at now and then
+            self._watch_door()
             ready = dict(self._poller.poll(0 if self._answered else _LOOK_UP_MS))
             self._next_look = monotonic() + _ROUND_S
             if self._stop_fd in ready:
                 return
             self._note_dead_workers(ready)
             self._finish_command()
+            self._attend_door(ready)
             if self._router in ready:
                 self._take_messages()
+
+    def _watch_door(self) -> None:
+        if self._door is None:
+            return
+        fds = self._door.fds
+        for fd in self._door_fds - fds:
+            self._poller.unregister(fd)
+        for fd in fds - self._door_fds:
+            self._poller.register(fd, zmq.POLLIN)
+        self._door_fds = fds
+
+    def _attend_door(self, ready: Mapping[object, int]) -> None:
+        if self._door is not None:
+            self._door.attend(ready)
+            if self._dispatcher.waits and not self._host.lending.busy:
+                self._resume()
+
+    def _resume(self) -> None:
+        for reply in self._dispatcher.resume():
+            self._send(reply)
 
     def drain(self, grace: float) -> None:
         """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
         deadline = monotonic() + grace
-        for deaf in (self._router, self._stop_fd):  # readable for good, and read no more
+        for deaf in (self._router, self._stop_fd, *self._door_fds):  # readable for good, and read no more
             self._poller.unregister(deaf)
-        while self._dispatcher.running and monotonic() < deadline:
+        # a driver that has the arena ends its step too, and begins no other
+        while (self._dispatcher.running or not self._host.lending.claim()) and monotonic() < deadline:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
 
@@ -121,6 +151,8 @@ class HostLoop:
         finished = self._host.poll()  # in any case: a ring that nobody takes would end every later wait at once
         if finished and self._dispatcher.running:
             self._answer()
+        elif finished and self._host.lending.busy:
+            self._host.lending.go_on()
 
     def _answer(self) -> None:
         for reply in self._dispatcher.finished(self._host.collect()):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.layout import SlotViews
 
-__all__ = ["Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "attribute_of", "fault_of"]
+__all__ = ["ActionArea", "Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "attribute_of", "fault_of"]
 
 _WRAPPER_CLASSES: Final = "__wrapper_classes__"
 
@@ -123,6 +123,32 @@ def _text(make: Callable[[], str]) -> str:
     return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}\n…\n{text[-_MAX_TEXT // 2 :]}"
 
 
+class ActionArea:
+    """Some rows of a driver's actions, in the memory where it stores them.
+
+    Args:
+        actions: The pool's action format.
+        area: The driver's action area.
+        codes: The dtype codes of the action leaves beside it.
+        rows: Which rows.
+    """
+
+    def __init__(self, actions: ActionFormat, area: memoryview, codes: memoryview, rows: slice) -> None:
+        self._format = actions
+        self._area = area
+        self._codes = codes
+        self._rows = rows
+        self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
+
+    def views(self) -> list[np.ndarray[Any, Any]]:
+        """The arrays of the batch that is there now, one a leaf, of these rows."""
+        codes = bytes(self._codes)
+        views = self._views.get(codes)
+        if views is None:
+            views = self._views[codes] = self._format.load(self._area, codes, self._rows)
+        return views
+
+
 class Shard:
     """The part of the arena that one engine reads and writes: its rows of every slot, and its actions.
 
@@ -161,12 +187,11 @@ class Shard:
         ]
         self.line = line
         self._format = actions
-        self._area = action_area
-        self._codes = codes
+        self.area = ActionArea(actions, action_area, codes, self.rows)
+        """Where the next step's actions are."""
         self._nested = isinstance(actions.space, spaces.Dict | spaces.Tuple)
         self._side: list[tuple[Any, ...]] | None = None
         self._batched_space = batch_space(actions.space, self.size)
-        self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
 
     def count(self, steps: int, episodes: int) -> None:
         """Add to the worker's counters, where the host and observers read them."""
@@ -178,12 +203,8 @@ class Shard:
         self._side = self._format.side.unpack_rows(rows, self.size)
 
     def _load(self) -> list[Any]:
-        codes = bytes(self._codes)
-        views = self._views.get(codes)
-        if views is None:
-            views = self._views[codes] = self._format.load(self._area, codes, self.rows)
         # A copy: an environment may keep its action, and the next batch overwrites the arena
-        leaves = [view.copy() for view in views]
+        leaves = [view.copy() for view in self.area.views()]
         return leaves if self._side is None else list(self._format.side.weave(leaves, self._side))
 
     def action_batch(self) -> Any:

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     import socket
 
 __all__ = [
+    "Adopt",
     "Bind",
     "Call",
+    "Drop",
     "Failed",
+    "Fetch",
     "Message",
+    "Pause",
     "Ready",
     "Render",
     "Reset",
@@ -135,7 +139,38 @@ class Render(msgspec.Struct, frozen=True, tag=True):
     rows: list[int]
 
 
-Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render
+class Adopt(msgspec.Struct, frozen=True, tag=True):
+    """Obey a driver in another process too.
+
+    Behind it come, as descriptors, the memory of its orders and the tokens and the bell of its finish line.
+
+    Attributes:
+        size: Bytes of the memory.
+    """
+
+    size: int
+
+
+class Pause(msgspec.Struct, frozen=True, tag=True):
+    """Obey that driver no more, once its command that runs here is finished."""
+
+
+class Drop(msgspec.Struct, frozen=True, tag=True):
+    """Let go of that driver's memory.
+
+    Attributes:
+        slot: Step with its last actions into this slot first: other workers have done that already. None where the
+            worker has, or none has.
+    """
+
+    slot: int | None
+
+
+class Fetch(msgspec.Struct, frozen=True, tag=True):
+    """Give the payload of that driver's last command, which did not fit the side area; nothing where it did."""
+
+
+Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render | Adopt | Pause | Drop | Fetch
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

@@ -13,14 +13,32 @@ import os
 import signal
 import socket
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, Final
 
-from vecserver.arena.doorbell import Doorbell, FinishLine
+from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
 from vecserver.arena.memory import map_memory
+from vecserver.arena.orders import LentOrders
+from vecserver.arena.passing import receive_fds
 from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
-from vecserver.engine.base import ResetCommand, RowFaults, Shard, fault_of
-from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step, receive, send
+from vecserver.engine.base import ActionArea, ResetCommand, RowFaults, Shard, fault_of
+from vecserver.engine.channel import (
+    Adopt,
+    Bind,
+    Call,
+    Drop,
+    Failed,
+    Fetch,
+    Pause,
+    Ready,
+    Render,
+    Reset,
+    Start,
+    Step,
+    receive,
+    send,
+)
 from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
@@ -43,6 +61,14 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _log = logging.getLogger(__name__)
+
+# as plain names: an attribute of a class is looked up anew at every use
+_SEQ, _OPCODE, _SLOT = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT
+_LAST_SLOT = WorkerLine.SLOT
+
+_WATCH_US: Final = 300
+"""How long a worker watches for its next command before it sleeps, where the one before came as soon. To wake a core
+that sleeps takes the tenth of a small batch, and on a virtual machine now and then milliseconds."""
 
 
 def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd: int, done_fd: int) -> None:
@@ -141,6 +167,27 @@ def _json_only(metadata: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in metadata.items() if carried(value)}
 
 
+class _Driver:
+    """One who gives this worker commands: the host, or a driver in another process.
+
+    Args:
+        line: Where its commands are.
+        area: Where its actions are.
+        finish: Where they are finished.
+        done_word: The word of the worker's line that follows its commands.
+    """
+
+    __slots__ = ("area", "done_word", "finish", "kept", "line", "seen")
+
+    def __init__(self, line: memoryview, area: ActionArea, finish: FinishLine, done_word: int) -> None:
+        self.line = line
+        self.area = area
+        self.finish = finish
+        self.done_word = done_word
+        self.seen = 0
+        self.kept = b""
+
+
 class _Worker:
     """Waits for the bell, runs the command, writes the results, crosses the finish line."""
 
@@ -162,24 +209,33 @@ class _Worker:
 
             self._values = by_pickle
         layout = Layout.of(engine.info.observation_space, start.num_envs)
-        actions = ActionFormat(engine.info.action_space, start.num_envs)
-        plan = ArenaPlan.of(layout, actions, bind.shards)
+        self._actions = ActionFormat(engine.info.action_space, start.num_envs)
+        plan = ArenaPlan.of(layout, self._actions, bind.shards)
         views = ArenaViews(plan, layout, map_memory(memory_fd, plan.size))
         views.verify(bind.layout_hash)
-        self._orders = views.driver_lines[bind.shard]
+        self._index, self._workers = bind.shard, len(bind.shards)
+        # not where workers take turns on a core
+        self._may_watch = bind.core is not None or self._workers < len(os.sched_getaffinity(0))
         self._line = views.worker_lines[bind.shard]
         self._side = views.sides[bind.shard]
         self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
-        self._finish_line = finish
         first, end = bind.shards[bind.shard]
         self._first, self._end = first, end
-        self._shard = Shard(first, end, views.slots, actions, views.actions, views.codes, self._line)
+        self._shard = Shard(first, end, views.slots, self._actions, views.actions, views.codes, self._line)
+        self._host = _Driver(views.driver_lines[bind.shard], self._shard.area, finish, WorkerLine.DONE)
+        self._lent: _Driver | None = None
+        self._lent_fds: list[int] = []
+        self._drivers: tuple[_Driver, ...] = (self._host,)
         engine.bind(self._shard)
         self._handlers: dict[type, Callable[[Any, int], bytes]] = {
             Step: self._step,
             Reset: self._reset,
             Call: self._call,
             Render: self._render,
+            Adopt: self._adopt,
+            Pause: self._pause,
+            Drop: self._drop,
+            Fetch: self._fetch,
         }
 
     def run(self) -> None:
@@ -188,18 +244,41 @@ class _Worker:
         Raises:
             EOFError: It has closed its end of the socket, or is gone.
         """
-        orders, bell, step = self._orders, self._bell, self._engine.step
+        bell, soon = self._bell, False
         while True:
-            bell.wait()
-            seq = orders[DriverLine.SEQ]
-            slot = orders[DriverLine.SLOT]
-            if orders[DriverLine.OPCODE] == STEP:
-                self._finish(seq, step, slot)
-                continue
-            message = receive(self._sock)
-            self._finish(seq, self._handlers[type(message)], message, slot)
+            began = perf_counter_ns()
+            if soon:
+                spin_until(self._is_called, _WATCH_US)
+            if not bell.take():
+                bell.wait()
+            soon = self._may_watch and perf_counter_ns() - began < 1000 * _WATCH_US
+            for driver in self._drivers:
+                # A ring is no command: one whose arena was taken away may ring late, and two may ring at once
+                seq = driver.line[_SEQ]
+                if seq != driver.seen:
+                    driver.seen = seq
+                    self._obey(driver, seq)
 
-    def _finish(self, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
+    def _is_called(self) -> bool:
+        for driver in self._drivers:  # noqa: SIM110 - a generator is slow to start, and this is asked often
+            if driver.line[_SEQ] != driver.seen:
+                return True
+        return False
+
+    def _obey(self, driver: _Driver, seq: int) -> None:
+        slot = driver.line[_SLOT]
+        if driver is self._lent or driver.line[_OPCODE] == STEP:
+            self._finish(driver, seq, self._step_into, slot, driver)
+            return
+        message = receive(self._sock)
+        self._finish(driver, seq, self._handlers[type(message)], message, slot)
+
+    def _step_into(self, slot: int, driver: _Driver) -> bytes:
+        self._line[_LAST_SLOT] = slot
+        self._shard.area = driver.area
+        return self._engine.step(slot)
+
+    def _finish(self, driver: _Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
         status = Status.OK
         try:
             payload = run(*arguments)
@@ -214,10 +293,43 @@ class _Worker:
         line = self._line
         line[WorkerLine.SIDE_LENGTH] = len(payload)
         line[WorkerLine.STATUS] = status
-        line[WorkerLine.DONE] = seq
-        self._finish_line.cross()
-        if not fits:
+        line[driver.done_word] = seq
+        driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
+        driver.finish.cross()
+        if not fits and driver is self._host:
             send(self._sock, payload)
+
+    def _adopt(self, message: Adopt, _slot: int) -> bytes:
+        _, fds, _ = receive_fds(self._sock, 1)  # behind the message a byte that carries them
+        self._lent_fds = fds
+        orders = LentOrders(self._workers, self._actions, map_memory(fds[0], message.size))
+        area = ActionArea(self._actions, orders.actions, orders.codes, slice(self._first, self._end))
+        finish = FinishLine(fds[1], Doorbell(fds[2]))
+        self._line[WorkerLine.LENT_DONE] = 0
+        self._lent = _Driver(orders.driver_lines[self._index], area, finish, WorkerLine.LENT_DONE)
+        self._drivers = (self._lent, self._host)  # in this order: behind a Pause it must not be looked at again
+        return b""
+
+    def _pause(self, _message: Pause, _slot: int) -> bytes:
+        self._drivers = (self._host,)
+        return b""
+
+    def _drop(self, message: Drop, _slot: int) -> bytes:
+        lent, self._lent = self._lent, None
+        fds, self._lent_fds = self._lent_fds, []
+        try:
+            if message.slot is not None and lent is not None:
+                self._step_into(message.slot, lent)
+        except RowFaults as faults:
+            _log.warning("rows raised in a step whose driver was gone: %s", [fault["row"] for fault in faults.faults])
+        finally:
+            self._shard.area = self._host.area
+            for fd in fds:
+                os.close(fd)
+        return b""
+
+    def _fetch(self, _message: Fetch, _slot: int) -> bytes:
+        return b"" if self._lent is None else self._lent.kept
 
     def _unpacked(self, data: bytes) -> Any:
         with self._values():
@@ -226,10 +338,11 @@ class _Worker:
     def _step(self, message: Step, slot: int) -> bytes:
         with self._values():
             self._shard.take_side(message.side)
-        return self._engine.step(slot)
+        return self._step_into(slot, self._host)
 
     def _reset(self, message: Reset, slot: int) -> bytes:
         options = self._unpacked(message.options) if message.options else None
+        self._line[_LAST_SLOT] = slot
         return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
 
     def _call(self, message: Call, _slot: int) -> bytes:

@@ -31,6 +31,7 @@ class HostStart(msgspec.Struct, frozen=True):
     spec: PoolSpec
     caps: Caps
     ipc_path: str
+    shm_path: str
     log_path: str
     bind_host: str
     port_range: tuple[int, int] | None

@@ -18,11 +18,13 @@ import numpy as np
 from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_tokens
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
+from vecserver.arena.outcome import joined
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.arena.views import ArenaViews
 from vecserver.engine.channel import Bind, Call, Failed, Ready, Render, Reset, Start, Step
 from vecserver.engine.table import WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
+from vecserver.pools.lending import Lending
 from vecserver.pools.starting import by_exec, by_fork
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
@@ -38,7 +40,6 @@ from vecserver.wire.errors import (
     from_code,
 )
 from vecserver.wire.frames import MAX_EXT
-from vecserver.wire.infos import join
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import Call as CallRequest
 from vecserver.wire.messages import PoolInfo
@@ -46,10 +47,11 @@ from vecserver.wire.messages import Reset as ResetRequest
 from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from vecserver.engine.base import EngineInfo
     from vecserver.engine.pickled import Program
+    from vecserver.pools.loan import Loan
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.wire.frames import Buffer
     from vecserver.wire.layout import SlotViews
@@ -62,6 +64,10 @@ _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 
 _SPIN_US: Final = 1000
 """How long the end of a command is watched for before the wait blocks: batches of light environments end by then."""
+
+
+_MAX_LENT_WORKERS: Final = 240
+"""Workers whose bells can be passed on: the kernel takes 253 descriptors with one message."""
 
 
 class Outcome(NamedTuple):
@@ -95,12 +101,12 @@ class Host:
         self.spec = spec
         self._caps = caps
         self._program = program
-        self.batches = 0
         self.resets = 0
         self.broken: VecServerError | None = None
         self._over: np.ndarray[Any, Any] | None = (
             None  # rows whose episode is over after a reset; after a step see its slot
         )
+        self._begun = 0  # batches
         self._workers: list[WorkerProcess] = []
         self._memory_fd = create(f"vecserver-{pool}")
         self._tokens_fd, self._done_fd = make_tokens(), make_bell()
@@ -133,7 +139,7 @@ class Host:
             worker.send(self._start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
         described = [understood(message, own_program=self._program is not None) for message in ready]
-        firsts = [first for first, _ in self._rows]
+        firsts = [first for first, _ in self.shards]
         self._describe(ready[0], agreed([*zip(firsts, described, strict=True)]))
         self._make_arena(shards)
         cores = self._cores()
@@ -242,6 +248,8 @@ class Host:
         bells = [worker.bell for worker in self._workers]
         finish = FinishLine(self._tokens_fd, Doorbell(self._done_fd))
         self._driver = ArenaDriver(self._views, self.actions, bells, finish, _SPIN_US)
+        self.lending = Lending(self, self._views)
+        """Who has the arena, where it is not this host."""
 
     @property
     def done_fd(self) -> int:
@@ -252,6 +260,15 @@ class Host:
     def worker_fds(self) -> dict[int, int]:
         """Process descriptor → shard: readable when that worker has ended."""
         return {worker.pidfd: worker.shard for worker in self._workers}
+
+    @property
+    def lendable(self) -> bool:
+        """Whether a driver in another process could step this pool with the arena alone."""
+        return not self.actions.has_side and len(self._workers) <= _MAX_LENT_WORKERS
+
+    def lent_fds(self, loan: Loan) -> list[int]:
+        """The descriptors that a driver in another process needs: see ``wire.loan.Lent``."""
+        return [self._memory_fd, *loan.driver_fds, *(worker.bell.fd for worker in self._workers)]
 
     @property
     def worker_pids(self) -> list[int]:
@@ -279,7 +296,7 @@ class Host:
         """
         self.actions.check(parts, self._resetting)
         if self.actions.has_side:
-            messages = [Step(self.actions.side_rows(parts, first, end)) for first, end in self._rows]
+            messages = [Step(self.actions.side_rows(parts, first, end)) for first, end in self.shards]
             self._driver.start_step(parts, by_message=True)
             self._send(messages)
         else:
@@ -288,7 +305,16 @@ class Host:
 
     def _note_step(self) -> None:
         self._over = None
-        self.batches += 1
+        self._begun += 1
+
+    @property
+    def batches(self) -> int:
+        """Batches that were begun, whoever began them."""
+        return self._begun + self.lending.steps
+
+    def forget_over(self) -> None:
+        """Take note that rows were stepped, by another driver: which are over stands in the last slot."""
+        self._over = None
 
     def _resetting(self) -> np.ndarray[Any, Any]:
         """Rows [N] that the next step resets instead of stepping them: their actions mean nothing, as in Gymnasium."""
@@ -296,7 +322,7 @@ class Host:
             return np.zeros(self.spec.num_envs, np.bool_)
         if self._over is not None:
             return self._over
-        last = self.slots[self._driver.slot]
+        last = self.slots[self._driver.last_slot]
         over: np.ndarray[Any, Any] = last.terminated | last.truncated
         return over
 
@@ -317,7 +343,7 @@ class Host:
         self._begin_messages(
             [
                 Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
-                for first, end in self._rows
+                for first, end in self.shards
             ],
             fills_slot=True,
         )
@@ -338,7 +364,7 @@ class Host:
             if rows != sorted(set(rows)):
                 raise InvalidSpec("the rows of a call are ascending, each once", field="rows")
         # where each worker's part of the rows begins and ends
-        parts = [(bisect_left(rows, first), bisect_left(rows, end)) for first, end in self._rows]
+        parts = [(bisect_left(rows, first), bisect_left(rows, end)) for first, end in self.shards]
         arguments = [request.arguments] * len(self._workers)
         if request.assign:
             values = unpack(request.arguments)
@@ -363,22 +389,27 @@ class Host:
         wanted = range(self.spec.num_envs) if rows is None else rows
         self._check_rows(wanted)
         self._begin_messages(
-            [Render([row for row in wanted if first <= row < end]) for first, end in self._rows], fills_slot=False
+            [Render([row for row in wanted if first <= row < end]) for first, end in self.shards], fills_slot=False
         )
 
     @property
-    def _rows(self) -> list[tuple[int, int]]:
+    def shards(self) -> list[tuple[int, int]]:
+        """First and end row of each worker."""
         return [worker.rows for worker in self._workers]
 
-    def _begin_messages(self, messages: list[Any], *, fills_slot: bool) -> None:
+    def begin_messages(self, messages: list[Any], fds: Sequence[int] = ()) -> None:
+        """Have each worker do what a message of its own says, with descriptors that go to all of them."""
+        self._begin_messages(messages, fills_slot=False, fds=fds)
+
+    def _begin_messages(self, messages: list[Any], *, fills_slot: bool, fds: Sequence[int] = ()) -> None:
         # Ring first: a worker that reads already takes a message that is larger than the socket's buffer
         self._driver.start_message(fills_slot=fills_slot)
-        self._send(messages)
+        self._send(messages, fds)
 
-    def _send(self, messages: list[Any]) -> None:
+    def _send(self, messages: list[Any], fds: Sequence[int] = ()) -> None:
         for worker, message in zip(self._workers, messages, strict=True):
             try:
-                worker.send(message)
+                worker.send(message, fds=fds)
             except WorkerDied as error:
                 self.broken = self.broken or error
 
@@ -417,32 +448,26 @@ class Host:
         if self._driver.left_nothing():
             return Outcome(slot, b"")
         try:
-            payloads, faults = self._payloads()
+            ext = joined(self._parts(), MAX_EXT if self._program is None else None)
         except WorkerDied as error:
             self.broken = error
             return Outcome(slot, b"", error)
-        if faults:
-            return Outcome(slot, b"", _env_fault(faults))
-        ext = join(payloads)
-        if len(ext) > MAX_EXT and self._program is None:
-            too_large = MessageTooLarge(
-                f"infos, results of calls and observations without a fixed size of {len(ext)} bytes; a message takes "
-                f"{MAX_EXT}",
-                limit=MAX_EXT,
-            )
-            return Outcome(slot, b"", too_large)
+        except (EnvFault, MessageTooLarge) as error:
+            return Outcome(slot, b"", error)
         return Outcome(slot, ext)
 
-    def _payloads(self) -> tuple[list[bytes | memoryview], list[dict[str, Any]]]:
-        payloads: list[bytes | memoryview] = []
-        faults: list[dict[str, Any]] = []
+    def _parts(self) -> Iterator[tuple[bytes | memoryview, bool]]:
         for worker, result in zip(self._workers, self._driver.collect(), strict=True):
             payload = result.payload if result.payload is not None else memoryview(worker.receive_bytes())
-            if result.faulted:
-                faults += unpack(payload)
-            else:
-                payloads.append(payload)
-        return payloads, faults
+            yield payload, result.faulted
+
+    def payloads(self) -> list[bytes | memoryview]:
+        """What each worker left for the finished command, as it left it."""
+        try:
+            return [payload for payload, _ in self._parts()]
+        except WorkerDied as error:
+            self.broken = error
+            return []
 
     def counted(self, word: int) -> int:
         """The sum of one of the workers' counters, by its place in ``WorkerLine``."""
@@ -459,12 +484,7 @@ class Host:
 
     def progress(self) -> tuple[int, int]:
         """First and last row of what is still being stepped: from the row at work to its shard's end."""
-        unfinished = self._driver.unfinished()
-        if not unfinished:
-            return 0, 0
-        at = {shard: self._driver.current_row(shard) for shard in unfinished}
-        slowest = max(unfinished, key=lambda shard: self._workers[shard].rows[1] - at[shard])
-        return at[slowest], self._workers[slowest].rows[1] - 1
+        return self._driver.slowest_rows()
 
     def worker_exited(self, shard: int) -> None:
         """Note that a worker has ended: the pool cannot step any more."""
@@ -478,13 +498,8 @@ class Host:
         while self._workers:  # one by one: whoever interrupts this can call it again
             self._workers[-1].end(deadline)
             self._workers.pop()
+        if hasattr(self, "lending"):
+            self.lending.close()
         os.close(self._memory_fd)
         os.close(self._tokens_fd)
         os.close(self._done_fd)
-
-
-def _env_fault(faults: list[dict[str, Any]]) -> EnvFault:
-    first = min(faults, key=lambda fault: int(fault["row"]))
-    ordered = sorted(faults, key=lambda fault: int(fault["row"]))
-    more = f" (and {len(faults) - 1} more rows)" if len(faults) > 1 else ""
-    return EnvFault(f"row {first['row']} raised {first['type']}: {first['message']}{more}", faults=ordered)

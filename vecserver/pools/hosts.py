@@ -129,5 +129,5 @@ class HostProcess:
         log = self._log_tail()
         if log:
             sys.stderr.write(f"pool {self._start.pool}:\n{log}\n")
-        for path in (Path(self._start.ipc_path), self._log_path):
+        for path in (Path(self._start.ipc_path), Path(self._start.shm_path), self._log_path):
             path.unlink(missing_ok=True)

@@ -189,6 +189,7 @@ class Registry:
             spec=spec,
             caps=self.caps,
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
+            shm_path=str(self._runtime_dir / f"{number}.shm"),
             log_path=str(self._runtime_dir / f"{number}.log"),
             bind_host=self._bind_host,
             port_range=self._port_range,

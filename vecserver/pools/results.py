@@ -43,7 +43,8 @@ class PoolView:
         state: ``ready``, ``broken`` (cannot step; ``reason`` says why), or ``lost`` (its host process is
             gone) or ``silent`` (the host does not answer).
         reason: Why it is not ready; empty when it is.
-        endpoints: Transport → ZeroMQ address: ``tcp`` and ``ipc``.
+        endpoints: Transport → address: ZeroMQ's for ``tcp`` and ``ipc``, and of a plain Unix socket for ``shm``, where
+            the arena can be lent.
         epoch: The pool's incarnation.
         created: Seconds since the epoch, for people.
         creation_s: Seconds it took to make.

@@ -59,8 +59,8 @@ class WorkerProcess:
         self.bell = Doorbell(self._bell_fd)
         self._sock.settimeout(_SEND_TIMEOUT)
 
-    def send(self, message: Message, timeout: float = _SEND_TIMEOUT) -> None:
-        """Send a message.
+    def send(self, message: Message, timeout: float = _SEND_TIMEOUT, fds: Sequence[int] = ()) -> None:
+        """Send a message, and descriptors behind it, which stay the caller's.
 
         Raises:
             WorkerDied: The worker is gone, or does not read it within ``timeout`` seconds.
@@ -68,6 +68,8 @@ class WorkerProcess:
         try:
             self._sock.settimeout(timeout)
             send(self._sock, message)
+            if fds:
+                socket.send_fds(self._sock, [b"+"], fds)
             self._sock.settimeout(_SEND_TIMEOUT)
         except OSError:
             raise self.died() from None

@@ -13,6 +13,7 @@ from vecserver.cli.equality.local import local_envs, sample_actions, script_for,
 from vecserver.cli.equality.report import EnvReport, ModeReport, Outcome, Result
 from vecserver.cli.equality.side_by_side import Contestant, compare
 from vecserver.wire.errors import ServerUnreachable, TransportUnavailable, VecServerError
+from vecserver.wire.side import SideLeaves
 from vecserver_client import make_vec
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def _verify_mode(
             return ModeReport(autoreset_mode, reason=f"making a SyncVectorEnv: {type(error).__name__}: {error}")
         stack.callback(local.close)
         contestants, missing = [], []
+        has_side = bool(SideLeaves(local.single_action_space))
         for engine in over.engines:
             for transport in over.transports:
                 try:
@@ -96,7 +98,9 @@ def _verify_mode(
                 except ServerUnreachable:
                     raise  # nothing can be said of any pool
                 except VecServerError as error:
-                    missing.append(_missing(error, engine, transport, tolerated=over.tolerates_unreachable))
+                    # actions without a fixed size go through the host: such a pool has no arena to lend
+                    tolerated = over.tolerates_unreachable or (transport == "shm" and has_side)
+                    missing.append(_missing(error, engine, transport, tolerated=tolerated))
                     continue
                 stack.callback(partial(envs.close, terminate=True))
                 contestants.append(Contestant(engine, transport, envs, local.single_observation_space))

@@ -1,0 +1,384 @@
+"""Direct drive: a pool on this machine whose arena this process maps, and whose workers it rings itself.
+
+Steps alone take this way. Whatever else is asked of the pool goes over the ordinary connection to its host, which runs
+it as it does for everybody; ``docs/shm.md`` says whose turn it is when.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from vecserver.arena.doorbell import Doorbell, FinishLine
+from vecserver.arena.driver import ArenaDriver
+from vecserver.arena.memory import map_memory
+from vecserver.arena.orders import LentOrders
+from vecserver.arena.outcome import joined
+from vecserver.arena.passing import check_same_user, close_all, new_socket, peer_of, receive, send
+from vecserver.arena.plan import ArenaPlan
+from vecserver.arena.views import WANTED, ArenaViews, WorkerLine
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    EnvFault,
+    InvalidAction,
+    PoolLost,
+    TransportUnavailable,
+    VecServerError,
+    VersionMismatch,
+    from_code,
+)
+from vecserver.wire.layout import SlotViews
+from vecserver.wire.loan import Borrow, Fetch, Fetched, FromHost, Lent, Recalled
+from vecserver_client.faults import as_original
+from vecserver_client.link import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
+
+    from vecserver.wire import messages
+    from vecserver.wire.actions import ActionFormat
+    from vecserver.wire.frames import Buffer
+    from vecserver.wire.layout import Layout
+    from vecserver_client.link import PoolLink
+
+__all__ = ["BorrowedArena", "ShmLink"]
+
+_LOOK_S: Final = 0.002
+"""Between two looks at a step whose end may not be rung."""
+
+_LAST_WORDS_S: Final = 1.0
+"""Seconds for what the host says last: it was sent before the connection ended."""
+
+_ARENA, _ORDERS, _TOKENS, _DONE, _TURN, _LEAVE, _BELLS = range(7)
+"""The descriptors in the order in which they come; the workers' bells are the last."""
+
+
+class BorrowedArena:
+    """What a pool's host lends to its driver: descriptors, and the connection that stands for the loan.
+
+    Args:
+        path: The host's socket.
+        lease: Of the driver's ATTACH.
+        epoch: Likewise.
+        timeout: Seconds that the host may take.
+        check_pool: Raises PoolLost or UnknownPool when the pool is known to be gone.
+
+    Raises:
+        TransportUnavailable: The host is out of reach, another user's, or does not lend its arena.
+        LeaseLost: Another client drives the pool by now.
+        PoolBroken: The pool cannot step any more.
+    """
+
+    def __init__(self, path: str, lease: int, epoch: int, timeout: float, check_pool: Callable[[], None]) -> None:
+        self._check_pool = check_pool
+        self._last: Fetched | Lent | Recalled | None = None
+        self.fds: list[int] = []
+        self.sock = new_socket()
+        try:
+            self.sock.settimeout(timeout)
+            self.sock.connect(path)
+            check_same_user(peer_of(self.sock))
+            send(self.sock, Borrow(lease, epoch))
+            lent: FromHost
+            lent, self.fds = receive(self.sock, FromHost)
+        except (OSError, EOFError, ValueError) as error:
+            self.close()
+            raise TransportUnavailable(f"the pool's arena cannot be had: {error}") from None
+        except BaseException:
+            self.close()
+            raise
+        if not isinstance(lent, Lent) or len(self.fds) != _BELLS + len(lent.shards):
+            self.close()
+            if isinstance(lent, Recalled):
+                raise from_code(lent.code, lent.message, lent.details)
+            raise TransportUnavailable("the pool's host lends its arena in another way than this release borrows it")
+        self.lent = lent
+
+    def why_ended(self) -> VecServerError:
+        """What ended the loan: what the host said last, or that it is gone."""
+        self.sock.settimeout(_LAST_WORDS_S)
+        try:
+            while not isinstance(self._last, Recalled):
+                self._last, fds = receive(self.sock, FromHost)
+                close_all(fds)
+            return from_code(self._last.code, self._last.message, self._last.details)
+        except (EOFError, OSError, ValueError):  # it has said nothing
+            try:
+                self._check_pool()
+            except VecServerError as error:
+                return error
+        return PoolLost("the pool's host closed the connection over which its arena was lent")
+
+    def fetch(self, seq: int, timeout: float) -> list[bytes]:
+        """The payloads of a step that did not fit, one a worker, empty where it did.
+
+        Raises:
+            EOFError: The loan has ended.
+            TimeoutError: The host did not answer; it can be asked again.
+        """
+        self.sock.settimeout(timeout)
+        send(self.sock, Fetch(seq))
+        while True:
+            message, fds = receive(self.sock, FromHost)
+            try:
+                self._last = message  # a Recalled, behind which the connection ends, or an answer nobody waited for
+                if isinstance(message, Fetched) and message.seq == seq:
+                    ends = np.cumsum(message.sizes).tolist()
+                    return [_read(fds[0], end - size, size) for size, end in zip(message.sizes, ends, strict=True)]
+            finally:
+                close_all(fds)
+
+    def close(self) -> None:
+        """Give the arena back; may be called again."""
+        self.sock.close()
+        close_all(self.fds)
+
+
+def _read(fd: int, offset: int, size: int) -> bytes:
+    data = os.pread(fd, size, offset)
+    if len(data) != size:
+        raise EOFError("the host said less than it announced")
+    return data
+
+
+class _Drive:
+    """The arena as this process drives it.
+
+    Args:
+        arena: On loan.
+        layout: What a slot holds.
+        actions: How action batches are stored.
+
+    Raises:
+        VersionMismatch: The pool lays out its memory in another way.
+    """
+
+    def __init__(self, arena: BorrowedArena, layout: Layout, actions: ActionFormat) -> None:
+        self.arena = arena
+        fds, lent = arena.fds, arena.lent
+        shards = tuple((first, end) for first, end in lent.shards)
+        plan = ArenaPlan.of(layout, actions, shards)
+        if (plan.size, LentOrders.size(len(shards), actions)) != (lent.arena_size, lent.orders_size):
+            raise VersionMismatch("the pool lays out its arena in another way: install the same release on both ends")
+        # for reading alone: what a driver writes lies elsewhere
+        self.views = ArenaViews(plan, layout, map_memory(fds[_ARENA], plan.size, writable=False))
+        orders = LentOrders(len(shards), actions, map_memory(fds[_ORDERS], lent.orders_size))
+        self.turn, self.leave = Doorbell(fds[_TURN]), Doorbell(fds[_LEAVE])
+        self.done = Doorbell(fds[_DONE], hangup_fd=arena.sock.fileno())
+        bells = [Doorbell(fd) for fd in fds[_BELLS:]]
+        self._finish = FinishLine(fds[_TOKENS], self.done)
+        self.driver = ArenaDriver(
+            self.views, actions, bells, self._finish, orders=orders, done_word=WorkerLine.LENT_DONE
+        )
+        self.head = self.views.head
+        self.interrupted = False
+        """Whether a wait was, so that its ring may have been taken."""
+        self.torn = False
+        """Whether a start was, so that some workers may not have been called."""
+
+    def take_turn(self, timeout: float) -> None:
+        """Wait until the arena is this driver's.
+
+        Raises:
+            EOFError: The loan has ended.
+            DeadlineExceeded: The host was busy for so long.
+        """
+        if not self.head[WANTED] and self.turn.take():
+            return
+        deadline = monotonic() + timeout
+        while self.head[WANTED] or not self.turn.take():
+            # one who is wanted waits for the host's leave: else the host would never get its turn
+            bell = self.leave if self.head[WANTED] else self.turn
+            poll = select.poll()
+            poll.register(bell.fd, select.POLLIN)
+            poll.register(self.arena.sock, select.POLLIN)
+            events = poll.poll(max(0.0, deadline - monotonic()) * 1000)
+            if any(fd != bell.fd for fd, _ in events):
+                raise EOFError("the arena was recalled")
+            if not events:
+                raise DeadlineExceeded(f"the pool was busy with other requests for {timeout:g} s; nothing was stepped")
+            self.leave.take()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until every worker has finished.
+
+        Raises:
+            EOFError: The loan has ended.
+            DeadlineExceeded: They have not, in this time.
+        """
+        driver, done = self.driver, self.done
+        deadline = monotonic() + timeout
+        if self.torn:
+            driver.call_again()
+            while not driver.words_done() and monotonic() < deadline:
+                done.wait(_LOOK_S)
+        if (self.interrupted or self.torn) and driver.words_done():
+            self._finish.clear()
+            self.torn = False
+            return
+        while True:
+            rings = done.wait(max(0.0, deadline - monotonic()))
+            if driver.words_done():  # a ring may be left over from an interrupted wait
+                return
+            if not rings:
+                first, last = driver.slowest_rows()
+                rows = f"row {first}" if first == last else f"rows {first} to {last}"
+                raise DeadlineExceeded(
+                    f"no result within {timeout:g} s: still busy with {rows}; wait for it again, or close",
+                    rows=[first, last],
+                )
+
+    def parts(self, timeout: float) -> list[tuple[bytes | memoryview, bool]]:
+        """What the workers left, and whether it is faults.
+
+        Raises:
+            EOFError: The loan has ended.
+            DeadlineExceeded: The host did not send what is too large for the arena.
+        """
+        if self.driver.left_nothing():
+            return []
+        results = self.driver.collect()
+        fetched: list[bytes] = []
+        if any(result.payload is None for result in results):
+            try:
+                fetched = self.arena.fetch(self.driver.seq, timeout)
+            except TimeoutError:
+                raise DeadlineExceeded(f"the pool's host did not send the infos within {timeout:g} s") from None
+            except OSError as error:
+                raise EOFError("the host is gone") from error
+        return [
+            (fetched[i] if result.payload is None else result.payload, result.faulted)
+            for i, result in enumerate(results)
+        ]
+
+    def results(self) -> SlotViews:
+        """The arrays of the finished step, copied."""
+        slot = self.views.slots[self.driver.slot]
+        return SlotViews(
+            tuple(leaf.copy() for leaf in slot.observations),
+            slot.rewards.copy(),
+            slot.terminated.copy(),
+            slot.truncated.copy(),
+            slot.autoreset,
+        )
+
+
+class ShmLink:
+    """The link to a pool whose arena is lent to this process. Everything it returns is the caller's own memory.
+
+    Args:
+        pool: The ordinary link to the same pool.
+        arena: On loan; the link's to give back, also where this raises.
+        layout: What a slot holds.
+        actions: How action batches are stored.
+
+    Raises:
+        VersionMismatch: The pool lays out its memory in another way.
+    """
+
+    def __init__(self, pool: PoolLink, arena: BorrowedArena, layout: Layout, actions: ActionFormat) -> None:
+        self._pool = pool
+        self._actions = actions
+        self._stepping = False
+        try:
+            self._drive: _Drive | None = _Drive(arena, layout, actions)
+        except BaseException:
+            arena.close()
+            raise
+
+    @property
+    def pending(self) -> bool:
+        """Whether a request was begun and not finished."""
+        return self._stepping or self._pool.pending
+
+    def values(self) -> AbstractContextManager[Any]:
+        """Nothing: towards a server there are plain values only."""
+        return self._pool.values()
+
+    def begin_step(self, arrays: Sequence[np.ndarray[Any, Any]], timeout: float) -> None:
+        """Begin to step every row."""
+        drive = self._drive
+        try:
+            self._actions.check(arrays)
+        except InvalidAction:
+            drive = None  # the host knows which rows take no action this time, and refuses in the same words
+        if drive is None:
+            self._pool.begin_step(arrays, timeout)
+            return
+        before = drive.driver.seq
+        try:
+            drive.take_turn(timeout)
+            drive.driver.start_step(arrays)
+            self._stepping = True
+        except EOFError:
+            raise self._ended(drive) from None
+        except DeadlineExceeded:
+            raise
+        except BaseException:
+            if drive.driver.seq != before:
+                self._stepping = drive.torn = True
+            else:  # the turn may have been taken: the host sees to it
+                self._give_back()
+            raise
+
+    def begin(self, request: messages.Reset | messages.Call, timeout: float) -> None:
+        """Begin to reset rows, or to call them."""
+        self._pool.begin(request, timeout)
+
+    def finish(self, timeout: float) -> Answer:
+        """Wait for the workers, or for the host's answer."""
+        if not self._stepping:
+            return self._pool.finish(timeout)
+        drive = self._drive
+        assert drive is not None
+        try:
+            drive.wait(timeout)
+            parts = drive.parts(timeout)
+            views = drive.results()
+            ext = joined(parts) if parts else b""
+        except EOFError:
+            raise self._ended(drive) from None
+        except DeadlineExceeded:
+            raise
+        except VecServerError as error:
+            self._finished(drive)
+            raise (as_original(error) if isinstance(error, EnvFault) else error) from None
+        except BaseException:
+            drive.interrupted = True
+            raise
+        self._finished(drive)
+        return Answer(views, ext)
+
+    def _finished(self, drive: _Drive) -> None:
+        self._stepping = drive.interrupted = False
+        try:
+            drive.turn.ring()
+        except BaseException:  # interrupted, before or after it rang
+            self._give_back()
+            raise
+
+    def _ended(self, drive: _Drive) -> VecServerError:
+        """The loan has ended: says why. From here on the host answers, over the ordinary connection."""
+        error = drive.arena.why_ended()
+        self._give_back()
+        return error
+
+    def render(self, rows: Sequence[int] | None, timeout: float) -> Buffer:
+        """Frames of rows."""
+        return self._pool.render(rows, timeout)
+
+    def _give_back(self) -> None:
+        self._stepping = False
+        drive, self._drive = self._drive, None  # and with it the memory
+        if drive is not None:
+            drive.arena.close()
+
+    def close(self, timeout: float | None) -> None:
+        """Give the arena back, and then the lease."""
+        self._give_back()
+        self._pool.close(timeout)
