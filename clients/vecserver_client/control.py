@@ -172,7 +172,7 @@ class ControlClient:
         seed: int | list[int | None] | None = None,
         *,
         mask: list[bool] | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | list[dict[str, Any] | None] | None = None,
     ) -> dict[str, Any]:
         """Reset rows of a pool that no driver holds.
 
@@ -180,7 +180,7 @@ class ControlClient:
             pool: Its id.
             seed: One seed (row i gets ``seed + i``), or one a row.
             mask: Rows to reset; None for all.
-            options: Passed to each environment's ``reset``.
+            options: Passed to each environment's ``reset``; or a list with one dict or None a row.
 
         Returns:
             ``observations`` and ``infos``, as JSON values.

@@ -91,32 +91,12 @@ class VecServerVecEnv(VecEnv):
         """
         if self._stepping:
             self.step_wait()
-        observations: Any = None
         infos: Any  # by row
-        for options, mask in self._groups_of_options():
-            given = dict(options) if options else None
-            if not mask.all():
-                given = {**options, "reset_mask": mask}
-            observations, infos = self.envs.reset(seed=self._seeds, options=given)
-            for row in np.flatnonzero(mask):
-                self.reset_infos[row] = infos[row]
+        observations, infos = self.envs.reset(seed=self._seeds, options=[each or None for each in self._options])
+        self.reset_infos = infos
         self._reset_seeds()
         self._reset_options()
         return observations
-
-    def _groups_of_options(self) -> list[tuple[dict[str, Any], Array]]:
-        """Each kind of options, with the rows it is for: one reset has one."""
-        groups: list[tuple[dict[str, Any], Array]] = []
-        for row, options in enumerate(self._options):
-            for known, mask in groups:
-                if known == options:
-                    mask[row] = True
-                    break
-            else:
-                mask = np.zeros(self.num_envs, np.bool_)
-                mask[row] = True
-                groups.append((options, mask))
-        return groups
 
     def step_async(self, actions: Any) -> None:
         """Begin to step every row; ``step_wait`` returns the result."""

@@ -45,6 +45,7 @@ _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 
 Array = np.ndarray[Any, Any]
 StepReturn = tuple[Any, Array, Array, Array, dict[str, Any]]
+Options = dict[str, Any] | list[dict[str, Any] | None] | None
 
 
 class _Pending(Enum):
@@ -164,14 +165,15 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         return observations, views.rewards, views.terminated, views.truncated, infos
 
     def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: Options = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset rows.
 
         Args:
             seed: A number: row i gets seed + i; or one number or None a row.
-            options: Handed to every environment. A boolean array [N] under ``reset_mask`` names the rows to reset,
-                the others give their last observation again; the dict itself is left as it is.
+            options: Handed to every environment; or a list with one dict or None a row. In a dict, a boolean array [N]
+                under ``reset_mask`` names the rows to reset, the others give their last observation again; the dict
+                itself is left as it is.
 
         Returns:
             Observations and infos.
@@ -183,14 +185,18 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.reset_async(seed=seed, options=options)
         return self.reset_wait()
 
-    def reset_async(self, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None) -> None:
+    def reset_async(self, seed: int | list[int | None] | None = None, options: Options = None) -> None:
         """Begin to reset rows; ``reset_wait`` returns the result."""
         self._check_free("reset_async")
         mask = None
-        if options is not None and "reset_mask" in options:
+        if isinstance(options, list | tuple):
+            if len(options) != self.num_envs:
+                raise ValueError(f"a list of options must have one entry a row: got {len(options)} for {self.num_envs}")
+        elif options is not None and "reset_mask" in options:
             mask = _checked_mask(options["reset_mask"], self.num_envs)
             options = {key: value for key, value in options.items() if key != "reset_mask"}
-        packed = None if options is None else self._packed(options)
+        with self._link.values():
+            packed = messages.pack_options(options)
         self._begin(_Pending.RESET, messages.Reset(_seeds(seed, self.num_envs), mask, packed))
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:

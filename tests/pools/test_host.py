@@ -194,7 +194,7 @@ def test_a_wrong_batch_is_not_begun(host):
     assert pool.step(1, 1, 1)[:, 2].tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("request_", [Reset(seeds=[1]), Reset(seeds=[]), Reset(mask=[True] * 4)])
+@pytest.mark.parametrize("request_", [Reset(seeds=[1]), Reset(seeds=[]), Reset(mask=[True] * 4), Reset(options=[None])])
 def test_a_reset_of_another_length_is_not_begun(host, request_):
     """As many seeds and as long a mask as rows."""
     pool = host(num_envs=3)

@@ -63,6 +63,10 @@ GOLDEN = [
     (Attach(drive=False, force=True, client="host:1"), "83 a5'drive'c2 a5'force'c3 a6'client'a6'host:1'"),
     (Reset(), "83 a5'seeds'c0 a4'mask'c0 a7'options'c0"),
     (
+        Reset(options=[b"\x80", None]),
+        "83 a5'seeds'c0 a4'mask'c0 a7'options' 92 c401 80 c0",
+    ),
+    (
         Reset(seeds=[7, None], mask=[True, False], options=b"\x80"),
         "83 a5'seeds' 92 07 c0 a4'mask' 92 c3 c2 a7'options' c401 80",
     ),
@@ -114,9 +118,9 @@ def test_every_message_is_golden():
     }
     assert structs == {*REQUESTS, *ANSWERS}
     assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo}  # inside Attached
-    assert {"decode", "decode_error", "encode", "encode_error"} | {cls.__name__ for cls in structs} == set(
-        messages.__all__
-    )
+    assert {"decode", "decode_error", "encode", "encode_error", "pack_options"} | {
+        cls.__name__ for cls in structs
+    } == set(messages.__all__)
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

@@ -82,7 +82,9 @@ class ResetRequest(_Request):
 
     seed: Seed | list[Seed | None] | None = Field(None, description="One seed (row i gets seed + i), or one a row")
     mask: list[bool] | None = Field(None, description="Rows to reset; null for all")
-    options: dict[str, Any] | None = Field(None, description="Passed to each environment's `reset`")
+    options: dict[str, Any] | list[dict[str, Any] | None] | None = Field(
+        None, description="Passed to each environment's `reset`; or one object, or null, a row"
+    )
 
 
 class StepRequest(_Request):

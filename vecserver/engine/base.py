@@ -51,12 +51,12 @@ class ResetCommand:
     Attributes:
         seeds: One seed or None a row of the shard.
         mask: Which rows; None for all.
-        options: Handed to every environment.
+        options: Handed to every environment; or a list with one dict or None a row of the shard.
     """
 
     seeds: list[int | None]
     mask: list[bool] | None
-    options: dict[str, Any] | None
+    options: dict[str, Any] | list[dict[str, Any] | None] | None
 
 
 class RowFaults(Exception):

@@ -113,11 +113,11 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 class Reset(msgspec.Struct, frozen=True, tag=True):
-    """Reset rows of the shard; ``options`` are codec bytes, empty for None."""
+    """Reset rows of the shard; ``options`` are codec bytes, for every row or for each, empty for None."""
 
     seeds: list[int | None]
     mask: list[bool] | None
-    options: bytes
+    options: bytes | list[bytes | None]
 
 
 class Call(msgspec.Struct, frozen=True, tag=True):

@@ -216,12 +216,15 @@ class EnvsEngine:
         write = self._writers[slot]
         infos: list[tuple[int, dict[str, Any]]] = []
         faults = []
+        options = command.options
         for row, reset in enumerate(self._resets):
             if command.mask is not None and not command.mask[row]:
                 continue
             self._shard.line[_ROW] = self._first + row
             try:
-                observation, info = reset(seed=command.seeds[row], options=command.options)
+                observation, info = reset(
+                    seed=command.seeds[row], options=options[row] if isinstance(options, list) else options
+                )
                 write(row, observation)
             except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
                 faults.append(fault_of(self._first + row, error))

@@ -48,6 +48,8 @@ _DROPPED: Final = "vecserver.dropped"
 _CALL_ROWS: Final = "__call_rows__"
 _ASSIGN_ROWS: Final = "__assign_rows__"
 """By these names the wrapper around each row, which knows its number, is called itself."""
+_ROW_OPTIONS: Final = "vecserver.row_options"
+"""The option with which Gymnasium gives every row the options of all of them."""
 
 
 class _RowRaised(Exception):
@@ -81,6 +83,8 @@ class _FaultCarrier(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._carry(self._reset, seed, options)
 
     def _reset(self, seed: int | None, options: dict[str, Any] | None) -> Any:
+        if options is not None and _ROW_OPTIONS in options:
+            options = options[_ROW_OPTIONS][self._row]
         observation, info = self.env.reset(seed=seed, options=options)
         return observation, self._sent(info)
 
@@ -272,7 +276,8 @@ class _VectorEngine:
         if not self._usable:
             self._envs = self._guarded(self._start)
             self._usable = True
-        options = command.options
+        given = command.options
+        options = {_ROW_OPTIONS: given} if isinstance(given, list) else given
         if command.mask is not None:
             mask = np.array(command.mask, np.bool_)
             options = {**(options or {}), "reset_mask": mask}

@@ -341,9 +341,13 @@ class _Worker:
         return self._step_into(slot, self._host)
 
     def _reset(self, message: Reset, slot: int) -> bytes:
-        options = self._unpacked(message.options) if message.options else None
+        given = message.options
+        options = [self._options(each) for each in given] if isinstance(given, list) else self._options(given)
         self._line[_LAST_SLOT] = slot
         return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
+
+    def _options(self, data: bytes | None) -> Any:
+        return self._unpacked(data) if data else None
 
     def _call(self, message: Call, _slot: int) -> bytes:
         if message.assign:

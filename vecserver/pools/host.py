@@ -330,19 +330,24 @@ class Host:
         """Begin to reset rows.
 
         Raises:
-            InvalidSpec: Seeds or mask of another length than the pool.
+            InvalidSpec: Seeds, mask or a list of options of another length than the pool.
         """
         rows = self.spec.num_envs
-        for name, values in (("seeds", request.seeds), ("mask", request.mask)):
+        options = request.options or b""
+        each = options if isinstance(options, list) else None
+        for name, values in (("seeds", request.seeds), ("mask", request.mask), ("options", each)):
             if values is not None and len(values) != rows:
                 raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
         seeds = request.seeds or [None] * rows
-        options = request.options or b""
         self.resets += 1
         self._over = self._resetting() & ~np.array([True] * rows if request.mask is None else request.mask)
         self._begin_messages(
             [
-                Reset(seeds[first:end], None if request.mask is None else request.mask[first:end], options)
+                Reset(
+                    seeds[first:end],
+                    None if request.mask is None else request.mask[first:end],
+                    options if each is None else each[first:end],
+                )
                 for first, end in self.shards
             ],
             fills_slot=True,

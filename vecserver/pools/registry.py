@@ -20,7 +20,6 @@ from vecserver.pools.link import PoolLink
 from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.codec import pack
 from vecserver.wire.errors import (
     CapExceeded,
     DeadlineExceeded,
@@ -33,7 +32,7 @@ from vecserver.wire.errors import (
 from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
-from vecserver.wire.messages import Reset
+from vecserver.wire.messages import Reset, pack_options
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
@@ -288,7 +287,7 @@ class Registry:
         *,
         seed: int | _Seeds | None = None,
         mask: _Mask | None = None,
-        options: dict[str, Any] | None = None,
+        options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
     ) -> Batch:
         """Reset the rows of a pool that no driver holds.
 
@@ -296,15 +295,15 @@ class Registry:
             pool: Its id.
             seed: A number: row i gets seed + i; or one a row.
             mask: Which rows; None for all.
-            options: Handed to every environment.
+            options: Handed to every environment; or a list with one dict or None a row.
 
         Raises:
-            The errors of ``step``, and InvalidSpec for seeds or a mask of another length than the pool.
+            The errors of ``step``, and InvalidSpec for seeds, a mask or options of another length.
         """
         made = self._find(pool)
         rows = made.spec.num_envs
         seeds: _Seeds | None = [seed + row for row in range(rows)] if isinstance(seed, int) else seed
-        request = Reset(seeds, mask, None if options is None else pack(options))
+        request = Reset(seeds, mask, pack_options(options))
         return self._drive(made, Kind.RESET, request, b"")
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:

@@ -5,11 +5,15 @@ Values that environments decide (infos, arguments, results) are ``codec`` bytes 
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from vecserver.wire.codec import pack
 from vecserver.wire.errors import MalformedMessage, Unportable, VecServerError, from_code
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 __all__ = [
     "Attach",
@@ -27,6 +31,7 @@ __all__ = [
     "decode_error",
     "encode",
     "encode_error",
+    "pack_options",
 ]
 
 
@@ -104,12 +109,20 @@ class Reset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         seeds: One seed or None a row; None for no seeds at all.
         mask: Rows to reset; None for all.
-        options: ``codec`` bytes of the options dict; None for none.
+        options: ``codec`` bytes of the options dict, for every row; or a list with such bytes, or None, for each row;
+            None for none.
     """
 
     seeds: list[int | None] | None = None
     mask: list[bool] | None = None
-    options: bytes | None = None
+    options: bytes | list[bytes | None] | None = None
+
+
+def pack_options(options: dict[str, Any] | Sequence[dict[str, Any] | None] | None) -> bytes | list[bytes | None] | None:
+    """The ``options`` of a Reset: of one dict for every row, of a list with one dict or None a row, or of None."""
+    if options is None or isinstance(options, dict):
+        return None if options is None else pack(options)
+    return [None if each is None else pack(each) for each in options]
 
 
 class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer, Kind
     from vecserver_client.aio.connection import AsyncConnection
     from vecserver_client.transport import Frames
-    from vecserver_client.vector_env import StepReturn
+    from vecserver_client.vector_env import Options, StepReturn
 
 __all__ = ["AsyncRemoteVectorEnv", "Belongings"]
 
@@ -138,7 +138,7 @@ class AsyncRemoteVectorEnv:
         return await self._wait("step_wait", self._halves.step_wait, timeout)
 
     async def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | list[int | None] | None = None, options: Options = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset rows; as ``RemoteVectorEnv.reset``."""
         begin = partial(self._halves.reset_async, seed=seed, options=options)
