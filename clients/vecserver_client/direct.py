@@ -1,7 +1,7 @@
 """The transport of one machine: ZeroMQ's protocol spoken on a plain socket, with no thread in between.
 
 libzmq moves every message through a thread of its own. Across a network that costs nothing that can be seen; between
-two processes on one machine its wakes are a tenth of a small batch. The pool's end is libzmq either way.
+two processes on one machine its wakes are a tenth of a small batch.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from vecserver.wire.errors import MalformedMessage, ServerUnreachable
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Header
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
@@ -178,7 +180,7 @@ def unreachable(endpoint: str, what: str, timeout: float) -> ServerUnreachable:
     )
 
 
-def checked_message(frames: list[bytes | bytearray]) -> Frames:
+def checked_message(frames: Sequence[Buffer]) -> Frames:
     """The frames of a message as header, ext and body.
 
     Raises:

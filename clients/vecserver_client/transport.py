@@ -33,7 +33,7 @@ _MORE: Final = int(zmq.SNDMORE)
 _MORE_NOW: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 _RCVMORE: Final = int(zmq.RCVMORE)
 
-Frames = tuple[Header, bytes, bytearray | bytes]
+Frames = tuple[Header, bytes, bytearray | bytes | memoryview]
 """Header, ext and body of one message."""
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from vecserver_client.link import Answer, Link, Messenger
     from vecserver_client.shm import BorrowedArena
 
-__all__ = ["ArenaVectorEnv", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
+__all__ = ["ArenaVectorEnv", "Options", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
 
 _REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
 

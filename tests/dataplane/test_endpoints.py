@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -14,11 +15,13 @@ from tests import leaks
 from tests.environments import env_id
 from tests.pools.registries import open_registry
 from vecserver.dataplane.endpoints import MAX_IPC_PATH, open_router
+from vecserver.dataplane.zmq_router import ZmqRouter
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import PortUnavailable
 from vecserver.wire.frames import MAX_EXT
 
 COUNT = env_id("Count-v0")
+HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"], ids=["loopback", "network"])
 
 
 @pytest.fixture
@@ -30,19 +33,26 @@ def path():
 
 
 @pytest.fixture
-def bind(context, path):
+def bind(path):
     """Opens a pool's socket, closed after the test."""
     opened = []
 
     def bind(**options):
         defaults = {"ipc_path": path, "bind_host": "127.0.0.1", "port_range": None, "max_request": 100}
-        router, endpoints = open_router(context, **defaults | options)
+        router, endpoints = open_router(**defaults | options)
         opened.append(router)
         return router, endpoints
 
     yield bind
     for router in opened:
-        router.close()
+        router.close(0.0)
+
+
+def heard(router) -> list[bytes]:
+    """The frames of the next message."""
+    while (message := router.receive()) is None:
+        assert select.select(router.fds, [], [], 30.0)[0]
+    return message[1]
 
 
 @pytest.fixture
@@ -56,14 +66,14 @@ def port_of(endpoints) -> int:
     return int(endpoints["tcp"].rpartition(":")[2])
 
 
-def test_a_pool_listens_on_tcp_and_on_a_unix_socket(bind, path, peer):
-    """Both addresses reach the same socket, and say where they are."""
-    router, endpoints = bind()
-    assert endpoints == {"tcp": f"tcp://127.0.0.1:{port_of(endpoints)}", "ipc": f"ipc://{path}"}
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "0.0.0.0"])
+def test_a_pool_listens_on_tcp_and_on_a_unix_socket(bind, path, peer, host):
+    """Both addresses reach the same pool, and say where they are."""
+    router, endpoints = bind(bind_host=host)
+    assert endpoints == {"tcp": f"tcp://{host}:{port_of(endpoints)}", "ipc": f"ipc://{path}"}
     for endpoint in endpoints.values():
         peer(endpoint).send([endpoint.encode()])
-    heard = {router.recv_multipart()[1].decode() for _ in endpoints}
-    assert heard == {*endpoints.values()}
+    assert {bytes(heard(router)[0]).decode() for _ in endpoints} == {*endpoints.values()}
 
 
 def test_two_pools_get_two_ports(bind, path):
@@ -72,28 +82,33 @@ def test_two_pools_get_two_ports(bind, path):
     assert ports[0] != ports[1]
 
 
-def test_every_queue_and_message_is_bounded(bind):
+def test_every_queue_and_message_of_the_network_is_bounded():
     """No peer can make a pool keep messages without end, nor keep the process from leaving."""
-    router, _ = bind(max_request=1 << 30)
+    large, small = ZmqRouter(max_request=1 << 30), ZmqRouter(max_request=8)
+    router = large._socket
     assert 0 < router.getsockopt(zmq.SNDHWM) <= 64
     assert 0 < router.getsockopt(zmq.RCVHWM) <= 64
     assert router.getsockopt(zmq.MAXMSGSIZE) == 1 << 30
-    assert bind(max_request=8)[0].getsockopt(zmq.MAXMSGSIZE) == MAX_EXT
+    assert small._socket.getsockopt(zmq.MAXMSGSIZE) == MAX_EXT
     assert router.getsockopt(zmq.LINGER) == 0
     assert router.getsockopt(zmq.HANDSHAKE_IVL) > 0
     assert router.getsockopt(zmq.HEARTBEAT_IVL) > 0
+    for each in (large, small):
+        each.close(0.0)
 
 
-def test_a_range_gives_its_first_free_port(bind, taken):
+@HOSTS
+def test_a_range_gives_its_first_free_port(bind, taken, host):
     """A port in use is passed over."""
-    assert taken < port_of(bind(port_range=(taken, taken + 50))[1]) <= taken + 50
+    assert taken < port_of(bind(bind_host=host, port_range=(taken, taken + 50))[1]) <= taken + 50
 
 
-def test_a_range_without_a_free_port_is_named(bind, taken, path):
+@HOSTS
+def test_a_range_without_a_free_port_is_named(bind, taken, path, host):
     """The refusal says which ports were tried and what to do; nothing is left bound."""
     with pytest.raises(PortUnavailable, match=f"no port from {taken} to {taken} is free") as caught:
-        bind(port_range=(taken, taken))
-    assert caught.value.details == {"host": "127.0.0.1"}
+        bind(bind_host=host, port_range=(taken, taken))
+    assert caught.value.details == {"host": host}
     assert not path.exists()
 
 
@@ -105,12 +120,13 @@ def test_an_address_of_another_machine_is_named(bind, host):
 
 
 @pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this machine has no IPv6")
-def test_an_ipv6_address_stands_in_brackets(bind, peer):
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_an_ipv6_address_stands_in_brackets(bind, peer, host):
     """The address can be connected to as it is given."""
-    router, endpoints = bind(bind_host="::1")
-    assert endpoints["tcp"].startswith("tcp://[::1]:")
+    router, endpoints = bind(bind_host=host)
+    assert endpoints["tcp"].startswith(f"tcp://[{host}]:")
     peer(endpoints["tcp"], IPV6=1).send([b"hello"])
-    assert router.recv_multipart()[1] == b"hello"
+    assert heard(router) == [b"hello"]
 
 
 def test_a_long_path_is_named(bind, path):

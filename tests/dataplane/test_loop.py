@@ -13,6 +13,7 @@ from tests.contract.compare import assert_same
 from tests.contract.vector_contract import make_oracle
 from tests.environments import env_id
 from tests.pools.processes import Watched, processor_time, wait_for
+from tests.pools.registries import open_registry
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire import messages
 from vecserver.wire.codec import pack, unpack
@@ -20,6 +21,13 @@ from vecserver.wire.errors import EnvFault, LeaseHeld
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
 
 COUNT = env_id("Count-v0")
+
+
+@pytest.fixture(scope="module", params=["127.0.0.1", "0.0.0.0"], ids=["loopback", "network"])
+def registry(request):
+    """A registry whose pools listen on plain sockets, or on the network with libzmq's."""
+    with open_registry(bind_host=request.param) as registry:
+        yield registry
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-import zmq
 
 from tests.environments import env_id
 from tests.pools.processes import Watched, processor_time
@@ -31,8 +30,21 @@ ENOUGH = 5000
 LONG_S = 30.0
 
 
+class CountedPoller:
+    """A poller that knows how often it was asked."""
+
+    def __init__(self, poller) -> None:
+        self.polls = 0
+        self.unregister = poller.unregister
+        self._poll = poller.poll
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        self.polls += 1
+        return self._poll(timeout)
+
+
 class Rollout:
-    """A driver that asks for the next batch when one is answered, and the host and the rules that the loop needs.
+    """A driver that asks for the next batch when one is answered, and the host, the rules and the router of the loop.
 
     All of it in the loop's own thread, and the clock goes by looks, so that nothing depends on the machine.
 
@@ -41,13 +53,10 @@ class Rollout:
         after: What else happens once so many batches were answered.
     """
 
-    def __init__(self, context: zmq.Context) -> None:
+    fds = ()
+
+    def __init__(self) -> None:
         self._stack = ExitStack()
-        self._router, self._dealer = (
-            self._stack.enter_context(context.socket(kind)) for kind in (zmq.ROUTER, zmq.DEALER)
-        )
-        self._router.bind("inproc://rollout")
-        self._dealer.connect("inproc://rollout")
         self.stop_fd, self._stop_end = self._pipe()
         self.worker_fd, self._worker_end = self._pipe()
         self.done_fd, _ = self._pipe()
@@ -55,9 +64,7 @@ class Rollout:
         self.pool, self.broken = "p-1", None
         self.running = False
         self.answered = 0
-        self.polls = 0
         self.after: dict[int, object] = {}
-        self._dealer.send_multipart([b"batch"])
 
     def _pipe(self) -> tuple[int, int]:
         ends = os.pipe()
@@ -66,14 +73,8 @@ class Rollout:
         return ends
 
     def __enter__(self) -> HostLoop:
-        loop = HostLoop(self, self, self._router, self.stop_fd)
-        poll = loop._poller.poll
-
-        def counted(timeout):
-            self.polls += 1
-            return poll(timeout)
-
-        loop._poller.poll = counted
+        loop = HostLoop(self, self, self, self.stop_fd)
+        self.poller = loop._poller = CountedPoller(loop._poller)
         return loop
 
     def __exit__(self, *_: object) -> None:
@@ -111,16 +112,26 @@ class Rollout:
         self.answered += 1
         assert self.answered < ENOUGH, "the loop hears nothing"
         self.after.get(self.answered, lambda: None)()
-        self._dealer.send_multipart([b"batch"])
         return [Reply(self._peer, b"", b"", b"")]
+
+    # what it asks of a router: the next request is there whenever it looks
+
+    def has_message(self) -> bool:
+        return not self.running
+
+    def receive(self) -> tuple[bytes, list[bytes]]:
+        return b"driver", [b"batch"]
+
+    def send(self, reply: Reply) -> None:
+        assert reply.peer == b"driver"
 
 
 @pytest.fixture
-def rollout(context, monkeypatch):
+def rollout(monkeypatch):
     """A rollout that goes on for as long as the loop lets it."""
     looks = iter(range(10**9))
     monkeypatch.setattr(loop_module, "monotonic", lambda: next(looks) * TICK_S)
-    return Rollout(context)
+    return Rollout()
 
 
 def test_the_servers_word_ends_a_rollout(rollout):
@@ -146,7 +157,7 @@ def test_batches_that_follow_at_once_are_not_looked_around_for(rollout):
     rollout.after = {400: rollout.say_stop}
     with rollout as loop:
         loop.run()
-    assert 400 // LOOKS - 2 <= rollout.polls <= 400 // LOOKS + 4
+    assert 400 // LOOKS - 2 <= rollout.poller.polls <= 400 // LOOKS + 4
 
 
 # Real processes

@@ -1,4 +1,4 @@
-"""ZeroMQ's protocol as a DEALER speaks it: known bytes, any cut, any noise."""
+"""ZeroMQ's protocol as DEALER and ROUTER speak it: known bytes, any cut, any noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from tests.wire.strategies import broken, fixed, little_memory
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge
-from vecserver.wire.zmtp import GREETING, OPENING_SIZE, READY, Incoming, check_greeting, encode, pong
+from vecserver.wire.zmtp import (
+    GREETING,
+    OPENING_SIZE,
+    READY,
+    ROUTER_READY,
+    Incoming,
+    check_greeting,
+    check_ready,
+    encode,
+    pong,
+)
 
 LIMITS = (64, 1 << 17, 1 << 17)
 EDGES = [0, 1, 255, 256, (16 << 10) - 1, 16 << 10, 32767, 32768, 65525, 65526, 65535, 65536, 65537, 1 << 17]
@@ -53,8 +63,10 @@ def test_the_greeting_is_the_specifications():
 
 
 def test_ready_names_the_kind_of_socket():
-    """A command of one property."""
+    """A command of a property, and for a ROUTER a second one, the name that it does not have."""
     assert READY == b"\x04\x1c" + b"\x05READY" + b"\x0bSocket-Type" + b"\0\0\0\x06DEALER"
+    identity = b"\x08Identity" + b"\0\0\0\0"
+    assert b"\x04\x29" + b"\x05READY" + b"\x0bSocket-Type" + b"\0\0\0\x06ROUTER" + identity == ROUTER_READY
 
 
 @pytest.mark.parametrize(
@@ -235,6 +247,71 @@ def test_noise_is_refused_or_is_messages(data, cuts):
             assert all(len(part) <= limit for part, limit in zip(message, (64, 128, 128), strict=False))
     except (MalformedMessage, MessageTooLarge) as error:
         assert len(str(error)) < 500
+
+
+SOCKET_TYPE = b"\x0bSocket-Type\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        READY[8:],
+        b"\x08Identity\0\0\0\x03abc" + READY[8:],
+        b"\x0bSOCKET-TYPE\0\0\0\x06DEALER" + b"\x03X-a\0\0\0\0",
+        SOCKET_TYPE + b"\x03REQ",
+    ],
+)
+def test_sockets_that_ask_are_taken(data):
+    """Whatever else they say; the case of a property's name does not matter."""
+    check_ready(data)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", SOCKET_TYPE + b"\x03SUB", SOCKET_TYPE + b"\x06dealer", READY[8:20], b"\xff", b"\0"]
+)
+def test_other_sockets_are_refused(data):
+    """Also one that does not say what it is."""
+    with pytest.raises(MalformedMessage, match="takes DEALERs|in the middle of a property"):
+        check_ready(data)
+
+
+@fixed(300)
+@given(broken(st.just(READY[8:]) | st.binary(max_size=60)))
+def test_noise_is_no_ready(data):
+    """It passes or is refused by the one error of the tree that says so."""
+    try:
+        check_ready(data)
+    except MalformedMessage as error:
+        assert len(str(error)) < 500
+
+
+def test_a_greeting_is_taken_out_of_what_came():
+    """At any cut, and what follows it is a message of its own."""
+    data = GREETING + PING + whole([b"a", b"b"])
+    for at in range(1, len(data)):
+        incoming, greeted, found = Incoming(LIMITS), False, None
+        for part, end in ((data[:at], at), (data[at:], len(data))):
+            incoming.room()[: len(part)] = part
+            incoming.received(len(part))
+            greeted = greeted or incoming.greeting()
+            assert greeted == (end >= len(GREETING))
+            found = incoming.message() if greeted else None
+        assert found == [b"a", b"b"]
+        assert not incoming.unread
+
+
+@pytest.mark.parametrize("size", [0, 300, 40_000])
+def test_what_an_unfinished_message_takes_is_known(size):
+    """So many bytes as came of it; none when it is whole."""
+    incoming, data = Incoming(LIMITS), whole([b"h", bytes(size)])
+    for at in range(0, len(data), 1000):
+        part = data[at : at + 1000]
+        incoming.room()[: len(part)] = part
+        incoming.received(len(part))
+        message = incoming.message()
+        assert (message is None) == (at + len(part) < len(data))
+        assert message is not None or at + len(part) - 20 <= incoming.held <= at + len(part)
+    assert incoming.held == 0
 
 
 @fixed(300)

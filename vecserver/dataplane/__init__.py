@@ -1,1 +1,1 @@
-"""The data plane of one pool: a ZeroMQ ROUTER loop around a pure dispatch."""
+"""The data plane of one pool: sockets that speak ZeroMQ's protocol, a loop, and a pure dispatch."""

@@ -19,8 +19,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import zmq
-
 from vecserver.dataplane.dispatch import Dispatcher
 from vecserver.dataplane.door import Door
 from vecserver.dataplane.endpoints import open_door, open_router
@@ -33,7 +31,7 @@ from vecserver.wire.errors import VecServerError
 if TYPE_CHECKING:
     from types import FrameType
 
-_LAST_REPLY_MS = 200
+_LAST_REPLY_S = 0.2
 """How long the answer to the last batch may take to leave."""
 
 
@@ -83,16 +81,12 @@ def _clear_away(log_path: Path) -> None:
 
 
 def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
-    context = None
     try:
         host.start(start.start_timeout, abort_fd=control.fileno(), fork=True)
-        context = zmq.Context()  # not sooner: it starts threads, and the workers are copies of this process
         if host.last_core is not None:
-            # beside the worker that is rung last: to hand over on one core takes a fraction of waking another, and
-            # ZeroMQ's thread, started after this, hands over to this one twice a batch
+            # beside the worker that is rung last: to hand over on one core takes a fraction of waking another
             os.sched_setaffinity(0, {host.last_core})
         router, endpoints = open_router(
-            context,
             ipc_path=Path(start.ipc_path),
             bind_host=start.bind_host,
             port_range=start.port_range,
@@ -103,8 +97,6 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
             listener, endpoints["shm"] = open_door(Path(start.shm_path))
     except VecServerError as error:
         send_line(control, HostFailed(error.code, error.message, error.details))
-        if context is not None:
-            context.destroy(linger=0)
         return 0
     epoch = secrets.randbits(63) | 1
     dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host))
@@ -119,8 +111,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     finally:
         if door is not None:
             door.close()
-        router.close(linger=_LAST_REPLY_MS)
-        context.term()
+        router.close(_LAST_REPLY_S)
     return 0
 
 

@@ -174,14 +174,14 @@ class Dispatcher:
         """Whether a lease is that of the present driver."""
         return bool(self._driver) and (lease, epoch) == (self._session.lease, self._session.epoch)
 
-    def message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
+    def message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
         """Take one message; the reply is None when it comes later, from ``finished`` or ``resume``."""
         reply = self._message(peer, frames)
         if self._running is None:
             self._host.lending.release()
         return reply
 
-    def _message(self, peer: bytes, frames: Sequence[bytes]) -> Reply | None:
+    def _message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
         if self._running is None:
             header = self._next_step(frames)
             if header is not None:
@@ -193,7 +193,7 @@ class Dispatcher:
             return self._error(peer, _salvage(frames), error)
         return self._handle(_Request(peer, header, ext, body))
 
-    def _next_step(self, frames: Sequence[bytes]) -> Header | None:
+    def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
         """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
 
         Decides nothing by itself: what is not whole and in order goes the long way, and is judged there.
@@ -210,7 +210,7 @@ class Dispatcher:
             return None
         return header if digest_of(ext, body) == header.digest and self._host.lending.claim() else None
 
-    def _step(self, peer: bytes, header: Header, frames: Sequence[bytes]) -> Reply | None:
+    def _step(self, peer: bytes, header: Header, frames: Sequence[Buffer]) -> Reply | None:
         self._driver_seen_ns = now = self._clock_ns()
         try:
             self._host.begin_step(frames[1], frames[2])
@@ -434,7 +434,7 @@ def _refuse_answer(request: _Request) -> Reply | None:
     raise MalformedMessage(f"{Kind(request.header.kind).name} is an answer, not a request")
 
 
-def _salvage(frames: Sequence[bytes]) -> Header:
+def _salvage(frames: Sequence[Buffer]) -> Header:
     """The header of a refused message, so that its sender can match the error; an empty one if there is none."""
     try:
         return Header.unpack(frames[0])

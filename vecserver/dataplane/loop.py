@@ -7,18 +7,18 @@ bell. A hand-over between an I/O thread and a step thread would cost a wake, and
 from __future__ import annotations
 
 import logging
+import select
 from time import monotonic
 from typing import TYPE_CHECKING, Final
-
-import zmq
 
 from vecserver.arena.doorbell import spin_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from vecserver.dataplane.dispatch import Dispatcher, Reply
+    from vecserver.dataplane.dispatch import Dispatcher
     from vecserver.dataplane.door import Door
+    from vecserver.dataplane.router import Router
     from vecserver.pools.host import Host
 
 __all__ = ["HostLoop"]
@@ -27,9 +27,6 @@ _log = logging.getLogger(__name__)
 
 _BURST: Final = 32
 """Messages taken before the loop looks elsewhere: a flood must not starve the bell."""
-
-_COPY_LIMIT: Final = 64 << 10
-"""Bytes from which handing memory to ZeroMQ is cheaper than copying it."""
 
 _EAGER_WAIT_S: Final = 0.002
 """How long a fresh batch is waited for at the bell alone, before all descriptors are watched: most finish within it."""
@@ -45,13 +42,6 @@ _ROUND_S: Final = 0.02
 _SPIN_US: Final = 600
 """How long the next request is watched for once a batch was answered: a quick trainer sends it by then."""
 
-# as plain numbers: to combine enum members costs more than to send a frame
-_LAST: Final = int(zmq.NOBLOCK)
-_EVENTS: Final = int(zmq.EVENTS)
-_RCVMORE: Final = int(zmq.RCVMORE)
-_POLLIN: Final = int(zmq.POLLIN)
-_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
-
 
 class HostLoop:
     """Runs one pool until its server says stop or is gone.
@@ -59,7 +49,7 @@ class HostLoop:
     Args:
         host: The pool.
         dispatcher: Its rules.
-        router: Its socket.
+        router: Its sockets.
         stop_fd: Readable when the pool is to end.
         door: Where drivers on this machine ask for the arena; None where it is not lent.
     """
@@ -68,7 +58,7 @@ class HostLoop:
         self,
         host: Host,
         dispatcher: Dispatcher,
-        router: zmq.Socket[bytes],
+        router: Router,
         stop_fd: int,
         door: Door | None = None,
     ) -> None:
@@ -81,31 +71,28 @@ class HostLoop:
         self._worker_fds = host.worker_fds
         self._answered = False  # a batch, just now: the next one is likely to be asked for at once
         self._next_look = 0.0
-        self._poller = zmq.Poller()
-        self._poller.register(router, zmq.POLLIN)
-        self._poller.register(host.done_fd, zmq.POLLIN)
-        self._poller.register(stop_fd, zmq.POLLIN)
-        for fd in self._worker_fds:
-            self._poller.register(fd, zmq.POLLIN)
+        self._poller = select.poll()
+        for fd in (*router.fds, host.done_fd, stop_fd, *self._worker_fds):
+            self._poller.register(fd, select.POLLIN)
 
     def run(self) -> None:
         """Serve until told to stop."""
         while True:
             answered, self._answered = self._answered, False
-            if answered and spin_until(self._has_message, _SPIN_US):
+            if answered and spin_until(self._router.has_message, _SPIN_US):
                 self._take_messages()
                 if self._answered and monotonic() < self._next_look:
                     continue  # in the middle of a rollout everything else is looked at now and then
             self._watch_door()
-            ready = dict(self._poller.poll(0 if self._answered else _LOOK_UP_MS))
+            at_once = self._answered or self._router.has_message()
+            ready = dict(self._poller.poll(0 if at_once else _LOOK_UP_MS))
             self._next_look = monotonic() + _ROUND_S
             if self._stop_fd in ready:
                 return
             self._note_dead_workers(ready)
             self._finish_command()
             self._attend_door(ready)
-            if self._router in ready:
-                self._take_messages()
+            self._take_messages()
 
     def _watch_door(self) -> None:
         if self._door is None:
@@ -114,10 +101,10 @@ class HostLoop:
         for fd in self._door_fds - fds:
             self._poller.unregister(fd)
         for fd in fds - self._door_fds:
-            self._poller.register(fd, zmq.POLLIN)
+            self._poller.register(fd, select.POLLIN)
         self._door_fds = fds
 
-    def _attend_door(self, ready: Mapping[object, int]) -> None:
+    def _attend_door(self, ready: Mapping[int, int]) -> None:
         if self._door is not None:
             self._door.attend(ready)
             if self._dispatcher.waits and not self._host.lending.busy:
@@ -125,22 +112,19 @@ class HostLoop:
 
     def _resume(self) -> None:
         for reply in self._dispatcher.resume():
-            self._send(reply)
+            self._router.send(reply)
 
     def drain(self, grace: float) -> None:
         """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
         deadline = monotonic() + grace
-        for deaf in (self._router, self._stop_fd, *self._door_fds):  # readable for good, and read no more
+        for deaf in (*self._router.fds, self._stop_fd, *self._door_fds):  # readable for good, and read no more
             self._poller.unregister(deaf)
         # a driver that has the arena ends its step too, and begins no other
         while (self._dispatcher.running or not self._host.lending.claim()) and monotonic() < deadline:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
 
-    def _has_message(self) -> bool:
-        return bool(int(self._router.getsockopt(_EVENTS)) & _POLLIN)
-
-    def _note_dead_workers(self, ready: dict[object, int]) -> None:
+    def _note_dead_workers(self, ready: dict[int, int]) -> None:
         for fd in [fd for fd in self._worker_fds if fd in ready]:
             self._poller.unregister(fd)
             self._host.worker_exited(self._worker_fds.pop(fd))
@@ -156,34 +140,20 @@ class HostLoop:
 
     def _answer(self) -> None:
         for reply in self._dispatcher.finished(self._host.collect()):
-            self._send(reply)
+            self._router.send(reply)
         self._answered = True
 
     def _take_messages(self) -> None:
         router, dispatcher = self._router, self._dispatcher
         for _ in range(_BURST):
-            try:
-                peer = router.recv(_LAST)
-            except zmq.Again:
+            message = router.receive()
+            if message is None:
                 return
-            frames = []
-            while router.getsockopt(_RCVMORE):
-                frames.append(router.recv(_LAST))
             idle = not dispatcher.running
-            reply = dispatcher.message(peer, frames)
+            reply = dispatcher.message(*message)
             if reply is not None:
-                self._send(reply)
+                router.send(reply)
             elif idle and dispatcher.running:
                 if self._host.wait(_EAGER_WAIT_S):
                     self._answer()
-                return  # nothing more is likely to wait, and asking in vain costs an exception
-
-    def _send(self, reply: Reply) -> None:
-        send = self._router.send
-        try:
-            send(reply.peer, _MORE)
-            send(reply.header, _MORE)
-            send(reply.ext, _MORE)
-            send(reply.body, _LAST, copy=len(reply.body) < _COPY_LIMIT)
-        except zmq.ZMQError:
-            return  # a peer that left, or that does not read: it asks again with the same number when it is back
+                return  # nothing more is likely to wait

@@ -1,4 +1,4 @@
-"""ZeroMQ's own wire protocol, ZMTP 3.0 without security, as far as a DEALER needs it: bytes only, no sockets.
+"""ZeroMQ's own wire protocol, ZMTP 3.0 without security, as far as DEALER and ROUTER need it: bytes only, no sockets.
 
 ::
 
@@ -15,6 +15,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge
 
 if TYPE_CHECKING:
@@ -22,7 +24,17 @@ if TYPE_CHECKING:
 
     from vecserver.wire.frames import Buffer
 
-__all__ = ["GREETING", "OPENING_SIZE", "READY", "Incoming", "check_greeting", "encode", "pong"]
+__all__ = [
+    "GREETING",
+    "OPENING_SIZE",
+    "READY",
+    "ROUTER_READY",
+    "Incoming",
+    "check_greeting",
+    "check_ready",
+    "encode",
+    "pong",
+]
 
 _MORE: Final = 1
 _LONG: Final = 2
@@ -47,7 +59,7 @@ _USUAL_FIRST: Final = bytes((_MORE, 64))
 _USUAL_SECOND: Final = bytes((_MORE, 0))
 """How nearly every answer begins: a frame of 64 bytes, an empty one, and a last one whose length takes eight bytes."""
 _MAX_COMMAND: Final = 1 << 10
-"""Longer than any command of the protocol that means something to a DEALER."""
+"""Longer than any command of the protocol that means something to a DEALER or a ROUTER."""
 _TTL_SIZE: Final = 2
 _MAX_CONTEXT: Final = 16
 """A PING's data: its time to live, then so many bytes at most to give back."""
@@ -63,7 +75,11 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 READY: Final = _command(b"READY", _property(b"Socket-Type", b"DEALER"))
-"""The command that follows the greeting."""
+"""The command that follows the greeting of a client."""
+ROUTER_READY: Final = _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+"""The command that follows the greeting of a host."""
+_ASKING: Final = frozenset({b"DEALER", b"REQ"})
+"""Kinds of sockets that a ROUTER takes for clients."""
 
 
 def pong(ping: bytes) -> bytes:
@@ -87,6 +103,29 @@ def check_greeting(data: bytes) -> None:
     if len(data) >= OPENING_SIZE + len(_MECHANISM) and data[OPENING_SIZE:32] != _MECHANISM:
         name = data[OPENING_SIZE:32].rstrip(b"\0").decode("ascii", "replace")
         raise MalformedMessage(f"the peer demands the security mechanism {name}; this side has none")
+
+
+def check_ready(data: bytes) -> None:
+    """Refuse a peer whose socket is of a kind that asks nothing of a ROUTER.
+
+    Args:
+        data: What follows the name in its READY: a list of properties.
+
+    Raises:
+        MalformedMessage: It is of another kind, or does not say of which.
+    """
+    kind, at = b"", 0
+    while at < len(data):
+        name_end = at + 1 + data[at]
+        value_begin = name_end + 4
+        value_end = value_begin + int.from_bytes(data[name_end:value_begin], "big")
+        if value_end > len(data):
+            raise MalformedMessage("a READY that ends in the middle of a property")
+        if data[at + 1 : name_end].lower() == b"socket-type":
+            kind = data[value_begin:value_end]
+        at = value_end
+    if kind not in _ASKING:
+        raise MalformedMessage(f"a socket of the kind {kind[:16]!r}; a pool takes DEALERs")
 
 
 def encode(frames: Sequence[Buffer]) -> list[Buffer]:
@@ -124,7 +163,7 @@ class Incoming:
         self._usual_limit = min(limits[2], _LARGE - 1) if len(limits) == 3 and limits[0] >= 64 else -1
         self._buffer = memoryview(bytearray(_CHUNK))
         self._start = self._end = 0
-        self._frames: list[bytes | bytearray] = []
+        self._frames: list[bytes | bytearray | memoryview] = []
         self._large: memoryview | None = None  # the frame that is received into memory of its own
         self._filled = 0
         self._more = False
@@ -134,6 +173,8 @@ class Incoming:
         """Where the next bytes of the connection go; never empty."""
         if self._large is not None:
             return self._large[self._filled :]
+        if self._start == self._end:  # the same few lines of memory for one small message after the other
+            self._start = self._end = 0
         return self._buffer[self._end :]
 
     def received(self, count: int) -> None:
@@ -143,7 +184,34 @@ class Incoming:
         else:
             self._end += count
 
-    def message(self) -> list[bytes | bytearray] | None:
+    @property
+    def unread(self) -> bool:
+        """Whether there are bytes that ``message`` has not looked at, or that are too few for it."""
+        return self._start < self._end
+
+    @property
+    def held(self) -> int:
+        """Bytes of a message that is not whole yet."""
+        whole = sum(map(len, self._frames))
+        if self._large is not None:
+            whole += self._filled - len(self._large)
+        return whole + self._end - self._start
+
+    def greeting(self) -> bool:
+        """Take the peer's greeting out of what came first; False where more of it is needed.
+
+        Raises:
+            MalformedMessage: As ``check_greeting``.
+        """
+        came = bytes(self._buffer[self._start : min(self._end, self._start + len(GREETING))])
+        if came:
+            check_greeting(came)
+        if len(came) < len(GREETING):
+            return False
+        self._start += len(GREETING)
+        return True
+
+    def message(self) -> list[bytes | bytearray | memoryview] | None:
         """The frames of the next message, in memory of their own; None where more bytes are needed.
 
         Raises:
@@ -211,11 +279,11 @@ class Incoming:
             raise MessageTooLarge(f"a frame of {length} bytes; at most {limit} are taken here", limit=limit)
 
     def _begin_large(self, flags: int, begin: int, length: int) -> None:
-        data = bytearray(length)
+        data = np.empty(length, np.uint8).data  # not zeroed: what never comes takes neither memory nor time
         here = min(length, self._end - begin)
         data[:here] = self._buffer[begin : begin + here]
         self._frames.append(data)
-        self._large, self._filled, self._more = memoryview(data), here, bool(flags & _MORE)
+        self._large, self._filled, self._more = data, here, bool(flags & _MORE)
         self._start = begin + here
 
     def _note_command(self, data: bytearray) -> None:

@@ -17,6 +17,8 @@ from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
 from vecserver_client.direct import address_of, checked_message, unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
@@ -121,7 +123,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._heard = 0  # of the peer's greeting
         self._is_ready = False
         self._incoming = zmtp.Incoming(limits)
-        self._inbox: deque[list[bytes | bytearray]] = deque()
+        self._inbox: deque[Sequence[Buffer]] = deque()
         self._failure: Exception | None = None
         self._is_full = False  # the loop holds as much unsent as it likes to
         self._waiter: asyncio.Future[None] | None = None
@@ -210,7 +212,7 @@ class _Wire(asyncio.BufferedProtocol):
             left = deadline - monotonic()
         return self._failure is None and not self._is_full
 
-    async def message(self, deadline: float) -> list[bytes | bytearray] | None:
+    async def message(self, deadline: float) -> Sequence[Buffer] | None:
         """The next message; None where none comes until the deadline.
 
         Raises:
