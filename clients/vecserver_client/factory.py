@@ -197,7 +197,14 @@ def _drive(
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
-        return RemoteVectorEnv(connection, attached, name, partial(_release, undo.pop_all(), made), arena)
+        kept = ExitStack()
+        try:
+            envs = RemoteVectorEnv(connection, attached, name, partial(_release, kept, made), arena)
+        except BaseException:
+            connection.close(_GIVE_BACK_TIMEOUT)
+            raise
+        kept.push(undo.pop_all())
+        return envs
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
 
 

@@ -20,7 +20,7 @@ from vecserver.arena.orders import LentOrders
 from vecserver.arena.outcome import joined
 from vecserver.arena.passing import check_same_user, close_all, new_socket, peer_of, receive, send
 from vecserver.arena.plan import ArenaPlan
-from vecserver.arena.views import WANTED, ArenaViews, WorkerLine
+from vecserver.arena.views import RECALLS, WANTED, ArenaViews, WorkerLine
 from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvFault,
@@ -50,6 +50,9 @@ __all__ = ["BorrowedArena", "ShmLink"]
 
 _LOOK_S: Final = 0.002
 """Between two looks at a step whose end may not be rung."""
+
+_LEAST_S: Final = 0.001
+"""Seconds that an answer of the host is waited for, however little time is left."""
 
 _LAST_WORDS_S: Final = 1.0
 """Seconds for what the host says last: it was sent before the connection ended."""
@@ -114,6 +117,19 @@ class BorrowedArena:
                 return error
         return PoolLost("the pool's host closed the connection over which its arena was lent")
 
+    def is_over(self) -> bool:
+        """Whether the host has said that the loan is over, or is gone; passes over answers that nobody waits for."""
+        self.sock.settimeout(0.0)
+        try:
+            while not isinstance(self._last, Recalled):
+                self._last, fds = receive(self.sock, FromHost)
+                close_all(fds)
+        except BlockingIOError:
+            return False
+        except (EOFError, OSError, ValueError):
+            return True
+        return True
+
     def fetch(self, seq: int, timeout: float) -> list[bytes]:
         """The payloads of a step that did not fit, one a worker, empty where it did.
 
@@ -121,13 +137,13 @@ class BorrowedArena:
             EOFError: The loan has ended.
             TimeoutError: The host did not answer; it can be asked again.
         """
-        self.sock.settimeout(timeout)
+        self.sock.settimeout(max(timeout, _LEAST_S))  # none at all would mean something else to a socket
         send(self.sock, Fetch(seq))
         while True:
             message, fds = receive(self.sock, FromHost)
             try:
                 self._last = message  # a Recalled, behind which the connection ends, or an answer nobody waited for
-                if isinstance(message, Fetched) and message.seq == seq:
+                if isinstance(message, Fetched) and message.seq == seq and len(message.sizes) == len(self.lent.shards):
                     ends = np.cumsum(message.sizes).tolist()
                     return [_read(fds[0], end - size, size) for size, end in zip(message.sizes, ends, strict=True)]
             finally:
@@ -180,6 +196,12 @@ class _Drive:
         """Whether a wait was, so that its ring may have been taken."""
         self.torn = False
         """Whether a start was, so that some workers may not have been called."""
+        self._left: list[tuple[bytes | None, bool]] | None = None
+
+    @property
+    def recalled(self) -> bool:
+        """Whether the loan is over. What was read out of the arena before was then perhaps another driver's."""
+        return self.head[RECALLS] != self.arena.lent.recalls
 
     def take_turn(self, timeout: float) -> None:
         """Wait until the arena is this driver's.
@@ -198,7 +220,7 @@ class _Drive:
             poll.register(bell.fd, select.POLLIN)
             poll.register(self.arena.sock, select.POLLIN)
             events = poll.poll(max(0.0, deadline - monotonic()) * 1000)
-            if any(fd != bell.fd for fd, _ in events):
+            if any(fd != bell.fd for fd, _ in events) and self.arena.is_over():
                 raise EOFError("the arena was recalled")
             if not events:
                 raise DeadlineExceeded(f"the pool was busy with other requests for {timeout:g} s; nothing was stepped")
@@ -213,6 +235,8 @@ class _Drive:
         """
         driver, done = self.driver, self.done
         deadline = monotonic() + timeout
+        if self._left is not None:  # they had, and their ring was taken: the rest is on its way
+            return
         if self.torn:
             driver.call_again()
             while not driver.words_done() and monotonic() < deadline:
@@ -233,18 +257,23 @@ class _Drive:
                     rows=[first, last],
                 )
 
-    def parts(self, timeout: float) -> list[tuple[bytes | memoryview, bool]]:
-        """What the workers left, and whether it is faults.
+    def parts(self, timeout: float) -> list[tuple[bytes, bool]]:
+        """What the workers left, and whether it is faults; may be asked again until ``forget``.
 
         Raises:
             EOFError: The loan has ended.
             DeadlineExceeded: The host did not send what is too large for the arena.
         """
-        if self.driver.left_nothing():
-            return []
-        results = self.driver.collect()
-        fetched: list[bytes] = []
-        if any(result.payload is None for result in results):
+        if self._left is None:
+            if self.driver.left_nothing():
+                return []
+            # kept: to fetch what did not fit writes over what the workers say here
+            self._left = [
+                (None if result.payload is None else bytes(result.payload), result.faulted)
+                for result in self.driver.collect()
+            ]
+        fetched: list[bytes] = [b""] * len(self._left)
+        if any(payload is None for payload, _ in self._left):
             try:
                 fetched = self.arena.fetch(self.driver.seq, timeout)
             except TimeoutError:
@@ -252,9 +281,13 @@ class _Drive:
             except OSError as error:
                 raise EOFError("the host is gone") from error
         return [
-            (fetched[i] if result.payload is None else result.payload, result.faulted)
-            for i, result in enumerate(results)
+            (late if payload is None else payload, faulted)
+            for late, (payload, faulted) in zip(fetched, self._left, strict=True)
         ]
+
+    def forget(self) -> None:
+        """The step was collected."""
+        self._left = None
 
     def results(self) -> SlotViews:
         """The arrays of the finished step, copied."""
@@ -336,9 +369,10 @@ class ShmLink:
             return self._pool.finish(timeout)
         drive = self._drive
         assert drive is not None
+        deadline = monotonic() + timeout
         try:
             drive.wait(timeout)
-            parts = drive.parts(timeout)
+            parts = drive.parts(max(0.0, deadline - monotonic()))
             views = drive.results()
             ext = joined(parts) if parts else b""
         except EOFError:
@@ -356,11 +390,14 @@ class ShmLink:
 
     def _finished(self, drive: _Drive) -> None:
         self._stepping = drive.interrupted = False
+        drive.forget()
         try:
             drive.turn.ring()
         except BaseException:  # interrupted, before or after it rang
             self._give_back()
             raise
+        if drive.recalled:  # behind the ring, a system call, so that nothing was read later than this word
+            raise self._ended(drive)
 
     def _ended(self, drive: _Drive) -> VecServerError:
         """The loan has ended: says why. From here on the host answers, over the ordinary connection."""

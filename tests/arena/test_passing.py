@@ -51,12 +51,12 @@ def test_descriptors_arrive_with_their_message(pair):
     """In order, closed on exec, and the receiver's own."""
     ours, theirs = pair
     fds = [os.memfd_create(f"test-{i}") for i in range(3)]
-    send(theirs, Lent([(0, 2), (2, 5)], 4096, 8192), fds)
+    send(theirs, Lent([(0, 2), (2, 5)], 4096, 8192, 0), fds)
     close_all(fds)
     assert fds == []
     message, got = receive(ours, FromHost)
     try:
-        assert message == Lent([(0, 2), (2, 5)], 4096, 8192)
+        assert message == Lent([(0, 2), (2, 5)], 4096, 8192, 0)
         assert [name_of(fd) for fd in got] == [f"/memfd:test-{i} (deleted)" for i in range(3)]
         assert not any(os.get_inheritable(fd) for fd in got)
     finally:

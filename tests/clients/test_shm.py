@@ -149,6 +149,31 @@ def test_infos_of_any_size_arrive(make, size):
         assert envs.stats().batches == 5
 
 
+def test_infos_that_come_late_come_whole(make, monkeypatch):
+    """A wait that ends before the host has sent them loses none, neither those that lay in the arena."""
+
+    def too_late(_sock, _kind):
+        raise TimeoutError
+
+    size = 52_000
+    envs = make(odd("Verbose-v0"), 3, workers=2, size=size)
+    drive = envs._link._drive
+    two_rows, one_row = drive.views.plan.side_sizes
+    assert one_row > size  # with all that is around it
+    assert two_rows < 2 * size
+    with closing(make_oracle(odd("Verbose-v0"), 3, size=size)) as oracle:
+        assert_same(envs.reset(seed=1), oracle.reset(seed=1), "reset")
+        for _ in range(3):
+            actions = np.zeros(3, np.int64)
+            envs.step_async(actions)
+            wait_for(drive.driver.words_done)
+            with monkeypatch.context() as patched, pytest.raises(DeadlineExceeded):
+                patched.setattr("vecserver_client.shm.receive", too_late)
+                envs.step_wait(timeout=0)
+            assert_same_batch(envs.step_wait(), oracle.step(actions), "step")
+        assert not drive.arena.is_over()
+
+
 def test_faults_of_any_size_arrive(make):
     """An error that does not fit the arena either."""
     envs = make(odd("Verbose-v0"), 8, size=200_000, fail_at=2)
@@ -277,6 +302,21 @@ def test_a_takeover_in_the_middle_of_a_step(slow, attach):
     gate.touch()
     assert steps_of(usurper.step_wait()[0]) == [2, 2]
     assert usurper.stats().batches == 2
+
+
+@pytest.mark.parametrize("transport", ["tcp", "shm"])
+def test_a_takeover_of_a_finished_step_that_nobody_has_collected(make, attach, transport):
+    """What lies in the arena by then is the new driver's: the old one is told so, and gets none of it."""
+    envs = make(COUNT, 2, workers=2)
+    envs.reset(seed=1)
+    envs.step_async(NONE)
+    wait_for(envs._link._drive.driver.words_done)
+    usurper = attach(envs, transport, force=True)
+    usurper.reset(seed=5)
+    usurper.step(NONE)
+    with within(NOT_LONG_S), pytest.raises(LeaseLost):
+        envs.step_wait()
+    assert steps_of(usurper.step(NONE)[0]) == [2, 2]
 
 
 def test_a_host_that_is_killed_in_a_step_is_a_lost_pool(slow, view):

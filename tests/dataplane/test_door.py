@@ -72,7 +72,7 @@ def test_a_lease_gets_the_arena(view, lease, caller):
     """Its memory, the orders', five bells, and one a worker."""
     driver = caller(view)
     lent = driver.ask(lease())
-    assert lent == Lent([(0, 2)], view.arena_bytes, 4096)
+    assert lent == Lent([(0, 2)], view.arena_bytes, 4096, 0)
     assert len(driver.fds) == 7
     assert [os.fstat(fd).st_size for fd in driver.fds[:2]] == [view.arena_bytes, 4096]
 

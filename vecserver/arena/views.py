@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from vecserver.arena.plan import ArenaPlan
     from vecserver.wire.layout import Layout, SlotViews
 
-__all__ = ["MESSAGE", "STEP", "WANTED", "ArenaViews", "DriverLine", "Status", "WorkerLine"]
+__all__ = ["MESSAGE", "RECALLS", "STEP", "WANTED", "ArenaViews", "DriverLine", "Status", "WorkerLine"]
 
 _MAGIC: Final = 0x414E455241534556  # b"VESARENA", little-endian
 _VERSION: Final = 1
@@ -23,6 +23,9 @@ MESSAGE: Final = 2
 
 WANTED: Final = 5
 """Word of the head, behind the identity: whether the host waits for its turn while the arena is lent."""
+
+RECALLS: Final = 6
+"""Word of the head: how often the arena was had back from a driver in another process."""
 
 
 class Status:

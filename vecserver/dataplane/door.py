@@ -5,9 +5,11 @@ The connection stays open as long as the loan: its end tells each side that the 
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.arena.memory import create
@@ -29,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 _MAX_STRANGERS: Final = 8
 """Connections that have not proved a lease yet; a further one takes the place of the oldest."""
+
+_DEAF_S: Final = 1.0
+"""Seconds that nobody is let in when no descriptor is left: a connection that waits would keep the loop awake."""
 
 
 class _Borrower:
@@ -65,11 +70,14 @@ class Door:
         self._dispatcher = dispatcher
         self._strangers: dict[int, tuple[socket.socket, Peer]] = {}
         self._borrower: _Borrower | None = None
+        self._deaf_until = 0.0
 
     @property
     def fds(self) -> set[int]:
         """What to watch now."""
-        fds = {self._listener.fileno(), *self._strangers}
+        fds = set(self._strangers)
+        if monotonic() >= self._deaf_until:
+            fds.add(self._listener.fileno())
         if self._borrower is not None:
             fds.add(self._borrower.sock.fileno())
             if self._borrower.pidfd is not None:
@@ -93,7 +101,9 @@ class Door:
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
-        except OSError:  # gone again, or no descriptor is left for it
+        except OSError as error:  # gone again, or no descriptor is left for it, and none will be at once
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._deaf_until = monotonic() + _DEAF_S
             return
         sock.setblocking(False)
         peer = peer_of(sock)
@@ -141,7 +151,7 @@ class Door:
             host.lending.recall()
             self._end(refusal)
             return
-        message = Lent(host.shards, host.arena_bytes, loan.orders_size)
+        message = Lent(host.shards, host.arena_bytes, loan.orders_size, host.lending.recalls)
         try:
             send(borrower.sock, message, host.lent_fds(loan))
         except OSError as error:
@@ -176,17 +186,20 @@ class Door:
             self._host.lending.recall()
         self._end(None)
 
-    @staticmethod
-    def _fetched(borrower: _Borrower, seq: int, payloads: list[bytes | memoryview]) -> None:
-        memory = create("vecserver-payloads")
+    def _fetched(self, borrower: _Borrower, seq: int, payloads: list[bytes | memoryview]) -> None:
+        memory = None
         try:
+            memory = create("vecserver-payloads")
             for payload in payloads:
                 _write(memory, payload)
             send(borrower.sock, Fetched(seq, [len(payload) for payload in payloads]), [memory])
-        except OSError as error:  # it is gone, or there is no memory; it hears of the end of its socket
+        except OSError as error:  # it is gone, or there is no memory or descriptor: it goes on without the arena
             _log.warning("payloads could not be handed over: %s", error)
+            if borrower is self._borrower:
+                self._give_up(borrower)
         finally:
-            os.close(memory)
+            if memory is not None:
+                os.close(memory)
 
     def _end(self, error: VecServerError | None) -> None:
         borrower, self._borrower = self._borrower, None

@@ -300,12 +300,12 @@ class _Worker:
             send(self._sock, payload)
 
     def _adopt(self, message: Adopt, _slot: int) -> bytes:
+        self._line[WorkerLine.LENT_DONE] = 0  # whatever becomes of the rest: nothing of this loan was done
         _, fds, _ = receive_fds(self._sock, 1)  # behind the message a byte that carries them
         self._lent_fds = fds
         orders = LentOrders(self._workers, self._actions, map_memory(fds[0], message.size))
         area = ActionArea(self._actions, orders.actions, orders.codes, slice(self._first, self._end))
         finish = FinishLine(fds[1], Doorbell(fds[2]))
-        self._line[WorkerLine.LENT_DONE] = 0
         self._lent = _Driver(orders.driver_lines[self._index], area, finish, WorkerLine.LENT_DONE)
         self._drivers = (self._lent, self._host)  # in this order: behind a Pause it must not be looked at again
         return b""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from vecserver.arena.views import WANTED, WorkerLine
+from vecserver.arena.views import RECALLS, WANTED, WorkerLine
 from vecserver.engine.channel import Adopt, Drop, Fetch, Pause
 from vecserver.pools.loan import Loan
 from vecserver.wire.errors import TransportUnavailable, VecServerError
@@ -45,6 +45,11 @@ class Lending:
     def lent(self) -> bool:
         """Whether a driver in another process has the arena."""
         return self._loan is not None
+
+    @property
+    def recalls(self) -> int:
+        """How often a loan was ended."""
+        return self._views.head[RECALLS]
 
     @property
     def steps(self) -> int:
@@ -115,6 +120,8 @@ class Lending:
         loan, self._loan = self._loan, None
         if loan is not None:
             self._views.head[WANTED] = 0
+            # before any worker obeys: a driver that reads what it finished before compares it afterwards
+            self._views.head[RECALLS] += 1
             # before anybody else gets it
             self._add(self._recalling(loan), at=1 if self._at_work else 0)
 
@@ -169,8 +176,11 @@ class Lending:
             slot = lines[done.index(last)][WorkerLine.SLOT]
             if last != self._steps_seen:
                 host.forget_over()
+            host.collect()
             host.begin_messages([Drop(None if each == last else slot) for each in done])
             yield
+            if host.broken is None:
+                host.collect()
         self._open.remove(loan)
         self._returned += last
         loan.close()
@@ -179,7 +189,9 @@ class Lending:
         self._host.begin_messages([Fetch()] * len(self._views.worker_lines))
         yield
         if self._host.broken is None:
-            told(self._host.payloads())
+            payloads = self._host.payloads()
+            if payloads:  # none where a worker has died over it, of which the driver is told
+                told(payloads)
 
     def close(self) -> None:
         """Let go of what is lent; the workers are gone."""

@@ -39,11 +39,13 @@ class Lent(msgspec.Struct, frozen=True, tag=True):
         shards: ``(first, end)`` row of each worker: from them follow the plans of both memories.
         arena_size: Bytes of the arena.
         orders_size: Bytes of the orders.
+        recalls: The word ``RECALLS`` of the arena's head as long as the loan lasts.
     """
 
     shards: list[tuple[int, int]]
     arena_size: int
     orders_size: int
+    recalls: int
 
 
 class Fetched(msgspec.Struct, frozen=True, tag=True):
