@@ -172,9 +172,9 @@ def test_the_last_worker_rings_and_no_other(stage):
         worker.gate.set()
         while i in stage.driver.unfinished():
             os.sched_yield()
-    assert select.select([stage.driver.done_fd], [], [], LONG_S)[0]
+    assert select.select([stage.done.fd], [], [], LONG_S)[0]
     assert stage.driver.poll()
-    assert not select.select([stage.driver.done_fd], [], [], 0)[0]
+    assert not select.select([stage.done.fd], [], [], 0)[0]
 
 
 def test_payloads_come_in_the_order_of_shards(stage):

@@ -14,7 +14,8 @@ import zmq
 from tests import leaks
 from tests.environments import env_id
 from tests.pools.registries import open_registry
-from vecserver.dataplane.endpoints import MAX_IPC_PATH, open_router
+from vecserver.dataplane.endpoints import MAX_IPC_PATH, open_door, open_router
+from vecserver.dataplane.plain_router import PlainRouter
 from vecserver.dataplane.zmq_router import ZmqRouter
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import PortUnavailable
@@ -95,6 +96,24 @@ def test_every_queue_and_message_of_the_network_is_bounded():
     assert router.getsockopt(zmq.HEARTBEAT_IVL) > 0
     for each in (large, small):
         each.close(0.0)
+
+
+def test_localhost_is_this_machine_alone(bind, peer):
+    """The name counts as the address it stands for, as in the settings: no ZeroMQ, and the address is given."""
+    router, endpoints = bind(bind_host="localhost")
+    assert isinstance(router, PlainRouter)
+    assert endpoints["tcp"].startswith("tcp://127.0.0.1:")
+    peer(endpoints["tcp"]).send([b"hello"])
+    assert heard(router) == [b"hello"]
+
+
+def test_a_socket_of_a_host_that_was_killed_is_replaced(bind, path):
+    """Of a pool and of a door alike: the path is this host's."""
+    with closing(socket.socket(socket.AF_UNIX)) as stale:
+        stale.bind(os.fspath(path))
+    bind()
+    with closing(open_door(path)[0]):
+        assert path.is_socket()
 
 
 @HOSTS

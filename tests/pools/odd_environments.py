@@ -7,10 +7,12 @@ A process that has not imported the module names them ``tests.pools.odd_environm
 from __future__ import annotations
 
 import atexit
+import multiprocessing
 import os
 import random
 import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,22 @@ class DrawingEnv(gym.Env):
         return np.array([random.random(), np.random.random()]), {}  # noqa: NPY002 - what is tested
 
 
+def _wait_for_ever() -> None:
+    threading.Event().wait()
+
+
+class ParentEnv(CountEnv):
+    """Starts a process that runs for ever, which multiprocessing is to end with this one, and an executor's process."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        context = multiprocessing.get_context("fork")
+        self._child = context.Process(target=_wait_for_ever, daemon=True)
+        self._child.start()
+        self._executor = ProcessPoolExecutor(1, context)
+        self._executor.submit(os.getpid).result()
+
+
 class HeldEnv(SlowEnv):
     """``Slow`` that touches the file ``began`` before it waits for its gate; every row of it."""
 
@@ -132,6 +150,7 @@ _CLASSES = (
     DeadOnArrivalEnv,
     StuckEnv,
     DrawingEnv,
+    ParentEnv,
     HeldEnv,
     DifferentEnv,
     LongDoubleEnv,

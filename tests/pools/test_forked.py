@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.pools.odd_environments import odd
-from tests.pools.processes import wait_for
+from tests.pools.processes import Watched, descendants, wait_for
 from vecserver.pools.spec import PoolSpec
 
 
@@ -40,6 +40,16 @@ def test_what_is_to_run_at_a_workers_exit_runs(registry, tmp_path):
     view = registry.create(drawing(tmp_path))
     registry.delete(view.pool)
     assert (tmp_path / "ended").exists()
+
+
+def test_the_processes_of_environments_end_with_their_worker(registry):
+    """Those that multiprocessing ends at the exit of a process: daemons, and what an executor started."""
+    view = registry.create(PoolSpec(env_id=odd("Parent-v0"), num_envs=1))
+    children = descendants(view.stats.worker_pids[0])
+    assert len(children) == 2
+    with Watched(*children) as watched:
+        registry.delete(view.pool)
+        assert not watched.running()
 
 
 def test_a_worker_heeds_signals_as_any_process(registry, pool):

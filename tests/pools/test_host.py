@@ -429,3 +429,13 @@ def test_a_worker_that_has_not_begun_leaves_in_order_too(host):
     os.kill(worker.pid, signal.SIGCONT)
     pool.stop(LONG_S)
     assert worker.exitcode == 0
+
+
+def test_a_host_stopped_twice_closes_nothing_of_others():
+    """The numbers of its descriptors are another's by then."""
+    host = Host("p", PoolSpec(env_id=COUNT, num_envs=1), Caps())
+    host.stop(0.0)
+    others = [os.pipe() for _ in range(2)]
+    host.stop(0.0)
+    for fd in (fd for pair in others for fd in pair):
+        os.close(fd)  # fails for one that is closed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -324,6 +325,13 @@ def test_a_host_that_is_no_host_is_named(make_registry):
     command = ("/bin/sh", "-c", "echo something is wrong >&2; exit 3")
     with pytest.raises(HostStartFailed, match=r"left with 3.*something is wrong"):
         make_registry(host_command=command).create(count())
+
+
+def test_a_host_that_runs_out_of_descriptors_is_an_answer(make_registry):
+    """The caller is told what the system refused, not where in the host."""
+    command = ("/bin/sh", "-c", 'ulimit -n 40; exec "$0" -m vecserver.dataplane "$1"', sys.executable)
+    with pytest.raises(HostStartFailed, match="could not make its pool: .*Too many open files"):
+        make_registry(host_command=command).create(PoolSpec(env_id=COUNT, num_envs=20, workers=20))
 
 
 def test_a_program_that_does_not_exist_leaves_nothing(make_registry):

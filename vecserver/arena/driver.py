@@ -32,8 +32,8 @@ class ShardResult:
     """What one worker left behind for a command.
 
     Attributes:
-        payload: Its infos, faults or results; valid until its next command. None when it did not fit the side area and
-            comes over the worker's socket.
+        payload: Its infos, faults or results; valid until its next command. None when it did not fit the side area: it
+            comes over the worker's socket, which the host reads; a borrower fetches it from the host.
         faulted: Whether the payload holds faults.
     """
 
@@ -78,11 +78,6 @@ class ArenaDriver:
         self._running = False
         self.slot = 0
         """The slot of the last command: where its results are."""
-
-    @property
-    def done_fd(self) -> int:
-        """Becomes readable when all workers have finished: for a poller that waits for other things too."""
-        return self._finish.bell.fd
 
     @property
     def seq(self) -> int:

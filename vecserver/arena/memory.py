@@ -1,7 +1,8 @@
 """Unnamed shared memory: made empty, sized once, sealed, passed on as a file descriptor. Linux only.
 
 A memfd has no name in any file system, so nothing can be left behind whatever dies, and nobody can open it who was not
-given its descriptor. Descriptors are inherited by children started with ``pass_fds``.
+given its descriptor. Descriptors reach others by ``fork``, by ``pass_fds`` of a new interpreter, or as ancillary
+data of a Unix socket (``arena.passing``).
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class WorkerLine:
     DONE: Final = 0
     STATUS: Final = 1
     SIDE_LENGTH: Final = 2
-    """Bytes of the payload; a payload longer than the side area comes over the worker's socket."""
+    """Bytes of the payload; one longer than the side area comes over the worker's socket; a borrower fetches it."""
     ROW: Final = 3
     """The row being stepped now, for reports of a slow batch."""
     STEPS: Final = 4

@@ -26,10 +26,12 @@ from vecserver.dataplane.loop import HostLoop
 from vecserver.dataplane.stats import pool_stats
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
 from vecserver.pools.host import Host
-from vecserver.wire.errors import VecServerError
+from vecserver.wire.errors import HostStartFailed, VecServerError
 
 if TYPE_CHECKING:
     from types import FrameType
+
+    from vecserver.dataplane.router import Router
 
 _LAST_REPLY_S = 0.2
 """How long the answer to the last batch may take to leave."""
@@ -80,23 +82,37 @@ def _clear_away(log_path: Path) -> None:
         log_path.parent.rmdir()
 
 
+def _open(host: Host, start: HostStart) -> tuple[Router, socket.socket | None, dict[str, str]]:
+    """The sockets of the pool, the one at its door where it has one, and their endpoints: all of them, or none."""
+    router, endpoints = open_router(
+        ipc_path=Path(start.ipc_path),
+        bind_host=start.bind_host,
+        port_range=start.port_range,
+        max_request=host.info.max_request,
+    )
+    if not host.lendable:
+        return router, None, endpoints
+    try:
+        listener, endpoints["shm"] = open_door(Path(start.shm_path))
+    except BaseException:
+        router.close(0.0)
+        raise
+    return router, listener, endpoints
+
+
 def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     try:
         host.start(start.start_timeout, abort_fd=control.fileno(), fork=True)
         if host.last_core is not None:
             # beside the worker that is rung last: to hand over on one core takes a fraction of waking another
             os.sched_setaffinity(0, {host.last_core})
-        router, endpoints = open_router(
-            ipc_path=Path(start.ipc_path),
-            bind_host=start.bind_host,
-            port_range=start.port_range,
-            max_request=host.info.max_request,
-        )
-        listener = None
-        if host.lendable:
-            listener, endpoints["shm"] = open_door(Path(start.shm_path))
+        router, listener, endpoints = _open(host, start)
     except VecServerError as error:
         send_line(control, HostFailed(error.code, error.message, error.details))
+        return 0
+    except OSError as error:  # no process, descriptor or memory is left
+        message = f"a host process could not make its pool: {error}"
+        send_line(control, HostFailed(HostStartFailed.code, message, {}))
         return 0
     epoch = secrets.randbits(63) | 1
     dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host))

@@ -277,7 +277,7 @@ class Dispatcher:
             raise MalformedMessage("ext and body do not have the digest that the header gives")
         verdict = self._session.judge(header)
         if verdict is Verdict.RUN:
-            if not self._is_free():  # an observer's frames are being rendered
+            if not self._is_free():  # for an observer, a lent turn or a chore
                 self._wait(request)
                 return None
             self._begin(request)

@@ -88,6 +88,7 @@ def open_door(path: Path) -> tuple[socket.socket, str]:
         PortUnavailable: The path is too long.
     """
     _check_length(path)
+    path.unlink(missing_ok=True)  # of a host that was killed
     door = new_socket()
     try:
         door.bind(os.fspath(path))
@@ -108,8 +109,8 @@ def _check_length(path: Path) -> None:
 
 def _is_loopback(host: str) -> bool:
     try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name, of whatever
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:  # another name, of whatever
         return False
 
 

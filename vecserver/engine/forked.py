@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
+from multiprocessing import util
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -50,7 +51,6 @@ def _become_worker(host_pid: int, fds: Sequence[int]) -> None:
     """Run the worker and end; never returns into what the host was about."""
     status = 1
     try:
-        atexit._clear()  # noqa: SLF001 - as multiprocessing does in its forks; there is no public name
         _forget_host(fds)
         main(host_pid, *fds)
         status = 0
@@ -59,6 +59,8 @@ def _become_worker(host_pid: int, fds: Sequence[int]) -> None:
     except BaseException:  # noqa: BLE001 - as the interpreter ends: said, and told by the status
         traceback.print_exc()
     finally:
+        with suppress(BaseException):  # the order of the interpreter: executors end their processes with their threads
+            threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001
         with suppress(BaseException):
             atexit._run_exitfuncs()  # noqa: SLF001
         with suppress(BaseException):
@@ -68,6 +70,7 @@ def _become_worker(host_pid: int, fds: Sequence[int]) -> None:
 
 
 def _forget_host(fds: Sequence[int]) -> None:
+    _forget_exit_functions()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.dup2(2, 1)  # what environments print must not mix with what the host says
@@ -76,3 +79,15 @@ def _forget_host(fds: Sequence[int]) -> None:
         os.closerange(before + 1, after)
     np.random.seed()  # noqa: NPY002 - the generator of the module, which environments may use; Python's own heeds forks
     logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s", force=True)
+
+
+def _forget_exit_functions() -> None:
+    """Leave nothing to be done at the exit but the part of multiprocessing, which registers it once, when it is loaded.
+
+    multiprocessing does the same in the processes that it forks itself. Without its part the children and managers of
+    environments would outlive the worker.
+    """
+    atexit._clear()  # noqa: SLF001 - there are no public names
+    util._finalizer_registry.clear()  # type: ignore[attr-defined] # noqa: SLF001
+    util._run_after_forkers()  # type: ignore[attr-defined] # noqa: SLF001
+    atexit.register(util._exit_function)  # type: ignore[attr-defined] # noqa: SLF001

@@ -1,7 +1,8 @@
 """The worker process: makes the environments of one shard, then obeys the driver of the arena until told to close.
 
-It is started as ``python -m vecserver.engine`` with five inherited descriptors: the socket to its host, the arena's
-memory, the bell it waits for, and the tokens and the bell of the finish line. The kernel kills it when its host's main
+In a server it is a copy of its host (``engine.forked``), in ``LocalVectorEnv`` an interpreter of its own (``python -m
+vecserver.engine``). Either way it has five inherited descriptors: the socket to its host, the arena's memory, the bell
+it waits for, and the tokens and the bell of the finish line. The kernel kills it when its host's main
 thread ends; it leaves by itself when the socket's other end is gone.
 """
 

@@ -110,6 +110,7 @@ class Host:
         self._workers: list[WorkerProcess] = []
         self._memory_fd = create(f"vecserver-{pool}")
         self._tokens_fd, self._done_fd = make_tokens(), make_bell()
+        self._own_fds = [self._memory_fd, self._tokens_fd, self._done_fd]  # to close
 
     def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
@@ -505,6 +506,5 @@ class Host:
             self._workers.pop()
         if hasattr(self, "lending"):
             self.lending.close()
-        os.close(self._memory_fd)
-        os.close(self._tokens_fd)
-        os.close(self._done_fd)
+        while self._own_fds:  # forgotten before it is closed: its number may be another's by the next call
+            os.close(self._own_fds.pop())

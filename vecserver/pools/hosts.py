@@ -52,7 +52,7 @@ class HostProcess:
                     pass_fds=(theirs.fileno(),),
                     env={**os.environ, **ONE_THREAD},
                     # a group of its own: the terminal's Ctrl-C is for the server, which ends its pools in order. Not a
-                    # session of its own: see pools/workers.py
+                    # session of its own: see pools/starting.py
                     process_group=0,
                 )
         except OSError as error:

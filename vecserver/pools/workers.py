@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -37,6 +37,9 @@ class WorkerProcess:
         memory_fd: The arena's memory; stays the caller's.
         finish_fds: The tokens and the bell of the finish line; stay the caller's.
         start: How it is started.
+
+    Raises:
+        OSError: The system has no process or descriptor left for it; nothing of it is left.
     """
 
     def __init__(
@@ -49,13 +52,20 @@ class WorkerProcess:
     ) -> None:
         self.shard = shard
         self.rows = rows
-        self._sock, theirs = socket.socketpair()
-        self._bell_fd = make_bell()
-        with theirs:
-            self.pid, self._reap = start((theirs.fileno(), memory_fd, self._bell_fd, *finish_fds))
         self.exitcode: int | None = None
         """How it ended; None as long as nobody saw its end."""
-        self.pidfd = os.pidfd_open(self.pid)
+        with ExitStack() as undo:
+            self._bell_fd = make_bell()
+            undo.callback(os.close, self._bell_fd)
+            self._sock, theirs = socket.socketpair()
+            undo.callback(self._sock.close)
+            with theirs:
+                self.pid, self._reap = start((theirs.fileno(), memory_fd, self._bell_fd, *finish_fds))
+            undo.callback(self._reap)
+            undo.callback(os.kill, self.pid, signal.SIGKILL)  # before it is reaped: nobody else has its number yet
+            self.pidfd = os.pidfd_open(self.pid)
+            undo.pop_all()
+        self._own_fds = [self._bell_fd, self.pidfd]  # to close
         self.bell = Doorbell(self._bell_fd)
         self._sock.settimeout(_SEND_TIMEOUT)
 
@@ -145,8 +155,8 @@ class WorkerProcess:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
             self.exitcode = self._reap()
         self._sock.close()
-        os.close(self.pidfd)
-        os.close(self._bell_fd)
+        while self._own_fds:  # forgotten before it is closed: its number may be another's by the next call
+            os.close(self._own_fds.pop())
 
 
 def _how_it_ended(exitcode: int) -> str:
