@@ -80,6 +80,7 @@ class BorrowedArena:
     def __init__(self, path: str, lease: int, epoch: int, timeout: float, check_pool: Callable[[], None]) -> None:
         self._check_pool = check_pool
         self._last: Fetched | Lent | Recalled | None = None
+        self._asked = 0  # the last step whose payloads were asked for
         self.fds: list[int] = []
         self.sock = new_socket()
         try:
@@ -135,10 +136,12 @@ class BorrowedArena:
 
         Raises:
             EOFError: The loan has ended.
-            TimeoutError: The host did not answer; it can be asked again.
+            TimeoutError: The host has not answered; call again to go on waiting.
         """
         self.sock.settimeout(max(timeout, _LEAST_S))  # none at all would mean something else to a socket
-        send(self.sock, Fetch(seq))
+        if self._asked != seq:
+            self._asked = seq  # once: the workers would obey a second time during the next step
+            send(self.sock, Fetch(seq))
         while True:
             message, fds = receive(self.sock, FromHost)
             try:
