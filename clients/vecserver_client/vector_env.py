@@ -113,6 +113,9 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def __enter__(self) -> Self:
         return self
 
+    def __del__(self) -> None:
+        """Nothing: its finalizer gives back what nobody closed, and one half made has nothing to close."""
+
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, _tb: TracebackType | None) -> None:
         unwanted = kind is not None and self._pending is not _Pending.NOTHING
         if unwanted:  # a program that fails must not wait for it; its own error says enough

@@ -425,7 +425,9 @@ class TestDeterminism:
         )
         report = verify(asked("vectest/Growing-v0"), over, Silence())
         assert report.result is Result.RAISES
-        assert report.reason.startswith("NextStep, making a SyncVectorEnv: RuntimeError: ")
+        assert report.reason.startswith(
+            ("NextStep, making a SyncVectorEnv: RuntimeError: ", "NextStep, making a SyncVectorEnv: AssertionError: ")
+        )
 
 
 class Silence:
@@ -443,7 +445,9 @@ class TestEnvironments:
     def test_all_are_those_of_the_three_families(self):
         """Old versions too; nothing that needs another package."""
         found = families()
-        assert {"CartPole-v0", "CartPole-v1", "Taxi-v4", "Blackjack-v1", "LunarLander-v3", "CarRacing-v3"} <= set(found)
+        assert {"CartPole-v0", "CartPole-v1", "FrozenLake-v1", "Blackjack-v1", "LunarLander-v3", "CarRacing-v3"} <= set(
+            found
+        )
         assert not [env_id for env_id in found if env_id.startswith(("vectest", "Ant", "Humanoid", "phys2d"))]
 
     def test_what_cannot_be_made_says_why(self):

@@ -95,7 +95,7 @@ class TestNetwork(ShortContract):
 
     def test_its_socket_is_zeromqs(self, subject):
         """The choice is really another one here."""
-        assert type(subject(COUNT, 1)._connection._transport) is ZmqTransport
+        assert type(subject(COUNT, 1)._pool_link._connection._transport) is ZmqTransport
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from tests.contract.vector_contract import COUNT, DISABLED, SAME_STEP, in_every_
 from tests.info_environments import ODD_INFOS, OddInfosEnv
 from vecserver.wire.errors import EnvCreationFailed, EnvFault, InvalidSpec
 
+OLD = tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4)
 SEED = OddInfosEnv.BASE
 WAYS = [
     pytest.param({"transport": "tcp"}, id="tcp"),
@@ -146,6 +147,8 @@ def test_none_leaves_the_final_observations(remote, local, way, mode, info):
 @in_every_mode
 def test_statistics_are_those_of_gymnasiums_wrapper(remote, local, way, mode):
     """Return and length to the bit, the time's type and place, behind the infos; a mask starts its rows anew only."""
+    if OLD and mode is SAME_STEP:
+        pytest.skip("Gymnasium's wrapper counts otherwise in this mode before 1.4")
     subject = remote(COUNT, 3, episode_statistics=True, autoreset_mode=mode, **way)
     oracle = RecordEpisodeStatistics(KeepsOptions(local(make_oracle(COUNT, 3, autoreset_mode=mode))))
     assert assert_walk(subject, oracle, 30, masks=True) >= 6
@@ -182,7 +185,7 @@ def test_wrappers_are_put_around_each_row(remote, local, way):
 
 def test_a_wrapper_that_cannot_be_made_says_why(remote):
     """The wrapper's own message, when the pool is made."""
-    with pytest.raises(EnvCreationFailed, match="ClipAction requires a Box action space"):
+    with pytest.raises(EnvCreationFailed, match="row 0" if OLD else "ClipAction requires a Box action space"):
         remote("CartPole-v1", 2, wrappers=["ClipAction"])
 
 

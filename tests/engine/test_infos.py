@@ -28,6 +28,7 @@ from vecserver.engine.base import RowFaults
 from vecserver.engine.infos import InfoOptions
 from vecserver.wire.errors import EnvFault
 
+OLD = tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4)
 ENGINES = ("envs", "sync", "async")
 SEED = OddInfosEnv.BASE
 ROWS = 4
@@ -257,6 +258,8 @@ def with_statistics(oracle: VectorEnv) -> RecordEpisodeStatistics:
 @pytest.mark.parametrize("name", [COUNT, "CartPole-v1"])
 def test_statistics_are_those_of_gymnasiums_wrapper(rows, oracle, clock, engine, mode, name):
     """Return, length and time, their dtypes, masks and places, across the ends of episodes."""
+    if OLD and mode is SAME_STEP:
+        pytest.skip("Gymnasium's wrapper counts otherwise in this mode before 1.4")
     subject = rows(engine, name, 5, autoreset_mode=mode, infos=InfoOptions(episode_statistics=True))
     made = with_statistics(oracle(make_oracle, name, 5, autoreset_mode=mode))
     for envs in (subject, made):

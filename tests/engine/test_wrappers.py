@@ -25,6 +25,8 @@ def test_every_wrapper_of_gymnasium_is_taken_or_refused_with_a_reason():
         assert known == ALLOWED_WRAPPERS | REFUSED_WRAPPERS.keys()
 
 
+OLD = tuple(map(int, gym.__version__.split(".")[:2])) < (1, 4)
+
 CARTPOLE = [
     ["TimeAwareObservation"],
     [{"id": "TimeAwareObservation", "kwargs": {"flatten": False, "dict_time_key": "when"}}, "FlattenObservation"],
@@ -59,6 +61,8 @@ def _by_hand(env: gym.Env, asked: list) -> gym.Env:
             if isinstance(value, list) and key.startswith(("min_", "max_", "padding"))
             else tuple(value)
             if isinstance(value, list)
+            else np.dtype(value).type
+            if key == "dtype"
             else value
             for key, value in kwargs.items()
         }
@@ -175,8 +179,8 @@ def test_what_a_wrapper_says_comes_out():
     for asked, message in (
         ({"id": "RescaleAction"}, "min_action"),
         ({"id": "ClipReward", "kwargs": {"max": 1}}, "max"),
-        ({"id": "ClipAction"}, "Box action space"),
+        ({"id": "ClipAction"}, "^" if OLD else "Box action space"),  # asserted without a word, once
     ):
         check_wrappers([asked])
-        with pytest.raises(TypeError, match=message):
+        with pytest.raises((TypeError, AssertionError), match=message):
             EnvMaker("CartPole-v1", {}, None, [asked])()

@@ -134,6 +134,8 @@ def wrap(env: gymnasium.Env[Any, Any], wrappers: Iterable[str | dict[str, Any]])
 
 def _argument(name: str, value: Any, env: gymnasium.Env[Any, Any]) -> Any:
     """What a wrapper gets for a JSON value: Gymnasium's own want arrays or tuples where JSON has lists."""
+    if name == "dtype" and isinstance(value, str):
+        return np.dtype(value).type  # Gymnasium before 1.3 calls it
     if not isinstance(value, list):
         return value
     if name == "padding_type":  # an observation

@@ -108,13 +108,19 @@ def _one_of(space: spaces.OneOf[Any], value: Any) -> Any:
     return np.int64(number), _from_json(space.spaces[number], part)
 
 
+def _dtype_of_edges(space: spaces.Graph) -> np.dtype[Any]:
+    if space.edge_space is None:
+        raise TypeError("the edges of this graph have no values")
+    return np.dtype(space.edge_space.dtype)
+
+
 @_from_json.register
 def _graph(space: spaces.Graph, value: Any) -> Any:
     if not isinstance(value, dict):
         raise TypeError("an object with nodes, edges and edge_links is needed")
     nodes, edges, links = (value.get(name) for name in ("nodes", "edges", "edge_links"))
     return spaces.GraphInstance(
-        _from_json(space.batch_node_space, nodes),
-        None if edges is None else _from_json(space.batch_edge_space, edges),
+        _cast(np.asarray(nodes), np.dtype(space.node_space.dtype)),
+        None if edges is None else _cast(np.asarray(edges), _dtype_of_edges(space)),
         None if links is None else _cast(np.asarray(links), np.dtype(np.int32)),
     )
