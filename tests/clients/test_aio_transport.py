@@ -111,18 +111,22 @@ async def test_an_answer_may_come_in_any_pieces():
     frames = message(b"b" * 300, b"e" * 300)
     pieces = [b"".join(encode(frames[:1]))[1:], b"".join(encode(frames[1:2]))[1:], b"".join(encode(frames[2:]))]
     data = PING + b"\x01" + pieces[0] + PING + b"\x03" + pieces[1] + PING + pieces[2]
-    pongs = []
-    script = answering(
-        *[data[at : at + 1] for at in range(len(data))],
-        data,
-        then=lambda conn: pongs.append(exactly(conn, 6 * len(PONG))),
-    )
+    pongs, read = [], threading.Event()
+
+    def then(conn):
+        pongs.append(exactly(conn, 6 * len(PONG)))
+        read.wait(LONG_S)  # its end is another answer
+
+    script = answering(*[data[at : at + 1] for at in range(len(data))], data, then=then)
     with serve(script) as endpoint:
-        async with connected(endpoint) as peer:
-            for _ in range(2):
-                header, ext, body = await peer.receive(LONG_S)
-                assert [header.pack(), ext, bytes(body)] == frames
-            assert await peer.receive(0.0) is None
+        try:
+            async with connected(endpoint) as peer:
+                for _ in range(2):
+                    header, ext, body = await peer.receive(LONG_S)
+                    assert [header.pack(), ext, bytes(body)] == frames
+                assert await peer.receive(0.0) is None
+        finally:
+            read.set()
     assert pongs == [6 * PONG]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, PoolStopping
+from vecserver.wire.errors import DeadlineExceeded, PoolLost, PoolStopping
 from vecserver.wire.frames import Header, Kind, digest_of, split
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ __all__ = ["PoolLink"]
 
 _LOOK_AROUND_MS: Final = 100
 """How long a wait may go on before it is asked whether the host still runs."""
+
+_LAST_WORDS_MS: Final = 500
+"""How long the last answer of a host that has left may take to get here."""
 
 
 class PoolLink:
@@ -52,7 +55,7 @@ class PoolLink:
         self._seq = 0
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.IMMEDIATE, 1)
+        # not IMMEDIATE: when a host has answered and left, libzmq would throw the answer away that nobody has read yet
         self._socket.connect(endpoint)
 
     def __enter__(self) -> Self:
@@ -123,7 +126,13 @@ class PoolLink:
 
     def _wait(self, event: int, kind: Kind, deadline: float, timeout: float) -> None:
         while not self._socket.poll(_LOOK_AROUND_MS, event):
-            self._check_alive()
+            try:
+                self._check_alive()
+            except PoolLost:
+                # a host that drains answers and leaves: what it said last may still be on its way here
+                if event == zmq.POLLIN and self._socket.poll(_LAST_WORDS_MS, event):
+                    return
+                raise
             if monotonic() > deadline:
                 raise DeadlineExceeded(
                     f"the pool did not answer {kind.name} within {timeout:g} s", endpoint=self._endpoint

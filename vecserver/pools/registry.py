@@ -6,7 +6,7 @@ import itertools
 import secrets
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -37,7 +37,7 @@ from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vecserver.pools.spec import PoolSpec
@@ -51,6 +51,9 @@ _Mask = list[bool]
 
 _EXIT_SLACK: Final = 2.0
 """Seconds for an interpreter to leave, on top of what its pool may take."""
+
+_LAST_ANSWERS_S: Final = 1.0
+"""Seconds that answers of pools that have ended may take on their way through this process."""
 
 _PING_TIMEOUT: Final = 2.0
 """Seconds a host may take to say how it is: it answers between batches and while they run."""
@@ -110,6 +113,8 @@ class Registry:
         self._grace = grace
         self._context = zmq.Context()
         self._lock = threading.Lock()
+        self._conversations = 0
+        self._quiet = threading.Condition()
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[str, HostProcess | None] = {}
         self._ending: set[HostProcess] = set()
@@ -308,7 +313,7 @@ class Registry:
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
         timeout = made.spec.step_timeout
-        with self._link(made) as link:
+        with self._conversing(), self._link(made) as link:
             link.attach(timeout)
             try:
                 reply_ext, reply_body = link.sequenced(kind, ext, body, timeout)
@@ -316,6 +321,17 @@ class Registry:
                 with suppress(VecServerError):  # a host that drains listens no more; the lease ends with it
                     link.detach(_PING_TIMEOUT)
         return _decode_batch(made, kind, reply_ext, reply_body)
+
+    @contextmanager
+    def _conversing(self) -> Iterator[None]:
+        with self._quiet:
+            self._conversations += 1
+        try:
+            yield
+        finally:
+            with self._quiet:
+                self._conversations -= 1
+                self._quiet.notify_all()
 
     def delete(self, pool: str, *, force: bool = False) -> None:
         """End a pool; its processes are gone when this returns. A pool that is still being made is given up.
@@ -354,6 +370,8 @@ class Registry:
             process.ask_to_stop()
         self._end(processes, self._grace)
         if first:
+            with self._quiet:  # whoever waits for the last answer of a pool gets it
+                self._quiet.wait_for(lambda: not self._conversations, _LAST_ANSWERS_S)
             self._context.term()  # conversations that were under way end by themselves: their hosts are gone
 
     def kill(self) -> None:
