@@ -322,3 +322,8 @@ def test_noise_is_no_greeting(data):
         check_greeting(data)
     except MalformedMessage as error:
         assert len(str(error)) < 500
+
+
+def test_a_greeting_is_waited_for_before_its_first_byte():
+    """Nothing has come, and nothing is wrong."""
+    assert not Incoming((64, 100, 100)).greeting()
