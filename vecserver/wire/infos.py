@@ -1,11 +1,11 @@
 """Infos on their way from the environments to Gymnasium's merged dict.
 
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
-client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. A
-vectorised environment has merged its infos already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that
-ended follow as ``[EPISODE_ROWS, statistics]``, and observations without a fixed size as ``[SIDE_ROWS, [bytes of a row,
-…]]`` for all rows of the worker. The ext of a reply is the list of all workers' payloads; no payload at
-all is an empty ext.
+client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. Runs
+of rows that say the same numbers go as columns, see ``wire.columns``. A vectorised environment has merged its infos
+already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that ended follow as ``[EPISODE_ROWS, statistics]``,
+and observations without a fixed size as ``[SIDE_ROWS, [bytes of a row, …]]`` for all rows of the worker. The ext of a
+reply is the list of all workers' payloads; no payload at all is an empty ext.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from vecserver.wire.codec import MAX_DEPTH, pack, portable, unpack
+from vecserver.wire.columns import COLUMN_ROWS, columns_from, merge_columns, rows_of, to_entries
 from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ def encode_rows(
     if not infos and not ends:
         return b""
     try:
-        return pack([[row, info] for row, info in infos] + ends)
+        return pack(to_entries(infos) + ends)
     except Unportable:
         dropped: dict[str, str] = {}
-        entries = [[row, _travelling(info, "", _INFO_DEPTH, dropped)] for row, info in infos] + ends
+        entries = to_entries([(row, _travelling(info, "", _INFO_DEPTH, dropped)) for row, info in infos]) + ends
         return pack([*entries, [DROPPED_ROW, dropped]] if dropped else entries)
 
 
@@ -166,8 +167,12 @@ def merge(
         elif row == EPISODE_ROWS:
             episodes.append(info)
         else:
+            columns = columns_from(info, num_envs) if row == COLUMN_ROWS else None
             try:
-                infos = add_info(infos, info, row)
+                if columns is None:
+                    infos = add_info(infos, info, row)
+                else:
+                    infos = merge_columns(infos, columns, num_envs, add_info)
             except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
                 raise _unmergeable(row, error) from None
     if episodes:
@@ -234,6 +239,9 @@ def by_row(
                 raise MalformedMessage(f"the merged infos are not those of {num_envs} rows: {error}") from None
             for mine, part in zip(rows, parts, strict=True):
                 mine.update(part)
+        elif row == COLUMN_ROWS:
+            for number, one in rows_of(columns_from(info, num_envs)):
+                rows[number].update(one)
         else:
             rows[row].update(info)
     return rows, dropped, side
@@ -267,5 +275,7 @@ def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tup
                 yield row, info
             case [int(row), list(rows)] if row == SIDE_ROWS and all(type(data) is bytes for data in rows):
                 yield row, rows
+            case [int(row), list(parts)] if row == COLUMN_ROWS:
+                yield row, parts
             case _:
                 raise MalformedMessage(f"the ext holds an entry that is no info of one of {num_envs} rows")
