@@ -3,8 +3,8 @@
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
 client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. Runs
 of rows that say the same numbers go as columns, see ``wire.columns``. A vectorised environment has merged its infos
-already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that ended follow as ``[EPISODE_ROWS, statistics]``,
-and observations without a fixed size as ``[SIDE_ROWS, [bytes of a row, …]]`` for all rows of the worker. The ext of a
+already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that ended follow as ``[EPISODE_ROWS, …]``, and
+observations without a fixed size as ``[SIDE_ROWS, [bytes of a row, …]]`` for all rows of the worker. The ext of a
 reply is the list of all workers' payloads; no payload at all is an empty ext.
 """
 
