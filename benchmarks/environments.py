@@ -27,7 +27,7 @@ class Free(gymnasium.Env[np.ndarray[Any, Any], int]):
         super().reset(seed=seed, options=options)
         return self._observation, self._infos
 
-    def step(self, action: int) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, _action: int) -> tuple[np.ndarray[Any, Any], float, bool, bool, dict[str, Any]]:
         """Do nothing."""
         return self._observation, 0.0, False, False, self._infos
 
