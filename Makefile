@@ -7,7 +7,7 @@ OLD := .venv-gymnasium-1.2
 TWO := --numprocesses=2 --dist=loadfile
 TEST := $(BIN)/pytest -q $(TWO)
 
-.PHONY: demo test check bench serve slow verify sb3 test-gymnasium-1.2 clean
+.PHONY: demo test check bench serve slow verify sb3 test-gymnasium-1.2 image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -44,6 +44,10 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,mujoco]'
 	$(BIN)/pytest -q tests/clients/test_atari.py
 	$(BIN)/vecserver verify --all --env ALE/Pong-v5 --env HalfCheetah-v5 --env Ant-v5
+
+# with Docker, or without any container engine: deploy/image_check.sh says what that needs
+image-check:
+	./deploy/image_check.sh
 
 clean:
 	rm -rf $(VENV) $(OLD) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

@@ -1,0 +1,25 @@
+# vecserver on port 8000: docker build -t vecserver . && docker run --rm -p 127.0.0.1:8000:8000 --shm-size 1g vecserver
+#
+# Build arguments: PYTHON, a tag of the official image; EXTRAS, the groups of environments to install (docs/container.md).
+ARG PYTHON=3.11-slim
+
+FROM python:${PYTHON} AS build
+ARG EXTRAS=box2d,toy-text
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python3 -m venv /opt/vecserver
+WORKDIR /src
+COPY . .
+RUN /opt/vecserver/bin/pip install --constraint constraints.txt ".[${EXTRAS}]"
+
+FROM python:${PYTHON}
+RUN useradd --uid 1000 --create-home vecserver
+COPY --from=build /opt/vecserver /opt/vecserver
+ENV PATH=/opt/vecserver/bin:$PATH PYTHONUNBUFFERED=1
+USER 1000
+WORKDIR /home/vecserver
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+ENTRYPOINT ["vecserver", "serve", "--host", "0.0.0.0", "--port", "8000"]
+# there are no credentials yet: publish the port to this machine alone, or to a network that you trust
+CMD ["--insecure"]
