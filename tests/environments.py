@@ -478,6 +478,38 @@ class BigEnv(CountEnv):
         return self._pattern + np.uint8((self.identity * 31 + self.episode * 17 + self.steps) % 256)
 
 
+class StackEnv(CountEnv):
+    """A stack of frames, the newest last, that mostly moves on by one; now and then it stands still or is all new.
+
+    Args:
+        shape: Of a frame.
+        depth: Frames.
+        axis: Of the stack: 0 or -1.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    def __init__(self, *, shape: tuple[int, ...] = (8, 9), depth: int = 4, axis: int = 0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._frame, self._depth, self._axis = tuple(shape), depth, axis
+        self._frames: list[np.ndarray] = []
+        self.observation_space = spaces.Box(0, 255, np.stack([np.zeros(self._frame)] * depth, axis).shape, np.uint8)
+
+    def observe(self) -> Any:
+        state = (self.identity + 2, self.episode + 1, self.steps, self.hash)
+        rng = np.random.default_rng(state)
+        frame = rng.integers(256, size=self._frame, dtype=np.uint8)
+        match self.steps and self.hash % 8:
+            case 0:
+                self._frames = [frame] * self._depth
+            case 1:
+                self._frames = [frame + np.uint8(i) for i in range(self._depth)]
+            case 2:
+                pass
+            case _:
+                self._frames = [*self._frames[1:], frame]
+        return np.stack(self._frames, self._axis)
+
+
 class UnpicklableError(Exception):
     """An error with a lock in it, as errors that carry a connection or a handle have."""
 
@@ -612,6 +644,7 @@ ENVIRONMENTS: dict[str, type[CountEnv]] = {
     "Float64Action-v0": Float64ActionEnv,
     "Keeper-v0": KeeperEnv,
     "Big-v0": BigEnv,
+    "Stack-v0": StackEnv,
     "Text-v0": TextEnv,
     "Graph-v0": GraphEnv,
     "Sequence-v0": SequenceEnv,

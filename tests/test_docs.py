@@ -20,6 +20,7 @@ from vecserver.wire.errors import ERRORS, InvalidAction
 from vecserver.wire.frames import PROTOCOL_VERSION, Flag, Header, Kind, digest_of, split
 from vecserver.wire.layout import Layout
 from vecserver.wire.session import Session, Verdict
+from vecserver.wire.stacks import StackFormat
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PROTOCOL = (DOCS / "protocol.md").read_text()
@@ -66,7 +67,7 @@ def _decoded(name: str) -> tuple[Header, bytes, bytes]:
 
 def test_every_example_is_decoded_here():
     """An example that is added gets a test."""
-    assert set(EXAMPLES) == {"attach", "step", "step-answer", "error", "in-progress"}
+    assert set(EXAMPLES) == {"attach", "step", "step-answer", "packed-answer", "error", "in-progress"}
 
 
 def test_the_example_of_attach():
@@ -116,6 +117,27 @@ def test_the_example_of_a_steps_answer():
     ]
     assert not views.truncated.any()
     assert not views.autoreset.any()
+
+
+def test_the_example_of_a_packed_answer():
+    """What it is unpacked to, and that a host packs it so."""
+    header, ext, body = _decoded("packed-answer")
+    assert header == Header(
+        Kind.STEP, Flag.ANSWER | Flag.FRAMES, 0, 2, 2, 1, EPOCH, 8, 1, body_length=len(body), clock=CLOCK
+    )
+    assert ext == b""
+    space = spaces.Box(0, 255, (2, 40), np.uint8)
+    layout = Layout.of(space, 2)
+    form = StackFormat.of(layout, space)
+    assert layout.slot_size == 448
+    before, slot = bytearray(form.size), bytearray(layout.slot_size)
+    form.stacks(before)[:, :, 0] = [[1, 2], [3, 4]]
+    form.unpack(body, form.stacks(before), memoryview(slot))
+    views = layout.views(slot)
+    assert views.observations[0][:, :, 0].tolist() == [[2, 5], [6, 7]]
+    assert not views.observations[0][:, :, 1:].any()
+    assert (views.rewards.tolist(), views.terminated.tolist()) == ([1.0, 0.5], [False, True])
+    assert bytes(form.pack(form.stacks(before), slot)) == body
 
 
 def test_the_example_of_an_error():

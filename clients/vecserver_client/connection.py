@@ -58,13 +58,21 @@ class Connection(Conversation):
         """
         return self._carry_out(self._asking(kind, ext, timeout))
 
-    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
+    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float, base: int | None = None) -> None:
         """Send a sequenced request; ``finish`` waits for its answer.
+
+        Args:
+            kind: What for.
+            ext: Its ext.
+            body: Its body.
+            timeout: Seconds within which it must leave.
+            base: Number of the answer against which that of this request may be packed, 0 for none; None where it may
+                not be packed.
 
         Raises:
             ServerUnreachable: Nobody takes messages at this address; nothing was sent.
         """
-        pending = self._note(kind, ext, body)
+        pending = self._note(kind, ext, body, base)
         try:
             self._send(pending.header, ext, pending.body, timeout)
         except VecServerError:  # nothing has left

@@ -122,13 +122,13 @@ class Conversation:
         self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
         return attached
 
-    def _note(self, kind: Kind, ext: bytes, body: Buffer) -> Pending:
+    def _note(self, kind: Kind, ext: bytes, body: Buffer, base: int | None = None) -> Pending:
         """Give a request its number, before it is sent: whatever interrupts the sending, it is asked for again."""
         if self._pending is not None:
             raise LocalError(f"request {self._pending.seq} was not answered yet: wait for it first")
         seq = self._seq + 1
         body = bytes(body)  # kept until the answer is here; the caller may change its own
-        pending = Pending(kind, self._header(kind, ext, body, seq), ext, body, seq, monotonic())
+        pending = Pending(kind, self._header(kind, ext, body, seq, base), ext, body, seq, monotonic())
         self._seq, self._pending = seq, pending
         return pending
 
@@ -228,15 +228,17 @@ class Conversation:
             rows=[first, last],
         )
 
-    def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int) -> bytes:
+    def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int, base: int | None = None) -> bytes:
         if len(ext) > MAX_EXT:  # the pool would cut the connection without a word
             raise MessageTooLarge(f"{len(ext)} bytes of arguments; a message takes {MAX_EXT}", limit=MAX_EXT)
         return Header(
             kind=kind,
+            flags=0 if base is None else Flag.FRAMES,
             lease=self._lease,
             epoch=self._epoch,
             seq=seq,
             t_steps=1 if kind is Kind.STEP else 0,
             digest=digest_of(ext, body) if seq else 0,
             body_length=len(body),
+            clock=base or 0,
         ).pack()

@@ -17,7 +17,7 @@ from vecserver.wire.errors import MalformedMessage, ServerUnreachable
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Header
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
@@ -36,14 +36,16 @@ class DirectTransport:
     Args:
         endpoint: ``tcp://…`` or ``ipc://…``.
         max_body: Largest legal body of an answer, in bytes.
+        memory: Gives memory of a size for a body that is large.
     """
 
-    def __init__(self, endpoint: str, max_body: int) -> None:
+    def __init__(self, endpoint: str, max_body: int, memory: Callable[[int], memoryview] = zmtp.fresh) -> None:
         self._endpoint = endpoint
+        self._memory = memory
         self._limits = (HEADER_SIZE, MAX_EXT, max_body)
         self._socket: socket.socket | None = None
         self._poll = select.poll()
-        self._incoming = zmtp.Incoming(self._limits)
+        self._incoming = zmtp.Incoming(self._limits, memory)
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message; errors as ``Transport.send``."""
@@ -142,7 +144,7 @@ class DirectTransport:
             greeting += chunk
             zmtp.check_greeting(greeting)
         sock.sendall(zmtp.GREETING[zmtp.OPENING_SIZE :] + zmtp.READY)
-        incoming = self._incoming = zmtp.Incoming(self._limits)
+        incoming = self._incoming = zmtp.Incoming(self._limits, self._memory)
         ready = False
         while not ready:
             _limit(sock, deadline)

@@ -13,7 +13,17 @@ from urllib.parse import urlsplit
 
 import zmq
 
-from vecserver.wire.errors import PoolLost, ServerUnreachable, TransportUnavailable, UnknownPool, VecServerError
+from vecserver.wire.errors import (
+    InvalidSpec,
+    PoolLost,
+    ServerUnreachable,
+    TransportUnavailable,
+    UnknownPool,
+    VecServerError,
+)
+from vecserver.wire.stacks import FEATURE
+from vecserver.wire.zmtp import fresh
+from vecserver_client.bodies import BodyRing
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
@@ -54,6 +64,8 @@ def make_vec(
     url: str | None = None,
     token: str | None = None,
     transport: str = "auto",
+    copy: bool = True,
+    dedup: str | None = None,
     engine: str = "auto",
     workers: int | None = None,
     autoreset_mode: str | AutoresetMode = "NextStep",
@@ -75,6 +87,12 @@ def make_vec(
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
         transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        copy: Whether observations are the caller's own memory. If not, they cannot be written to, and stay as they are
+            until the third step or reset after theirs begins, whether or not that succeeds; renders and calls leave
+            them alone. Over ``shm`` they lie in the pool's memory: a client that takes the pool writes over them when
+            it likes. Everything else that is returned is the caller's own in any case.
+        dedup: ``frames``: of observations that are stacks of frames, such as FrameStackObservation's, only the newest
+            frame travels where the others were in the last one already. For slow networks; without effect over ``shm``.
         engine: ``envs``, ``async``, ``sync`` or ``auto``.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
@@ -101,6 +119,7 @@ def make_vec(
         ServerUnreachable: Nobody answers at the address.
     """
     _check_transport(transport)
+    _check_dedup(dedup)
     with ExitStack() as undo:
         url = url or os.environ.get("VECSERVER_URL")
         if not url:
@@ -128,11 +147,18 @@ def make_vec(
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
-        return _drive(control, pool, transport, undo, made)
+        return _drive(control, pool, transport, undo, made, copy=copy, dedup=dedup)
 
 
 def attach(
-    url: str, pool: str, *, token: str | None = None, transport: str = "auto", force: bool = False
+    url: str,
+    pool: str,
+    *,
+    token: str | None = None,
+    transport: str = "auto",
+    copy: bool = True,
+    dedup: str | None = None,
+    force: bool = False,
 ) -> RemoteVectorEnv:
     """Drive a pool that exists; closing gives it back and does not remove it.
 
@@ -141,6 +167,8 @@ def attach(
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
         transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        copy: Whether observations are the caller's own memory, as in ``make_vec``.
+        dedup: What of an observation need not travel, as in ``make_vec``.
         force: Take the pool from the driver it has.
 
     Raises:
@@ -149,15 +177,21 @@ def attach(
         ServerUnreachable: Nobody answers at the address.
     """
     _check_transport(transport)
+    _check_dedup(dedup)
     with ExitStack() as undo:
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
-        return _drive(control, control.get_pool(pool), transport, undo, force=force)
+        return _drive(control, control.get_pool(pool), transport, undo, copy=copy, dedup=dedup, force=force)
 
 
 def _check_transport(transport: str) -> None:
     if transport not in ("auto", *TRANSPORTS):
         raise TransportUnavailable(f"{transport!r} is no transport: auto, {', '.join(TRANSPORTS)}")
+
+
+def _check_dedup(dedup: str | None) -> None:
+    if dedup not in (None, FEATURE):
+        raise InvalidSpec(f"dedup is {dedup!r}; it is {FEATURE!r}, or None", field="dedup")
 
 
 class _MadePool:
@@ -184,6 +218,8 @@ def _drive(
     undo: ExitStack,
     made: _MadePool | None = None,
     *,
+    copy: bool,
+    dedup: str | None,
     force: bool = False,
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
@@ -191,15 +227,16 @@ def _drive(
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     reasons = []
     driver = driver_name()
+    bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
-            connection, attached, arena = _reach(context, control, name, pool, driver, force=force)
+            connection, attached, arena = _reach(context, control, name, pool, driver, bodies, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
         kept = ExitStack()
         try:
-            envs = RemoteVectorEnv(connection, attached, name, partial(_release, kept, made), arena)
+            envs = RemoteVectorEnv(connection, attached, name, partial(_release, kept, made), arena, bodies, dedup)
         except BaseException:
             connection.close(_GIVE_BACK_TIMEOUT)
             raise
@@ -225,6 +262,7 @@ def _reach(
     name: str,
     pool: dict[str, Any],
     driver: str,
+    bodies: BodyRing | None,
     *,
     force: bool,
 ) -> tuple[Connection, messages.Attached, BorrowedArena | None]:
@@ -233,7 +271,7 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    opener = _opener(context, endpoint, largest)
+    opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
     check_pool = partial(_check_pool, control, pool["pool"])
     connection = Connection(driver, opener, check_pool)
     try:
@@ -276,11 +314,13 @@ def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, url: str
     return None  # it lives, or the trouble is the control plane's own
 
 
-def _opener(context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> Callable[[], Transport]:
+def _opener(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+) -> Callable[[], Transport]:
     """What opens a connection to an endpoint: on one machine a plain socket, across a network ZeroMQ's own thread."""
     if endpoint.startswith("ipc://") or urlsplit(endpoint).hostname in _LOOPBACK:
-        return partial(DirectTransport, endpoint, max_body)
-    return partial(ZmqTransport, context, endpoint, max_body)
+        return partial(DirectTransport, endpoint, max_body, memory)
+    return partial(ZmqTransport, context, endpoint, max_body, memory)
 
 
 def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:

@@ -6,8 +6,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from vecserver.wire import messages
-from vecserver.wire.errors import EnvFault
-from vecserver.wire.frames import Kind
+from vecserver.wire.errors import EnvFault, MalformedMessage
+from vecserver.wire.frames import Flag, Kind
+from vecserver_client.bodies import BodyRing
 from vecserver_client.faults import as_original
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vecserver.wire.actions import ActionFormat
-    from vecserver.wire.frames import Buffer
+    from vecserver.wire.frames import Buffer, Header
     from vecserver.wire.layout import Layout, SlotViews
+    from vecserver.wire.stacks import StackFormat
     from vecserver_client.transport import Frames
 
 __all__ = ["Answer", "Link", "Messenger", "PoolLink"]
@@ -84,8 +86,8 @@ class Messenger(Protocol):
     def pending(self) -> bool:
         """Whether a request waits for its answer."""
 
-    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
-        """Send a sequenced request."""
+    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float, base: int | None = None) -> None:
+        """Send a sequenced request, with ``base`` one whose answer may be packed."""
 
     def finish(self, timeout: float) -> Frames:
         """Wait for its answer."""
@@ -104,9 +106,25 @@ class PoolLink:
         connection: An attached connection.
         layout: What the body of an answer holds.
         actions: How action batches are encoded.
+        bodies: The memory that bodies are received into, where observations are to stay in it; None where each body
+            has memory of its own.
+        stacks: How bodies may be packed; None where they may not.
     """
 
-    def __init__(self, connection: Messenger, layout: Layout, actions: ActionFormat) -> None:
+    def __init__(
+        self,
+        connection: Messenger,
+        layout: Layout,
+        actions: ActionFormat,
+        bodies: BodyRing | None = None,
+        stacks: StackFormat | None = None,
+    ) -> None:
+        self._copy = bodies is None
+        # the next body is unpacked against the last one, which must not be the caller's to write to
+        self._bodies = BodyRing(layout.slot_size) if bodies is None and stacks is not None else bodies
+        self._stacks = stacks
+        self._base = None if stacks is None else 0  # the number of the answer that had the last slot
+        self._last: Buffer = b""
         self._connection = connection
         self._layout = layout
         self._actions = actions
@@ -123,20 +141,40 @@ class PoolLink:
     def begin_step(self, arrays: Sequence[np.ndarray[Any, Any]], timeout: float) -> None:
         """Begin to step every row; values are judged by the pool."""
         ext, body = self._actions.encode(arrays)
-        self._connection.begin(Kind.STEP, ext, body, timeout)
+        self._connection.begin(Kind.STEP, ext, body, timeout, self._base)
 
     def begin(self, request: messages.Reset | messages.Call, timeout: float) -> None:
         """Begin to reset rows, or to call them."""
         kind = Kind.RESET if isinstance(request, messages.Reset) else Kind.CALL
-        self._connection.begin(kind, messages.encode(request), b"", timeout)
+        self._connection.begin(kind, messages.encode(request), b"", timeout, self._base)
 
     def finish(self, timeout: float) -> Answer:
         """Wait for the answer."""
         try:
-            _, ext, body = self._connection.finish(timeout)
+            header, ext, body = self._connection.finish(timeout)
         except EnvFault as fault:
             raise as_original(fault) from None
-        return Answer(self._layout.views(body) if len(body) else None, ext)
+        return Answer(self._views(header, body) if len(body) else None, ext)
+
+    def _views(self, header: Header, body: Buffer) -> SlotViews:
+        if header.flags & Flag.FRAMES:
+            body = self._unpacked(body)
+        if len(body) != self._layout.slot_size:
+            raise MalformedMessage(f"a body of {len(body)} bytes; a slot has {self._layout.slot_size}")
+        if self._bodies is None:
+            return self._layout.views(body)
+        views = self._layout.views(memoryview(body).toreadonly())
+        self._bodies.keep()
+        if self._stacks is not None:
+            self._base, self._last = header.seq, body
+        return views.handed_out(copy=self._copy)
+
+    def _unpacked(self, packed: Buffer) -> Buffer:
+        if self._stacks is None or self._bodies is None or not self._base:
+            raise MalformedMessage("a packed body, which was not asked for")
+        body = self._bodies.room(self._layout.slot_size)
+        self._stacks.unpack(packed, self._stacks.stacks(self._last), body)
+        return body
 
     def render(self, rows: Sequence[int] | None, timeout: float) -> Buffer:
         """Frames of rows."""

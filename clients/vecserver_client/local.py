@@ -29,7 +29,6 @@ from vecserver.wire.errors import (
     PoolBroken,
     VecServerError,
 )
-from vecserver.wire.layout import SlotViews
 from vecserver.wire.spaces import refuse_differing
 from vecserver_client.faults import as_original
 from vecserver_client.link import Answer
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from vecserver.pools.spec import PoolSpec
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.layout import SlotViews
 
 __all__ = ["LocalVectorEnv"]
 
@@ -69,8 +69,8 @@ class LocalVectorEnv(ArenaVectorEnv):
             environments: what a callable refers to by name must be importable there or stand in the main module.
         num_envs: Rows; needed with an id, otherwise the number of callables.
         shared_memory: Taken for Gymnasium's sake and without effect: the memory is always shared.
-        copy: Whether observations are the caller's own memory. If not, they are the arena's: they stay as they are for
-            two further steps or resets, and the third writes over them.
+        copy: Whether observations are the caller's own memory. If not, they lie in the arena and stay as they are until
+            the third step or reset after theirs begins, as in ``make_vec``; they can be written to, as Gymnasium's.
         context: Taken for Gymnasium's sake and without effect: workers are always new interpreters.
         daemon: Taken for Gymnasium's sake and without effect: workers always end with the program, and may have
             children of their own.
@@ -360,14 +360,7 @@ class _ArenaLink:
         return Answer(self._views(outcome.slot) if self._fills_slot else None, outcome.ext)
 
     def _views(self, number: int) -> SlotViews:
-        slot = self._host.slots[number]
-        return SlotViews(
-            tuple(leaf.copy() for leaf in slot.observations) if self._copy else slot.observations,
-            slot.rewards.copy(),
-            slot.terminated.copy(),
-            slot.truncated.copy(),
-            slot.autoreset,
-        )
+        return self._host.slots[number].handed_out(copy=self._copy)
 
     def render(self, rows: Sequence[int] | None, timeout: float) -> Buffer:
         """Frames of rows."""

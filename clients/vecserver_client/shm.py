@@ -31,7 +31,6 @@ from vecserver.wire.errors import (
     VersionMismatch,
     from_code,
 )
-from vecserver.wire.layout import SlotViews
 from vecserver.wire.loan import Borrow, Fetch, Fetched, FromHost, Lent, Recalled
 from vecserver_client.faults import as_original
 from vecserver_client.link import Answer
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.frames import Buffer
-    from vecserver.wire.layout import Layout
+    from vecserver.wire.layout import Layout, SlotViews
     from vecserver_client.link import PoolLink
 
 __all__ = ["BorrowedArena", "ShmLink"]
@@ -292,33 +291,30 @@ class _Drive:
         """The step was collected."""
         self._left = None
 
-    def results(self) -> SlotViews:
-        """The arrays of the finished step, copied."""
-        slot = self.views.slots[self.driver.slot]
-        return SlotViews(
-            tuple(leaf.copy() for leaf in slot.observations),
-            slot.rewards.copy(),
-            slot.terminated.copy(),
-            slot.truncated.copy(),
-            slot.autoreset,
-        )
+    def results(self, *, copy: bool) -> SlotViews:
+        """The arrays of the finished step; the observations copied, or in the arena."""
+        return self.views.slots[self.driver.slot].handed_out(copy=copy)
 
 
 class ShmLink:
-    """The link to a pool whose arena is lent to this process. Everything it returns is the caller's own memory.
+    """The link to a pool whose arena is lent to this process.
 
     Args:
         pool: The ordinary link to the same pool.
         arena: On loan; the link's to give back, also where this raises.
         layout: What a slot holds.
         actions: How action batches are stored.
+        copy: Whether a step's observations are the caller's own memory, or stay in the arena.
 
     Raises:
         VersionMismatch: The pool lays out its memory in another way.
     """
 
-    def __init__(self, pool: PoolLink, arena: BorrowedArena, layout: Layout, actions: ActionFormat) -> None:
+    def __init__(
+        self, pool: PoolLink, arena: BorrowedArena, layout: Layout, actions: ActionFormat, *, copy: bool
+    ) -> None:
         self._pool = pool
+        self._copy = copy
         self._actions = actions
         self._stepping = False
         try:
@@ -376,7 +372,7 @@ class ShmLink:
         try:
             drive.wait(timeout)
             parts = drive.parts(max(0.0, deadline - monotonic()))
-            views = drive.results()
+            views = drive.results(copy=self._copy)
             ext = joined(parts) if parts else b""
         except EOFError:
             raise self._ended(drive) from None

@@ -13,6 +13,7 @@ import zmq
 
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, ServerUnreachable
 from vecserver.wire.frames import FRAME_COUNT, Header
+from vecserver.wire.zmtp import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,7 +51,7 @@ class Transport(Protocol):
     def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; None when none came within ``timeout`` seconds.
 
-        The body is the caller's own memory.
+        The body is the caller's own memory, or in that which the transport was given for it.
 
         Raises:
             ConnectionError: The connection was lost; another transport may reach the pool.
@@ -68,11 +69,19 @@ class ZmqTransport:
         context: The ZeroMQ context; stays the caller's.
         endpoint: ``tcp://…`` or ``ipc://…``.
         max_body: Largest legal body of an answer, in bytes.
+        memory: Gives memory of a size for a body.
     """
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        endpoint: str,
+        max_body: int,
+        memory: Callable[[int], memoryview] = fresh,
+    ) -> None:
         self._endpoint = endpoint
         self._max_body = max_body
+        self._memory = memory
         self._socket = context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
@@ -119,10 +128,10 @@ class ZmqTransport:
             raise MalformedMessage(f"a message of kind {header.kind} with fewer than {FRAME_COUNT} frames")
         return self._socket
 
-    def _body(self, header: Header) -> bytearray:
+    def _body(self, header: Header) -> bytes | memoryview:
         if header.body_length > self._max_body:
             raise MessageTooLarge(f"a body of {header.body_length} bytes; a slot has {self._max_body}")
-        body = bytearray(header.body_length)
+        body = self._memory(header.body_length) if header.body_length else b""
         length = self._more(header).recv_into(body) if body else len(self._more(header).recv())
         if length != header.body_length or self._socket.getsockopt(_RCVMORE):
             raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {length}")

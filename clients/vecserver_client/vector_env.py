@@ -20,11 +20,12 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, VersionMismatch
+from vecserver.wire.errors import EnvFault, InvalidSpec, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
+from vecserver.wire.stacks import FEATURE, StackFormat
 from vecserver_client.faults import as_original
 from vecserver_client.link import PoolLink
 from vecserver_client.shm import ShmLink
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Space
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.bodies import BodyRing
     from vecserver_client.link import Answer, Link, Messenger
     from vecserver_client.shm import BorrowedArena
 
@@ -405,7 +407,7 @@ def _described(info: messages.PoolInfo) -> tuple[Sequence[Space[Any]], Space[Any
 
 
 class RemoteVectorEnv(ArenaVectorEnv):
-    """Drives a pool of a server; made by ``make_vec`` and ``attach``. Everything it returns is the caller's own memory.
+    """Drives a pool of a server; made by ``make_vec`` and ``attach``.
 
     Args:
         connection: An attached connection.
@@ -413,9 +415,13 @@ class RemoteVectorEnv(ArenaVectorEnv):
         transport: Name of the transport, for people.
         release: As ``ArenaVectorEnv``'s: removes what was made for it.
         arena: The pool's, where it is on loan to this process: it is then stepped there.
+        bodies: The memory that the connection receives bodies into, where observations are not to be copied; None
+            where everything that is returned is to be the caller's own.
+        dedup: ``frames`` to have stacks of frames packed where they travel.
 
     Raises:
         VersionMismatch: The pool lays out its slots in another way than this release.
+        InvalidSpec: Observations are no stacks of frames, and ``dedup`` was asked for.
     """
 
     def __init__(
@@ -425,13 +431,17 @@ class RemoteVectorEnv(ArenaVectorEnv):
         transport: str,
         release: Callable[[bool], None],
         arena: BorrowedArena | None = None,
+        bodies: BodyRing | None = None,
+        dedup: str | None = None,
     ) -> None:
         info = attached.info
         rows, action_space = _described(info)
         layout = Layout.of(rows[0], info.num_envs)
         actions = ActionFormat(action_space, info.num_envs)
-        pool_link = PoolLink(connection, layout, actions)
-        link = pool_link if arena is None else ShmLink(pool_link, arena, layout, actions)
+        stacks = StackFormat.of(layout, rows[0]) if dedup else None
+        offered = arena is None and FEATURE in attached.features
+        pool_link = PoolLink(connection, layout, actions, bodies, stacks if offered else None)
+        link = pool_link if arena is None else ShmLink(pool_link, arena, layout, actions, copy=bodies is None)
         super().__init__(
             link,
             release,
@@ -449,6 +459,9 @@ class RemoteVectorEnv(ArenaVectorEnv):
         if layout.hash != info.layout_hash:
             self._finalizer()
             raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
+        if dedup and stacks is None:
+            self._finalizer()
+            raise InvalidSpec(f"dedup: {rows[0]} is no stack of frames, a Box of uint8 with two axes or more")
 
     def stats(self) -> messages.Stats:
         """The pool's counters: batches, environment steps, episodes, memory."""

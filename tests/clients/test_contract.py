@@ -83,9 +83,7 @@ class TestNetwork(ShortContract):
 
     @pytest.fixture(autouse=True)
     def _as_from_afar(self, monkeypatch):
-        monkeypatch.setattr(
-            factory, "_opener", lambda context, endpoint, max_body: partial(ZmqTransport, context, endpoint, max_body)
-        )
+        monkeypatch.setattr(factory, "_opener", partial(partial, ZmqTransport))
 
     @in_every_mode
     @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Count-v0", 7, {}), ("Nested-v0", 5, {})])
@@ -105,6 +103,46 @@ class TestShm(RemoteContract):
     @pytest.fixture(autouse=True)
     def _is_direct(self, monkeypatch):
         monkeypatch.setattr(factory, "TRANSPORTS", ("shm", "ipc"))
+
+
+class WithoutCopies(ShortContract):
+    """Observations that are not the caller's own: how long they stay is shown in ``test_copy.py``."""
+
+    test_results_belong_to_the_caller = None
+
+    @in_every_mode
+    @pytest.mark.parametrize(
+        ("name", "num_envs", "kwargs"), [("Count-v0", 7, {}), ("Nested-v0", 5, {}), ("Big-v0", 3, {})]
+    )
+    def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
+        super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
+
+
+@pytest.mark.slow
+class TestTcpWithoutCopies(WithoutCopies):
+    """Large bodies are received into a few buffers in turn."""
+
+    options: ClassVar = {"transport": "tcp", "copy": False}
+
+
+@pytest.mark.slow
+class TestShmWithoutCopies(WithoutCopies):
+    """Observations stay in the arena."""
+
+    options: ClassVar = {"copy": False}
+
+    @pytest.fixture(autouse=True)
+    def _is_direct(self, monkeypatch):
+        monkeypatch.setattr(factory, "TRANSPORTS", ("shm", "ipc"))
+
+
+@pytest.mark.slow
+class TestLocalWithoutCopies(WithoutCopies):
+    """Observations stay in the arena of this process."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        return vs.LocalVectorEnv(env_id, num_envs, copy=False, autoreset_mode=autoreset_mode, **env_kwargs)
 
 
 class GymnasiumEngine(ShortContract):

@@ -17,6 +17,7 @@ from vecserver.wire.frames import Header, Kind
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
 from vecserver.wire.spaces import space_to_json
+from vecserver.wire.stacks import StackFormat
 
 EPOCH = 2**63 + 5
 TTL_S = 10.0
@@ -55,14 +56,14 @@ class NotedPool:
         refusal: Raised instead by the next command, if set.
     """
 
-    def __init__(self) -> None:
-        layout = Layout.of(spaces.Box(-1, 1, (2,)), ROWS)
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.layout = layout = Layout.of(space, ROWS)
         self.info = PoolInfo(
             pool="p-1",
             env_id="Test-v0",
             num_envs=ROWS,
             autoreset_mode="NextStep",
-            observation_space=space_to_json(spaces.Box(-1, 1, (2,))),
+            observation_space=space_to_json(space),
             action_space=space_to_json(spaces.Discrete(2)),
             layout=layout.describe(),
             layout_hash=layout.hash,
@@ -130,10 +131,12 @@ class Answer(NamedTuple):
 class Desk:
     """A dispatcher and the peers that write to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: spaces.Space[Any] | None = None) -> None:
         self.now_s = 100.0
-        self.pool = NotedPool()
-        self.dispatcher = Dispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats)
+        space = space or spaces.Box(-1, 1, (2,))
+        self.pool = NotedPool(space)
+        self.stacks = StackFormat.of(self.pool.layout, space)
+        self.dispatcher = Dispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats, self.stacks)
         self.lease = 0
 
     def _stats(self, refused: int, lease: int, driver: str, idle_s: float) -> Stats:

@@ -654,3 +654,16 @@ def test_a_pool_survives_a_siege(registry, driver):
         after = messages.decode(honest.ask(Kind.PING).ext, messages.Stats)
         assert after.host_rss_bytes - stats.host_rss_bytes < 32 << 20
     registry.delete(view.pool)
+
+
+def test_a_large_answer_over_tcp_is_with_the_kernel_in_pieces(room):
+    """The kernel takes no more than the buffer that was chosen, however much is to be sent; the peer gets all of it."""
+    peer = room.greeted()
+    peer.sendall(wire(ASK))
+    name, _ = room.next()
+    body = bytes(8 << 20)
+    room.router.send(Reply(name, b"answer", b"", memoryview(body)))
+    (conn,) = room.router._by_fd.values()
+    assert conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * plain_router._IN_FLIGHT  # it counts twice
+    answer = wire([b"answer", b"", body])
+    assert room.read(peer, len(answer)) == answer

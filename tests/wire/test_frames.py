@@ -90,7 +90,7 @@ def test_numbers_of_kinds_and_flags_do_not_change():
         "ERROR": 9,
         "IN_PROGRESS": 10,
     }
-    assert {flag.name: flag.value for flag in Flag} == {"ANSWER": 1, "REPLAYED": 2, "REFUSED": 4}
+    assert {flag.name: flag.value for flag in Flag} == {"ANSWER": 1, "REPLAYED": 2, "REFUSED": 4, "FRAMES": 8}
     assert (PROTOCOL_VERSION, FRAME_COUNT, HEADER_SIZE, MAX_EXT) == (1, 3, 64, 67_108_864)
 
 

@@ -27,6 +27,7 @@ from vecserver.dataplane.stats import pool_stats
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
 from vecserver.pools.host import Host
 from vecserver.wire.errors import HostStartFailed, VecServerError
+from vecserver.wire.stacks import StackFormat
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -115,7 +116,8 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         send_line(control, HostFailed(HostStartFailed.code, message, {}))
         return 0
     epoch = secrets.randbits(63) | 1
-    dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host))
+    stacks = StackFormat.of(host.layout, host.described.observation_space)
+    dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()

@@ -26,12 +26,14 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.frames import FRAME_COUNT, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
 from vecserver.wire.session import Session, Verdict
+from vecserver.wire.stacks import FEATURE, Given
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vecserver.pools.host import Outcome
     from vecserver.wire.messages import PoolInfo, Stats
+    from vecserver.wire.stacks import StackFormat
 
 __all__ = ["Dispatcher", "PoolPort", "Reply"]
 
@@ -118,6 +120,7 @@ _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceG
 # as plain numbers: the members of an enum are looked up at every use
 _STEP: Final = int(Kind.STEP)
 _ANSWER: Final = int(Flag.ANSWER)
+_FRAMES: Final = int(Flag.FRAMES)
 _SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
 _WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
 
@@ -130,6 +133,7 @@ class Dispatcher:
         epoch: The pool's incarnation.
         clock_ns: Monotonic clock in nanoseconds.
         stats: Makes the answer to PING from the refusals so far, the lease, the driver's name and its idle time.
+        stacks: How slots are packed for drivers that ask for it; None where observations are no stacks.
     """
 
     def __init__(
@@ -138,7 +142,9 @@ class Dispatcher:
         epoch: int,
         clock_ns: Callable[[], int],
         stats: Callable[[int, int, str, float], Stats],
+        stacks: StackFormat | None = None,
     ) -> None:
+        self._given = None if stacks is None else Given(stacks)
         self._host = host
         self._clock_ns = clock_ns
         self._stats = stats
@@ -249,9 +255,12 @@ class Dispatcher:
             self._host.lending.recall()
             lease = self._session.grant()
             self._cached = None
+            if self._given is not None:
+                self._given.forget()
             self._driver = attach.client or "unnamed"
             self._driver_seen_ns = self._clock_ns()
-        attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last)
+        features = [] if self._given is None else [FEATURE]
+        attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last, features)
         return self._answer(request, messages.encode(attached))
 
     def _check_free(self, attach: messages.Attach) -> None:
@@ -379,15 +388,19 @@ class Dispatcher:
 
     def _finish(self, running: _Running, outcome: Outcome) -> Reply:
         header = running.header
-        kind, status, ext, slot = header.kind, 0, outcome.ext, 0
+        kind, flags, status, ext, slot = header.kind, _ANSWER, 0, outcome.ext, 0
         contents: bytes | memoryview = _EMPTY
         if outcome.error is not None:
             kind, status, ext = Kind.ERROR, outcome.error.number, messages.encode_error(outcome.error)
         elif header.kind in _WITH_SLOT:
             slot, contents = outcome.slot, self._host.slot_body(outcome.slot)
+            if header.flags & _FRAMES and self._given is not None:
+                packed = self._given.pack(header.seq, header.clock, contents)
+                if packed is not None:
+                    flags, contents = flags | _FRAMES, packed
         answer = Header(
             kind=kind,
-            flags=_ANSWER,
+            flags=flags,
             status=status,
             slot=slot,
             rows=self._host.info.num_envs,

@@ -16,7 +16,7 @@
     40      4     t_steps       steps in the body, 1 today
     44      4     digest        CRC-32 of the request's ext and body
     48      8     body_length   bytes of the body frame
-    56      8     clock         server's monotonic clock in nanoseconds; 0 in requests
+    56      8     clock         server's monotonic clock in nanoseconds; in a request with FRAMES the base, else 0
 
 All little-endian. A message is always three frames; ext and body may be empty.
 """
@@ -81,6 +81,8 @@ class Flag(IntFlag):
     REPLAYED = 2
     REFUSED = 4
     """On an ERROR: nothing was done, and the request's number is free again."""
+    FRAMES = 8
+    """On a request: its sender takes a packed slot. On an answer: the body is one (``wire.stacks``)."""
 
 
 class Header(NamedTuple):

@@ -90,6 +90,22 @@ class SlotViews(NamedTuple):
     truncated: Array
     autoreset: Array
 
+    def handed_out(self, *, copy: bool) -> SlotViews:
+        """The arrays as a caller gets them out of memory that will be written again.
+
+        Rewards and flags are the caller's own in any case: they are small, and are often gathered.
+
+        Args:
+            copy: Whether the observations are too, or stay where they are.
+        """
+        return SlotViews(
+            tuple([leaf.copy() for leaf in self.observations]) if copy else self.observations,
+            self.rewards.copy(),
+            self.terminated.copy(),
+            self.truncated.copy(),
+            self.autoreset,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:

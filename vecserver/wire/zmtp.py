@@ -20,7 +20,7 @@ import numpy as np
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vecserver.wire.frames import Buffer
 
@@ -33,6 +33,7 @@ __all__ = [
     "check_greeting",
     "check_ready",
     "encode",
+    "fresh",
     "pong",
 ]
 
@@ -146,6 +147,11 @@ def encode(frames: Sequence[Buffer]) -> list[Buffer]:
     return [*buffers, b"".join(pending)] if pending else buffers
 
 
+def fresh(size: int) -> memoryview:
+    """New memory of so many bytes, not zeroed: what never comes takes neither memory nor time."""
+    return np.empty(size, np.uint8).data
+
+
 class Incoming:
     """Bytes of one connection in, whole messages out.
 
@@ -154,11 +160,13 @@ class Incoming:
 
     Args:
         limits: The largest first, second, … frame of a message, in bytes; a message has as many frames at most.
+        last: Gives memory of a size for the last of these frames where that is large, when it begins to come.
     """
 
-    def __init__(self, limits: Sequence[int]) -> None:
+    def __init__(self, limits: Sequence[int], last: Callable[[int], memoryview] = fresh) -> None:
         self.commands: list[tuple[bytes, bytes]] = []
         self._limits = limits
+        self._last = last
         # of a message that is taken in one go; none where its first frame is refused, or its third
         self._usual_limit = min(limits[2], _LARGE - 1) if len(limits) == 3 and limits[0] >= 64 else -1
         self._buffer = memoryview(bytearray(_CHUNK))
@@ -279,7 +287,7 @@ class Incoming:
             raise MessageTooLarge(f"a frame of {length} bytes; at most {limit} are taken here", limit=limit)
 
     def _begin_large(self, flags: int, begin: int, length: int) -> None:
-        data = np.empty(length, np.uint8).data  # not zeroed: what never comes takes neither memory nor time
+        data = self._last(length) if len(self._frames) + 1 == len(self._limits) else fresh(length)
         here = min(length, self._end - begin)
         data[:here] = self._buffer[begin : begin + here]
         self._frames.append(data)

@@ -32,7 +32,7 @@ _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
 
 _OPTIONS: Final = inspect.signature(factory.make_vec)
-_OURS: Final = {"url", "token", "transport"}
+_OURS: Final = {"url", "token", "transport", "copy", "dedup"}
 """Arguments that are not the pool's."""
 
 
@@ -54,7 +54,8 @@ async def make_vec(
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
         transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
-        **options: The others of ``vecserver_client.make_vec``, with the same defaults.
+        **options: The others of ``vecserver_client.make_vec``, with the same defaults, but for ``copy`` and
+            ``dedup``, which are not to be had here.
 
     Returns:
         The vector environment; its ``close`` removes the pool.
@@ -108,6 +109,10 @@ def _pool_options(env_id: str, num_envs: int, options: dict[str, Any]) -> dict[s
     """What the server is asked for: the arguments and defaults of the other ``make_vec``."""
     given = _OPTIONS.bind(env_id, num_envs, **options)
     given.apply_defaults()
+    if not given.arguments["copy"] or given.arguments["dedup"] is not None:
+        raise TypeError(
+            "an event loop reads ahead, and gives copies of whole batches: copy and dedup are not to be had"
+        )
     return {name: value for name, value in given.arguments.items() if name not in _OURS}
 
 

@@ -338,8 +338,8 @@ class _Desk:
     def pending(self) -> bool:
         return self._connection.pending
 
-    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
-        del timeout
+    def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float, base: int | None = None) -> None:
+        del timeout, base  # None: nothing is packed for an event loop
         self._request = kind, ext, body
 
     def taken(self) -> tuple[Kind, bytes, Buffer]:
