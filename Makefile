@@ -37,8 +37,10 @@ check: $(VENV)/.installed-dev
 	$(TEST) --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tests/coverage_gate.py .coverage.json
 
+# BENCH is for its options: make bench BENCH='--peer pufferlib=/path/to/python'
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,mujoco]'
+	$(BIN)/python -m benchmarks $(BENCH)
 
 verify: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[atari,mujoco]'

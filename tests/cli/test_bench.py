@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import statistics
 import subprocess
-import sys
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import gymnasium
@@ -14,27 +15,13 @@ import numpy as np
 import pytest
 from gymnasium.vector import SyncVectorEnv
 
-from benchmarks.__main__ import markdown
-from vecserver.cli.bench import _print_report
-from vecserver.cli.measure import compare
+from tests.cli.bench_command import BENCH, TINY, environment, run
 from vecserver.cli.measure.bare_loop import _BareLoop
 from vecserver.cli.measure.ceiling import Ceiling
-from vecserver.cli.measure.report import PoolFacts, Report, subject_reports
-from vecserver.cli.measure.subjects import SEED, Sample, VectorSubject, action_batches
+from vecserver.cli.measure.peers import PACKAGES
+from vecserver.cli.measure.subjects import SEED, VectorSubject, action_batches
 from vecserver.wire.errors import WorkerDied
 from vecserver_client import make_vec
-
-BENCH = (sys.executable, "-m", "vecserver", "bench")
-TINY = ("--env", "CartPole-v1", "--num-envs", "3", "--seconds", "0.05", "--rounds", "2")
-
-
-def environment():
-    """Without the variable that names a server: the command would measure that one."""
-    return {name: value for name, value in os.environ.items() if name != "VECSERVER_URL"}
-
-
-def run(*arguments):
-    return subprocess.run([*BENCH, *arguments], capture_output=True, text=True, timeout=60, env=environment())
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +39,7 @@ class TestTheWholeCommand:
             "ceiling",
             "AsyncVectorEnv",
             "SyncVectorEnv",
+            *(title for title, module in PACKAGES.values() if find_spec(module)),
             "vecserver shm",
             "vecserver tcp",
             "vecserver ipc",
@@ -61,15 +49,16 @@ class TestTheWholeCommand:
             assert 0 < subject["lowest"] <= subject["median"] <= subject["highest"]
             assert subject["first_batch_s"] > 0
             if subject["name"] != "ceiling":
-                assert 0 < subject["p50_ms"] <= subject["p99_ms"]
+                assert 0 < subject["p50_ms"] <= subject["p90_ms"] <= subject["p99_ms"] <= subject["max_ms"]
 
     def test_ratios_are_of_rates_of_the_same_round(self, report):
-        """Each ratio is the median of the rounds' ratios, not the ratio of the medians."""
+        """Each ratio is the median of the rounds' ratios, not the ratio of the medians; lowest and highest stand beside it."""
         rates = {subject["name"]: subject["rates"] for subject in report["subjects"]}
         for subject in report["subjects"]:
-            for other, found in (("ceiling", subject["of_ceiling"]), ("AsyncVectorEnv", subject["of_async"])):
+            for other, key in (("ceiling", "of_ceiling"), ("AsyncVectorEnv", "of_async")):
                 ratios = [a / b for a, b in zip(subject["rates"], rates[other], strict=True)]
-                assert found == pytest.approx(statistics.median(ratios))
+                assert subject[key] == pytest.approx(statistics.median(ratios))
+                assert subject[f"{key}_rounds"] == pytest.approx([min(ratios), max(ratios)])
 
     def test_it_says_what_was_measured_and_on_what(self, report):
         """The machine, the versions, and what the pools are made of."""
@@ -84,21 +73,108 @@ class TestTheWholeCommand:
             assert (pool["engine"], len(pool["worker_rss_bytes"])) == ("envs", pool["workers"])
             assert min(pool["arena_bytes"], pool["host_rss_bytes"], *pool["worker_rss_bytes"]) > 0
 
+    def test_peers_that_are_not_installed_are_named(self, report):
+        """It is no error."""
+        assert report["not_installed"] == [name for name, (_, module) in PACKAGES.items() if not find_spec(module)]
+        assert report["left_out"] == []
 
-def test_ctrl_c_ends_everything_without_a_word():
-    """A terminal's Ctrl-C reaches the whole group: no process stays, and none prints a traceback."""
-    options = ("--num-envs", "4", "--seconds", "30", "--transport", "ipc")
+
+@pytest.fixture(scope="module")
+def kept():
+    """One pool at a rate that any machine keeps."""
+    done = run(*TINY, "--no-peers", "--transport", "ipc", "--rate", "300", "--seconds", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class TestAFixedRate:
+    def test_batches_come_as_often_as_was_asked(self, kept):
+        """300 steps a second of three rows are ten batches in a tenth of a second; none is compared with a ceiling."""
+        (pool,) = kept["subjects"]
+        assert (pool["name"], kept["rate"]) == ("vecserver ipc", 300)
+        assert (pool["due"], pool["begun"], pool["kept"]) == (20, 20, True)
+        assert pool["median"] <= 301
+        assert (pool["of_ceiling"], pool["of_async"]) == (None, None)
+
+    def test_a_rate_that_is_too_high_is_reported_as_not_kept(self):
+        """The table says how many of the batches that were due were begun."""
+        done = run(*TINY, "--no-peers", "--transport", "ipc", "--rate", "10000000")
+        assert done.returncode == 0, done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("vecserver ipc") and " of " in line]
+        assert "no" in line.split()
+
+    def test_it_is_not_drawn(self):
+        """A picture of rates that were given says nothing."""
+        done = run(*TINY, "--rate", "5", "--plot", "x.png")
+        assert done.returncode == 2
+
+
+class TestSeveralRuns:
+    def test_one_that_cannot_run_is_told_of_and_the_others_go_on(self):
+        """As JSON they are an array; the one that could not be made has an error with its code."""
+        done = run(*TINY, "--no-peers", "--transport", "ipc", "--env", "NoSuch-v0", "-n", "2", "--json")
+        assert done.returncode == 0, done.stderr
+        found = [(one["env_id"], one["num_envs"], one.get("error", {}).get("code")) for one in json.loads(done.stdout)]
+        assert found == [
+            ("CartPole-v1", 3, None),
+            ("CartPole-v1", 2, None),
+            ("NoSuch-v0", 3, "unknown_env"),
+            ("NoSuch-v0", 2, "unknown_env"),
+        ]
+
+    def test_when_none_can_run_it_fails(self):
+        """Each says why."""
+        done = run("--env", "NoSuch-v0", "--env", "NorThis-v0")
+        assert done.returncode == 1
+        assert done.stdout.count("not measured [unknown_env]") == 2
+
+    def test_a_pool_that_cannot_be_made_is_left_out_with_its_reason(self):
+        """The others of the same run are measured; their names tell them apart."""
+        options = ("--no-peers", "--transport", "ipc", "--workers", "1", "--workers", "9", "--engine", "envs")
+        report = json.loads(run(*TINY, *options, "--engine", "sync", "--json").stdout)
+        assert [pool["subject"] for pool in report["pools"]] == ["vecserver ipc envs w1", "vecserver ipc sync w1"]
+        assert {one["subject"] for one in report["left_out"]} == {"vecserver ipc envs w9", "vecserver ipc sync w9"}
+        assert all("9" in one["reason"] for one in report["left_out"])
+
+    def test_an_unknown_transport_is_wrong_usage(self):
+        """Found before anything starts."""
+        done = run("--transport", "carrier-pigeon")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "shm, tcp, ipc" in done.stderr
+
+
+@contextlib.contextmanager
+def started(*options):
+    """The command, once it measures."""
     command = subprocess.Popen(
-        [*BENCH, *options], stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
+        [*BENCH, "--num-envs", "4", "--seconds", "30", "--transport", "ipc", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        start_new_session=True,
     )
     with command:
         for line in command.stderr:
             if line == "warming up\n":
                 break
+        yield command
+
+
+def test_ctrl_c_ends_everything_without_a_word():
+    """A terminal's Ctrl-C reaches the whole group: no process stays, and none prints a traceback."""
+    with started() as command:
         os.killpg(command.pid, signal.SIGINT)
         rest = command.stderr.read()
         assert command.wait(30) != 0
     assert "Traceback" not in rest
+
+
+def test_what_it_started_ends_with_it_even_when_it_is_killed():
+    """Peers, ceiling, server and pool: the check after each test finds what stays."""
+    with started() as command:
+        command.kill()
+        assert command.wait(30) == -signal.SIGKILL
 
 
 def test_an_unknown_environment_is_refused_before_anything_starts():
@@ -165,87 +241,6 @@ class TestCounting:
         assert [row.seed for row in rows] == [SEED + 3, SEED + 4]
         assert steps == taken.size
         assert nanoseconds >= 1e6
-
-
-class TestTurns:
-    class Recorder:
-        def __init__(self, name, log):
-            self.name, self.log = name, log
-
-        def measure(self, seconds):
-            self.log.append((self.name, seconds))
-            return Sample(float(len(self.log)))
-
-    def test_each_round_begins_with_the_next_subject(self):
-        """Nobody is always the first, or always behind the same; the warm-up does not count."""
-        log, said = [], []
-        subjects = {name: self.Recorder(name, log) for name in "abc"}
-        samples = compare.take_turns(subjects, 4, 2.0, said.append)
-        assert [name for name, _ in log] == [*"abc", *"abc", *"bca", *"cab", *"abc"]
-        assert [seconds for _, seconds in log] == [1.0] * 3 + [2.0] * 12
-        assert {name: [s.steps_per_s for s in each] for name, each in samples.items()} == {
-            "a": [4, 9, 11, 13],
-            "b": [5, 7, 12, 14],
-            "c": [6, 8, 10, 15],
-        }
-        assert said == ["warming up", *(f"round {i} of 4" for i in (1, 2, 3, 4))]
-
-
-def reports(**rates):
-    samples = {name: [Sample(rate, [1_000_000, 3_000_000]) for rate in each] for name, each in rates.items()}
-    samples["ceiling"] = [Sample(sample.steps_per_s) for sample in samples["ceiling"]]
-    return subject_reports(samples, dict.fromkeys(rates, 0.5))
-
-
-MACHINE = {"cpu": "A CPU", "cores": 4, "affinity": [0, 2], "kernel": "Linux", "load_1m": 0.5}
-POOL = PoolFacts("vecserver tcp", "envs", 2, 1.5, 4096, 50 << 20, [40 << 20, 41 << 20])
-
-
-def made_up(subjects):
-    return Report("CartPole-v1", 64, 1.0, 5, 2, subjects, [POOL], 70 << 20, MACHINE, {"vecserver": "1", "python": "3"})
-
-
-class TestReport:
-    def test_a_ratio_is_taken_within_a_round(self):
-        """On a machine that slows down by half, a constant ratio stays what it is."""
-        ceiling, pool, peer = reports(ceiling=[100, 50, 80], pool=[60, 30, 48], AsyncVectorEnv=[10, 5, 8])
-        assert (ceiling.of_ceiling, ceiling.p50_ms) == (1.0, None)
-        assert pool.of_ceiling == pytest.approx(0.6)
-        assert pool.of_async == pytest.approx(6)
-        assert peer.of_async == 1.0
-        assert (pool.lowest, pool.median, pool.highest) == (30, 48, 60)
-        assert (pool.p50_ms, pool.p99_ms) == (2.0, 3.0)
-
-    def test_without_peers_there_is_no_ratio_to_them(self):
-        """The other figures are there."""
-        assert [subject.of_async for subject in reports(ceiling=[2.0], pool=[1.0])] == [None, None]
-
-    def test_the_table_has_a_line_a_subject_and_the_facts_below(self, monkeypatch, capsys):
-        """It fits a terminal of 80 columns up to a million steps a second."""
-        monkeypatch.setenv("COLUMNS", "80")
-        subjects = reports(ceiling=[999_999.0], AsyncVectorEnv=[12_345.0], **{"vecserver tcp": [500_000.0]})
-        _print_report(made_up(subjects))
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[1] == "CartPole-v1 × 64, 5 rounds of 1 s"
-        assert [line.split() for line in lines[4:7]] == [
-            ["ceiling", "999,999", "999,999", "999,999", "–", "–", "1.000", "81.0"],
-            ["AsyncVectorEnv", "12,345", "12,345", "12,345", "2.000", "2.980", "0.012", "1.0"],
-            ["vecserver", "tcp", "500,000", "500,000", "500,000", "2.000", "2.980", "0.500", "40.5"],
-        ]
-        facts = {line[:13].strip(): line[15:] for line in lines[8:]}
-        assert facts["machine"] == "A CPU, 4 cores, may use 0,2, load 0.5"
-        assert facts["vecserver tcp"] == (
-            "engine envs, workers 2, first batch after 0.50 s, arena 4 KiB, resident MiB: host 50, workers 40 + 41"
-        )
-
-    def test_the_page_of_results_has_a_table_a_case(self):
-        """Markdown, with what was measured on in its first line."""
-        cases = [made_up(reports(ceiling=[200.0], AsyncVectorEnv=[50.0])) for _ in range(2)]
-        first, *lines = markdown(cases).splitlines()
-        assert first == "A CPU, 4 cores (may use 2), Linux, vecserver 1, python 3"
-        assert lines.count("## CartPole-v1 × 64") == 2
-        assert lines.count("| :-- | --: | --: | --: | --: | --: | --: | --: |") == 2
-        assert "| AsyncVectorEnv |      50 |  50 |  50 |  2.000 |  2.980 |      0.250 |     1.0 |" in lines
 
 
 def test_a_subject_costs_no_processor_time_while_another_is_measured():

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from vecserver.dataplane.router import Router
 
+__all__ = ["main"]
+
 _LAST_REPLY_S = 0.2
 """How long the answer to the last batch may take to leave."""
 

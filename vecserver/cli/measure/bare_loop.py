@@ -13,14 +13,16 @@ from contextlib import ExitStack
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 from gymnasium.vector.utils import batch_space, iterate
 
 from vecserver.cli.measure.subjects import SEED, action_batches
+from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    import gymnasium
 
 __all__ = ["main"]
 
@@ -75,9 +77,9 @@ def main(env_id: str, num_envs: int, rows: tuple[int, int], commands: Iterable[s
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with answers, ExitStack() as undo:
-        envs = []
+        envs, make = [], EnvMaker(env_id, {}, None)
         for _ in range(*rows):
-            envs.append(gymnasium.make(env_id))
+            envs.append(make())
             undo.callback(envs[-1].close)
         loop = _BareLoop(envs, rows[0], num_envs)
         gc.collect()

@@ -6,12 +6,12 @@ They share nothing and wait for nobody but for the start of a round: Python envi
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Self
 
 from vecserver.arena.plan import even_shards
+from vecserver.cli.measure.line_process import LineProcess
 from vecserver.cli.measure.subjects import Sample
 from vecserver.wire.errors import WorkerDied
 
@@ -22,9 +22,6 @@ __all__ = ["Ceiling"]
 
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """As a pool's workers: one process a core leaves no core for a second thread."""
-
-_LEAVE_S: Final = 1.0
-"""Seconds to close the environments; then a process is killed."""
 
 
 class Ceiling:
@@ -39,21 +36,15 @@ class Ceiling:
     """
 
     def __init__(self, env_id: str, num_envs: int) -> None:
-        self._processes: list[subprocess.Popen[str]] = []
+        self._processes: list[LineProcess] = []
         with ExitStack() as undo:
             undo.callback(self.close)
-            for rows in even_shards(num_envs, min(len(os.sched_getaffinity(0)), num_envs)):
+            self.shards = even_shards(num_envs, min(len(os.sched_getaffinity(0)), num_envs))
+            """First and end row of each process."""
+            for rows in self.shards:
                 arguments = (str(os.getpid()), env_id, str(num_envs), *map(str, rows))
-                self._processes.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "vecserver.cli.measure.bare_loop", *arguments],
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        text=True,
-                        env={**os.environ, **_ONE_THREAD},
-                        start_new_session=True,  # Ctrl-C is for the comparison, which ends them in order
-                    )
-                )
+                command = (sys.executable, "-m", "vecserver.cli.measure.bare_loop", *arguments)
+                self._processes.append(LineProcess(command, {**os.environ, **_ONE_THREAD}))
             self._answers()
             undo.pop_all()
 
@@ -76,35 +67,23 @@ class Ceiling:
         Raises:
             WorkerDied: A process ended; it has said why on stderr.
         """
+        return Sample(sum(self.rates(seconds)))
+
+    def rates(self, seconds: float) -> list[float]:
+        """As ``measure``: environment steps a second of each process, in the order of ``shards``."""
         for process in self._processes:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):  # it ended: its answer, which is none, tells
-                process.stdin.write(f"{seconds}\n")
-                process.stdin.flush()
-        rates = (int(steps) * 1e9 / int(nanoseconds) for steps, nanoseconds in map(str.split, self._answers()))
-        return Sample(sum(rates))
+            process.ask(str(seconds))
+        return [int(steps) * 1e9 / int(nanoseconds) for steps, nanoseconds in map(str.split, self._answers())]
 
     def _answers(self) -> list[str]:
-        answers = []
-        for process in self._processes:
-            assert process.stdout is not None
-            answer = process.stdout.readline()
-            if not answer:
-                raise WorkerDied("a process of the ceiling ended; what it says is above")
-            answers.append(answer)
-        return answers
+        try:
+            return [process.answer() for process in self._processes]
+        except EOFError:
+            raise WorkerDied("a process of the ceiling ended; what it says is above") from None
 
     def close(self) -> None:
         """End the processes; may be called again."""
         for process in self._processes:
-            assert process.stdin is not None
-            with suppress(BrokenPipeError):
-                process.stdin.close()
+            process.hang_up()
         for process in self._processes:
-            assert process.stdout is not None
-            try:
-                process.wait(_LEAVE_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+            process.close()

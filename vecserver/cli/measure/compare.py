@@ -1,22 +1,19 @@
-"""A comparison: pools, Gymnasium's own vector environments and the ceiling, measured in turns in one run."""
+"""A comparison: pools, their peers and the ceiling, measured in turns in one run."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 from vecserver.cli.measure.ceiling import Ceiling
+from vecserver.cli.measure.peers import PeerFailed, PeerSubject, title_of
 from vecserver.cli.measure.report import (
-    ASYNC,
     CEILING,
+    LeftOut,
+    Measured,
     PoolFacts,
     Report,
     machine_facts,
@@ -25,55 +22,28 @@ from vecserver.cli.measure.report import (
     versions,
 )
 from vecserver.cli.measure.subjects import VectorSubject, action_batches
+from vecserver.cli.measure.where import where_time_goes
 from vecserver.cli.output import connect
-from vecserver.engine.orphans import die_with_parent
-from vecserver.pools.spec import Caps, PoolSpec
-from vecserver.wire.errors import EnvCreationFailed
+from vecserver.engine.make import EnvMaker
+from vecserver.pools.spec import Caps
+from vecserver.wire.errors import EnvCreationFailed, VecServerError
 from vecserver_client import LocalServer, make_vec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from gymnasium.vector import VectorEnv
 
+    from vecserver.cli.measure.question import PoolChoice, Question
     from vecserver.cli.measure.subjects import Sample, Subject
     from vecserver.wire.messages import Stats
     from vecserver_client import RemoteVectorEnv
 
-__all__ = ["Question", "compare", "take_turns"]
-
-_Envs = TypeVar("_Envs", bound="VectorEnv[Any, Any, Any]")
+__all__ = ["compare", "take_turns"]
 
 _WARM_UP: Final = 0.5
 """Length of the round that is not counted, as a part of one that is."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What to compare.
-
-    Attributes:
-        env_id: An environment that is registered here, and at the server.
-        num_envs: Rows of every subject.
-        transports: Each gets a pool of its own.
-        seconds: Of each subject's turn in a round.
-        rounds: Rounds that count.
-        engine: The pools' engine.
-        workers: The pools' workers; None for as many as pay.
-        url: Address of a server; None to start a private one.
-        peers: Whether Gymnasium's vector environments take part.
-    """
-
-    env_id: str
-    num_envs: int
-    transports: Sequence[str]
-    seconds: float
-    rounds: int
-    engine: str = "auto"
-    workers: int | None = None
-    url: str | None = None
-    peers: bool = True
 
 
 def compare(question: Question, progress: Callable[[str], None]) -> Report:
@@ -86,54 +56,102 @@ def compare(question: Question, progress: Callable[[str], None]) -> Report:
     Raises:
         UnknownEnv: The environment is not registered here.
         EnvCreationFailed: It could not be made.
-        VecServerError: What ``make_vec`` raises.
+        VecServerError: What ``make_vec`` raises, where none of the pools can be made.
     """
-    PoolSpec(
-        env_id=question.env_id, num_envs=question.num_envs, engine=question.engine, workers=question.workers
-    ).check(Caps())
+    left_out: list[LeftOut] = []
+    choices = _possible(question, left_out)
     machine = machine_facts()  # the load before anything runs
     with ExitStack() as stack:
-        field = _Field(question, stack)
-        if question.peers:
-            # before the pools: a process is not forked once a ZeroMQ context exists
-            progress(f"starting AsyncVectorEnv and SyncVectorEnv of {question.num_envs} environments")
-            field.add_peers()
+        field = _Field(question, stack, left_out)
+        field.add_peers(progress)
         progress("starting the ceiling's processes and the pools")
-        processes = field.add_ceiling()
-        field.add_pools()
-        samples = take_turns(field.subjects, question.rounds, question.seconds, progress)
+        ceiling = field.add_ceiling()
+        field.add_pools(choices)
+        samples = take_turns(field.subjects, question.rounds, question.seconds, progress, left_out)
+        pools = field.pool_facts()
+        where = []
+        if question.where:
+            where = where_time_goes(
+                question, [choice for choice in choices if choice.name in samples], ceiling, progress
+            )
         return Report(
             env_id=question.env_id,
             num_envs=question.num_envs,
             seconds=question.seconds,
             rounds=question.rounds,
-            ceiling_processes=processes,
-            subjects=subject_reports(samples, field.first_batch_s),
-            pools=field.pool_facts(),
+            rate=question.rate,
+            ceiling_processes=len(ceiling.pids),
+            subjects=subject_reports(samples, field.measured),
+            pools=pools,
+            where=where,
+            left_out=left_out,
+            not_installed=list(question.missing_peers),
             server_rss_bytes=field.server_rss_bytes(),
             machine=machine,
             versions=versions(),
         )
 
 
+def _possible(question: Question, left_out: list[LeftOut]) -> list[PoolChoice]:
+    """The pools that may be asked for.
+
+    Raises:
+        VecServerError: None may.
+    """
+    choices, refused = [], []
+    for choice in question.pools():
+        try:
+            choice.spec(question.env_id, question.num_envs).check(Caps())
+            choices.append(choice)
+        except VecServerError as error:
+            refused.append(error)
+            left_out.append(LeftOut(choice.name, error.message))
+    if not choices:
+        raise refused[0]
+    return choices
+
+
 def take_turns(
-    subjects: Mapping[str, Subject], rounds: int, seconds: float, progress: Callable[[str], None]
+    subjects: Mapping[str, Subject],
+    rounds: int,
+    seconds: float,
+    progress: Callable[[str], None],
+    left_out: list[LeftOut],
 ) -> dict[str, list[Sample]]:
     """Measure every subject once a round; each round begins with the next one.
+
+    Args:
+        subjects: What to measure, by name.
+        rounds: Rounds that count.
+        seconds: Of each subject's turn.
+        progress: Called with a sentence now and then.
+        left_out: Told of peers that fail; they take no further turn.
 
     Returns:
         Subject → its samples, one a round, in the order of ``subjects``; the warm-up is left out.
     """
     names = list(subjects)
-    progress("warming up")
-    for subject in subjects.values():
-        subject.measure(seconds * _WARM_UP)
     samples: dict[str, list[Sample]] = {name: [] for name in names}
+
+    def measure(name: str, seconds: float) -> None:
+        if name not in samples:
+            return
+        try:
+            samples[name].append(subjects[name].measure(seconds))
+        except PeerFailed as error:
+            del samples[name]
+            left_out.append(LeftOut(name, str(error)))
+
+    progress("warming up")
+    for name in names:
+        measure(name, seconds * _WARM_UP)
+    for each in samples.values():
+        each.clear()
     for done in range(rounds):
         progress(f"round {done + 1} of {rounds}")
         first = done % len(names)
         for name in names[first:] + names[:first]:
-            samples[name].append(subjects[name].measure(seconds))
+            measure(name, seconds)
     return samples
 
 
@@ -143,77 +161,100 @@ class _Field:
     Args:
         question: What to compare.
         stack: Ends what was started.
+        left_out: Told what could not be started, and why.
     """
 
-    def __init__(self, question: Question, stack: ExitStack) -> None:
+    def __init__(self, question: Question, stack: ExitStack, left_out: list[LeftOut]) -> None:
         self._question = question
         self._stack = stack
+        self._left_out = left_out
         self._batches = action_batches(self._action_space(), question.num_envs)
         self._server: LocalServer | None = None
-        self._pools: dict[str, RemoteVectorEnv] = {}
+        self._pools: dict[str, tuple[PoolChoice, RemoteVectorEnv]] = {}
         self.subjects: dict[str, Subject] = {}
-        self.first_batch_s: dict[str, float] = {}
+        self.measured: dict[str, Measured] = {}
 
     def _action_space(self) -> gymnasium.Space[Any]:
         try:
-            env = gymnasium.make(self._question.env_id)
+            env = EnvMaker(self._question.env_id, {}, None)()
         except (gymnasium.error.Error, ModuleNotFoundError) as error:
             raise EnvCreationFailed(f"{self._question.env_id} could not be made here: {error}") from None
         env.close()
         return env.action_space
 
-    def add_peers(self) -> None:
-        """Add Gymnasium's own."""
-        makers = [_Maker(self._question.env_id)] * self._question.num_envs
-        self._add_vector(ASYNC, lambda: AsyncVectorEnv(makers))
-        self._add_vector("SyncVectorEnv", lambda: SyncVectorEnv(makers))
+    def add_peers(self, progress: Callable[[str], None]) -> None:
+        """Add the peers, one behind the other: each starts on a quiet machine."""
+        question = self._question
+        for name, interpreter in question.peers.items():
+            title = title_of(name)
+            progress(f"starting {title} of {question.num_envs} environments")
+            try:
+                peer = PeerSubject(name, interpreter, question.env_id, question.num_envs, question.interval)
+            except PeerFailed as error:
+                self._left_out.append(LeftOut(title, str(error)))
+                continue
+            self.subjects[title] = self._stack.enter_context(peer)
+            self.measured[title] = Measured("peer", peer.first_batch_s, peer.setting)
 
-    def add_ceiling(self) -> int:
-        """Add the ceiling, before all others in the report; returns its number of processes."""
+    def add_ceiling(self) -> Ceiling:
+        """Add the ceiling, before all others in the report; at a fixed rate nothing is compared with it."""
         began = perf_counter()
         ceiling = self._stack.enter_context(Ceiling(self._question.env_id, self._question.num_envs))
-        self.first_batch_s[CEILING] = perf_counter() - began
-        self.subjects = {CEILING: ceiling, **self.subjects}
-        return len(ceiling.pids)
+        if self._question.rate is None:
+            self.measured[CEILING] = Measured("ceiling", perf_counter() - began, f"{len(ceiling.pids)} processes")
+            self.subjects = {CEILING: ceiling, **self.subjects}
+        return ceiling
 
-    def add_pools(self) -> None:
-        """Add a pool a transport, all at one server."""
+    def add_pools(self, choices: list[PoolChoice]) -> None:
+        """Add the pools, all at one server.
+
+        Raises:
+            VecServerError: None could be made.
+        """
         url = self._question.url
         if url is None:
             self._server = LocalServer()
             self._stack.callback(self._server.close)
             url = self._server.url
         self._url = url
-        for transport in dict.fromkeys(self._question.transports):
-            name = f"vecserver {transport}"
-            make = partial(
-                make_vec,
-                self._question.env_id,
-                self._question.num_envs,
-                url=url,
-                transport=transport,
-                engine=self._question.engine,
-                workers=self._question.workers,
-            )
-            self._pools[name] = self._add_vector(name, make)
+        failed = []
+        for choice in choices:
+            try:
+                self._add_pool(choice)
+            except VecServerError as error:
+                failed.append(error)
+                self._left_out.append(LeftOut(choice.name, error.message))
+        if not self._pools:
+            raise failed[0]
 
-    def _add_vector(self, name: str, make: Callable[[], _Envs]) -> _Envs:
+    def _add_pool(self, choice: PoolChoice) -> None:
+        question = self._question
         began = perf_counter()
-        envs = make()
+        envs = make_vec(
+            question.env_id,
+            question.num_envs,
+            url=self._url,
+            transport=choice.transport,
+            engine=choice.engine,
+            workers=choice.workers,
+        )
         self._stack.push(_closer(envs))
-        self.subjects[name] = VectorSubject(envs, self._batches)
-        self.first_batch_s[name] = perf_counter() - began
-        return envs
+        self.subjects[choice.name] = VectorSubject(envs, self._batches, question.interval)
+        self._pools[choice.name] = choice, envs
+        self.measured[choice.name] = Measured("pool", perf_counter() - began)
 
     def pool_facts(self) -> list[PoolFacts]:
         """What the server and the pools themselves say of them."""
         with connect(self._url) as client:
-            return [self._facts(name, envs.stats(), client.get_pool(envs.pool)) for name, envs in self._pools.items()]
+            return [
+                self._facts(choice, envs.stats(), client.get_pool(envs.pool)) for choice, envs in self._pools.values()
+            ]
 
     @staticmethod
-    def _facts(name: str, stats: Stats, view: dict[str, Any]) -> PoolFacts:
+    def _facts(choice: PoolChoice, stats: Stats, view: dict[str, Any]) -> PoolFacts:
         return PoolFacts(
-            subject=name,
+            subject=choice.name,
+            transport=choice.transport,
             engine=view["engine"],
             workers=view["workers"],
             creation_s=view["creation_s"],
@@ -225,23 +266,6 @@ class _Field:
     def server_rss_bytes(self) -> int | None:
         """Resident memory of the private server."""
         return None if self._server is None else resident_bytes(self._server.pid)
-
-
-@dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes one environment. In a process of ``AsyncVectorEnv`` it sees to a quiet end first.
-
-    By itself each of these processes prints a traceback at Ctrl-C, and another when its parent is gone.
-    """
-
-    env_id: str
-
-    def __call__(self) -> gymnasium.Env[Any, Any]:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            die_with_parent(parent.pid or 0)
-        return gymnasium.make(self.env_id)
 
 
 def _closer(envs: VectorEnv[Any, Any, Any]) -> Callable[..., None]:

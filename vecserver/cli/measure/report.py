@@ -5,38 +5,57 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from vecserver import __version__
+from vecserver.cli.measure.peers import ASYNC
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from vecserver.cli.measure.subjects import Sample
+    from vecserver.cli.measure.where import WhereTimeGoes
 
 __all__ = [
-    "ASYNC",
     "CEILING",
-    "COLUMNS",
+    "LeftOut",
+    "Measured",
     "PoolFacts",
     "Report",
     "SubjectReport",
     "machine_facts",
     "resident_bytes",
     "subject_reports",
-    "table_rows",
+    "table",
     "versions",
 ]
 
 CEILING: Final = "ceiling"
-ASYNC: Final = "AsyncVectorEnv"
 
-COLUMNS: Final = ("subject", "steps/s", "min", "max", "p50 ms", "p99 ms", "of ceiling", "× Async")
+_COLUMNS: Final = ("subject", "steps/s", "±", "p50 ms", "p90", "p99", "ceiling", "±", "×Async", "±")
+_COLUMNS_AT_A_RATE: Final = ("subject", "steps/s", "batches", "kept", "p50 ms", "p90", "p99", "max")
+
+_KEPT: Final = 0.99
+"""Part of the batches that were due which must have been begun in time for a rate that was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a subject is.
+
+    Attributes:
+        first_batch_s: Seconds from nothing to the first batch.
+        setting: How it was made; empty for pools, of which ``PoolFacts`` says more.
+    """
+
+    kind: Literal["ceiling", "peer", "pool"]
+    first_batch_s: float
+    setting: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +64,39 @@ class SubjectReport:
 
     Attributes:
         name: The subject.
+        kind: ``ceiling``, ``peer`` or ``pool``.
+        setting: How a peer was made.
         rates: Environment steps a second, a round each; the three figures after it are theirs.
-        p50_ms: Milliseconds of a batch, median over all rounds; None for the ceiling, which steps none.
-        of_ceiling: Median of each round's ratio to the ceiling.
+        p50_ms: Milliseconds of a batch, median over all rounds; None for the ceiling, which steps none. At a fixed rate
+            they count from when the batch was due. The three after it likewise.
+        of_ceiling: Median of each round's ratio to the ceiling; None at a fixed rate.
         of_async: Likewise to ``AsyncVectorEnv``; None where it was left out.
+        of_ceiling_rounds: The lowest and the highest of these ratios.
+        of_async_rounds: Likewise.
+        due: Batches that were due, at a fixed rate.
+        begun: Those of them that were begun before their round was over.
+        kept: Whether the rate was kept.
         first_batch_s: Seconds from nothing to the first batch.
     """
 
     name: str
+    kind: str
+    setting: str
     rates: list[float]
     median: float
     lowest: float
     highest: float
     p50_ms: float | None
+    p90_ms: float | None
     p99_ms: float | None
-    of_ceiling: float
+    max_ms: float | None
+    of_ceiling: float | None
+    of_ceiling_rounds: tuple[float, float] | None
     of_async: float | None
+    of_async_rounds: tuple[float, float] | None
+    due: int | None
+    begun: int | None
+    kept: bool | None
     first_batch_s: float
 
 
@@ -69,6 +105,7 @@ class PoolFacts:
     """A pool that was measured, and the resident memory of its processes after the last round."""
 
     subject: str
+    transport: str
     engine: str
     workers: int
     creation_s: float
@@ -78,12 +115,24 @@ class PoolFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A subject that was not measured, and why."""
+
+    subject: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A comparison.
 
     Attributes:
         seconds: Of each subject's turn in a round.
+        rate: Environment steps a second that were due; None where each batch began when the one before it was there.
         subjects: The ceiling first.
+        where: Where a batch's time goes, a pool each, if that was asked.
+        left_out: What was to be measured and was not.
+        not_installed: Peers, by the names of ``--peer``.
         server_rss_bytes: Resident memory of the private server; None for one that ran before.
     """
 
@@ -91,62 +140,104 @@ class Report:
     num_envs: int
     seconds: float
     rounds: int
+    rate: float | None = None
     ceiling_processes: int
     subjects: list[SubjectReport]
     pools: list[PoolFacts]
+    where: list[WhereTimeGoes] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    not_installed: list[str] = field(default_factory=list)
     server_rss_bytes: int | None
     machine: dict[str, Any]
     versions: dict[str, str]
 
 
-def subject_reports(samples: Mapping[str, Sequence[Sample]], first_batch_s: Mapping[str, float]) -> list[SubjectReport]:
+def subject_reports(samples: Mapping[str, Sequence[Sample]], measured: Mapping[str, Measured]) -> list[SubjectReport]:
     """Sum up the rounds.
 
     Args:
-        samples: Subject → its sample of each round; the ceiling is among them.
-        first_batch_s: Subject → seconds from nothing to the first batch.
+        samples: Subject → its sample of each round.
+        measured: Subject → what it is.
     """
     rates = {name: [sample.steps_per_s for sample in each] for name, each in samples.items()}
-    return [_subject_report(name, samples[name], rates, first_batch_s[name]) for name in samples]
+    return [_subject_report(name, samples[name], rates, measured[name]) for name in samples]
 
 
 def _subject_report(
-    name: str, samples: Sequence[Sample], rates: Mapping[str, list[float]], first_batch_s: float
+    name: str, samples: Sequence[Sample], rates: Mapping[str, list[float]], measured: Measured
 ) -> SubjectReport:
     own = rates[name]
     batch_ns = [nanoseconds for sample in samples for nanoseconds in sample.batch_ns]
-    p50, p99 = (float(ns) / 1e6 for ns in np.percentile(batch_ns, [50, 99])) if batch_ns else (None, None)
+    times: list[float | None] = [None] * 4
+    if batch_ns:
+        times = [float(ns) / 1e6 for ns in np.percentile(batch_ns, [50, 90, 99, 100])]
+    at_a_rate = samples[0].due is not None
+    due = sum(sample.due or 0 for sample in samples)
+    of_ceiling = _ratios(own, None if at_a_rate else rates.get(CEILING))
+    of_async = _ratios(own, None if at_a_rate else rates.get(ASYNC))
     return SubjectReport(
         name=name,
+        kind=measured.kind,
+        setting=measured.setting,
         rates=own,
         median=statistics.median(own),
         lowest=min(own),
         highest=max(own),
-        p50_ms=p50,
-        p99_ms=p99,
-        of_ceiling=_median_ratio(own, rates[CEILING]),
-        of_async=_median_ratio(own, rates[ASYNC]) if ASYNC in rates else None,
-        first_batch_s=first_batch_s,
+        p50_ms=times[0],
+        p90_ms=times[1],
+        p99_ms=times[2],
+        max_ms=times[3],
+        of_ceiling=statistics.median(of_ceiling) if of_ceiling else None,
+        of_ceiling_rounds=(min(of_ceiling), max(of_ceiling)) if of_ceiling else None,
+        of_async=statistics.median(of_async) if of_async else None,
+        of_async_rounds=(min(of_async), max(of_async)) if of_async else None,
+        due=due if at_a_rate else None,
+        begun=len(batch_ns) if at_a_rate else None,
+        kept=len(batch_ns) >= _KEPT * due if at_a_rate else None,
+        first_batch_s=measured.first_batch_s,
     )
 
 
-def _median_ratio(own: Sequence[float], other: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(own, other, strict=True))
+def _ratios(own: Sequence[float], other: Sequence[float] | None) -> list[float]:
+    """Each round's; none where there is nothing to compare with."""
+    return [] if other is None else [a / b for a, b in zip(own, other, strict=True)]
 
 
-def table_rows(report: Report) -> list[tuple[str, ...]]:
-    """The subjects as texts under ``COLUMNS``; figures are padded to stand under figures."""
-    rows = [
-        (
-            subject.name,
-            *(f"{rate:,.0f}" for rate in (subject.median, subject.lowest, subject.highest)),
-            *(_figure(value, 3) for value in (subject.p50_ms, subject.p99_ms, subject.of_ceiling)),
-            _figure(subject.of_async, 1),
-        )
-        for subject in report.subjects
-    ]
-    widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-    return [(name, *map(str.rjust, figures, widths[1:])) for name, *figures in rows]
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The subjects as headings and lines; figures are padded to stand under figures.
+
+    ± is half the way from the lowest to the highest round, of rates in per cent.
+    """
+    headings, row = (_COLUMNS, _row) if report.rate is None else (_COLUMNS_AT_A_RATE, _row_at_a_rate)
+    lines = [headings, *((subject.name, *row(subject)) for subject in report.subjects)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [[name, *map(str.rjust, figures, widths[1:])] for name, *figures in lines]
+    return padded[0], padded[1:]
+
+
+def _row(subject: SubjectReport) -> tuple[str, ...]:
+    return (
+        f"{subject.median:,.0f}",
+        f"{50 * (subject.highest - subject.lowest) / subject.median:.0f}%",
+        *(_figure(value, 2) for value in (subject.p50_ms, subject.p90_ms, subject.p99_ms)),
+        _figure(subject.of_ceiling, 3),
+        _half(subject.of_ceiling_rounds, 2),
+        _figure(subject.of_async, 1),
+        _half(subject.of_async_rounds, 1),
+    )
+
+
+def _row_at_a_rate(subject: SubjectReport) -> tuple[str, ...]:
+    return (
+        f"{subject.median:,.0f}",
+        f"{subject.begun} of {subject.due}",
+        "yes" if subject.kept else "no",
+        *(_figure(value, 2) for value in (subject.p50_ms, subject.p90_ms, subject.p99_ms, subject.max_ms)),
+    )
+
+
+def _half(ends: tuple[float, float] | None, digits: int) -> str:
+    return _figure(ends and (ends[1] - ends[0]) / 2, digits)
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import cycle
-from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from gymnasium.vector.utils import batch_space
+
+from vecserver.cli.measure.loops import closed_loop, paced_loop
 
 if TYPE_CHECKING:
     import gymnasium
@@ -29,11 +30,14 @@ class Sample:
 
     Attributes:
         steps_per_s: Environment steps a second, steps that only reset a row left out.
-        batch_ns: Nanoseconds of each batch, as its caller saw it; empty for a subject that steps no batches.
+        batch_ns: Nanoseconds of each batch, as its caller saw it; empty for a subject that steps no batches. At a fixed
+            rate they count from when the batch was due.
+        due: How many batches were due, at a fixed rate; None where each begins when the one before it is there.
     """
 
     steps_per_s: float
     batch_ns: list[int] = field(default_factory=list)
+    due: int | None = None
 
 
 class Subject(Protocol):
@@ -64,25 +68,31 @@ class VectorSubject:
     Args:
         envs: The vector environment; stays the caller's.
         batches: The actions, taken in turn.
+        interval: Seconds between two batches, where they are due at a fixed rate.
     """
 
-    def __init__(self, envs: VectorEnv[Any, Any, Any], batches: list[Any]) -> None:
+    def __init__(self, envs: VectorEnv[Any, Any, Any], batches: list[Any], interval: float | None = None) -> None:
         self._envs = envs
         self._batches = cycle(batches)
+        self._interval = interval
         self._over = np.zeros(envs.num_envs, np.bool_)
         envs.reset(seed=SEED)
 
     def measure(self, seconds: float) -> Sample:
         """Step for so long; counts as ``gymnasium.utils.performance.benchmark_vector_step`` does."""
         step, batches, rows, over = self._envs.step, self._batches, self._envs.num_envs, self._over
-        steps, batch_ns = 0, []
-        now = perf_counter_ns()
-        end = now + seconds * 1e9
-        while now < end:
+
+        def step_batch() -> int:
+            nonlocal over
             _, _, terminated, truncated, _ = step(next(batches))
-            steps += rows - int(np.count_nonzero(over))
+            counted = rows - int(np.count_nonzero(over))
             over = np.logical_or(terminated, truncated)
-            began, now = now, perf_counter_ns()
-            batch_ns.append(now - began)
+            return counted
+
+        if self._interval is None:
+            steps, batch_ns, took_ns = closed_loop(step_batch, seconds)
+            due = None
+        else:
+            steps, batch_ns, took_ns, due = paced_loop(step_batch, self._interval, seconds)
         self._over = over
-        return Sample(steps * 1e9 / sum(batch_ns), batch_ns)
+        return Sample(steps * 1e9 / took_ns, batch_ns, due)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from time import perf_counter_ns
+
+from vecserver.cli.measure.loops import closed_loop, paced_loop
+
+MS = 1_000_000
+
+
+def busy(nanoseconds):
+    end = perf_counter_ns() + nanoseconds
+    while perf_counter_ns() < end:
+        pass
+
+
+def test_a_closed_loop_begins_each_batch_when_the_one_before_it_is_there():
+    """The batches' times sum to what all of it took, and the steps are those that were counted."""
+    steps, batch_ns, took_ns = closed_loop(lambda: 3, 0.01)
+    assert steps == 3 * len(batch_ns)
+    assert sum(batch_ns) == took_ns >= 10 * MS
+
+
+class TestAFixedRate:
+    def test_a_slow_batch_makes_those_behind_it_slow(self):
+        """Each counts from when it was due: what waited behind a batch of 20 ms has waited for it."""
+        calls = []
+
+        def step():
+            calls.append(perf_counter_ns())
+            if len(calls) == 1:
+                busy(20 * MS)
+            return 1
+
+        steps, batch_ns, _, due = paced_loop(step, 0.002, 0.04)
+        assert steps == due == len(batch_ns) == 20
+        for number in range(10):
+            assert batch_ns[number] >= (20 - 2 * number) * MS
+        assert min(batch_ns) < 10 * MS  # it has caught up
+
+    def test_no_batch_is_begun_before_it_is_due(self):
+        """However quick they are."""
+        calls = []
+
+        def step():
+            calls.append(perf_counter_ns())
+            return 1
+
+        began = perf_counter_ns()
+        _, batch_ns, took_ns, _ = paced_loop(step, 0.003, 0.03)
+        assert all(call - began >= 3 * MS * number for number, call in enumerate(calls))
+        assert min(batch_ns) >= 0
+        assert took_ns >= 30 * MS
+
+    def test_what_is_late_when_the_round_is_over_is_not_begun(self):
+        """A rate that cannot be kept does not make the round longer; that batches are missing shows."""
+        _, batch_ns, took_ns, due = paced_loop(lambda: busy(5 * MS) or 1, 0.001, 0.02)
+        assert due == 20
+        assert len(batch_ns) <= 6
+        assert took_ns < 1000 * MS
