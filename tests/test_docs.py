@@ -19,7 +19,7 @@ from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, InvalidAction
 from vecserver.wire.frames import PROTOCOL_VERSION, Flag, Header, Kind, digest_of, split
 from vecserver.wire.layout import Layout
-from vecserver.wire.session import Session, Verdict
+from vecserver.wire.session import PART_LEASES, Session, Verdict
 from vecserver.wire.stacks import StackFormat
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -67,7 +67,16 @@ def _decoded(name: str) -> tuple[Header, bytes, bytes]:
 
 def test_every_example_is_decoded_here():
     """An example that is added gets a test."""
-    assert set(EXAMPLES) == {"attach", "step", "step-answer", "packed-answer", "error", "in-progress"}
+    assert set(EXAMPLES) == {
+        "attach",
+        "step",
+        "step-answer",
+        "packed-answer",
+        "error",
+        "in-progress",
+        "split",
+        "part-step",
+    }
 
 
 def test_the_example_of_attach():
@@ -158,6 +167,24 @@ def test_the_example_of_progress():
     assert header == Header(Kind.IN_PROGRESS, Flag.ANSWER, lease=1, epoch=EPOCH, seq=9, clock=CLOCK)
     assert messages.decode(ext, messages.InProgress) == messages.InProgress(0.5, (0, 1))
     assert messages.encode(messages.InProgress(0.5, (0, 1))) == ext
+
+
+def test_the_examples_of_a_split():
+    """A request of the pool's driver, and one of a part's."""
+    header, ext, _ = _decoded("split")
+    assert header == Header(Kind.SPLIT, lease=1, epoch=EPOCH, seq=10, digest=digest_of(ext, b""))
+    assert messages.encode(messages.Split(2)) == ext
+    header, ext, body = _decoded("part-step")
+    assert header == Header(
+        Kind.STEP,
+        lease=PART_LEASES + 1,
+        epoch=EPOCH,
+        seq=1,
+        t_steps=1,
+        digest=digest_of(ext, body),
+        body_length=8,
+    )
+    assert ActionFormat(spaces.Discrete(2), 1).encode([np.array([1], np.int32)]) == (ext, body)
 
 
 def test_the_header_is_described_field_by_field():

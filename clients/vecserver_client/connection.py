@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from time import monotonic, sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Kind
-from vecserver_client.conversation import FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
+from vecserver_client.conversation import (
+    FIRST_RETRY_S,
+    LAST_RETRY_S,
+    CheckPool,
+    Conversation,
+    Pause,
+    Receive,
+    Reopen,
+    Send,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
-    from vecserver_client.conversation import Deed, Exchange
+    from vecserver_client.conversation import Deed
     from vecserver_client.transport import Frames, Transport
 
 __all__ = ["Connection"]
+
+_Outcome = TypeVar("_Outcome")
 
 
 class Connection(Conversation):
@@ -27,13 +38,24 @@ class Connection(Conversation):
         name: Who drives, for people and for the pool: the same name may attach again.
         open_transport: Opens a fresh transport to the pool.
         check_pool: Raises PoolLost or UnknownPool when the pool is known to be gone; asked when it is silent.
+        open_of_part: Opens one to a part of the pool: where ``open_transport`` receives bodies into memory of the
+            pool's, one that does not. None for the same.
     """
 
-    def __init__(self, name: str, open_transport: Callable[[], Transport], check_pool: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_transport: Callable[[], Transport],
+        check_pool: Callable[[], None],
+        open_of_part: Callable[[], Transport] | None = None,
+    ) -> None:
         super().__init__(name)
         self._open_transport = open_transport
+        self._open_of_part = open_of_part or open_transport
         self._check_pool = check_pool
         self._transport = open_transport()
+        self._early: Frames | None = None  # the answer, where it was here before it was waited for
+        self._ask_at, self._patience = 0.0, FIRST_RETRY_S  # when ``ready`` asks again
 
     def attach(self, timeout: float, *, force: bool = False) -> messages.Attached:
         """Become the pool's driver.
@@ -48,6 +70,12 @@ class Connection(Conversation):
             DeadlineExceeded: No answer came.
         """
         return self._attached(self.ask(Kind.ATTACH, self._attach_request(force=force), timeout)[1])
+
+    def of_part(self, lease: int) -> Connection:
+        """A connection of its own to a part of the pool that this one has split."""
+        part = Connection(self._name, self._open_of_part, self._check_pool)
+        part._lease, part._epoch = lease, self._epoch
+        return part
 
     def ask(self, kind: Kind, ext: bytes, timeout: float) -> Frames:
         """Send a request without a number and wait for its answer.
@@ -95,13 +123,42 @@ class Connection(Conversation):
         if pending is None:
             raise LocalError("no request is pending")
         deadline = monotonic() + timeout
-        frames = self._receive(min(timeout, FIRST_RETRY_S))
+        frames = self._early or self._receive(min(timeout, FIRST_RETRY_S))
+        self._early = None
         if frames is not None and frames[0].seq == pending.seq and frames[0].kind == pending.kind:
             self._pending = None
             return frames
         return self._carry_out(self._waiting(pending, frames, deadline, timeout))
 
-    def _carry_out(self, exchange: Exchange) -> Frames:
+    @property
+    def fds(self) -> list[int]:
+        """The descriptor that becomes readable when ``ready`` is worth a call; none while there is no connection."""
+        return [self._transport.fd] if self._transport.fd >= 0 else []
+
+    def ready(self) -> bool:
+        """Whether the answer is here; asks for it again where it is overdue, so call it once a second at least.
+
+        Raises:
+            PoolLost: The pool's host process is gone.
+        """
+        pending = self._pending
+        if pending is None or self._early is not None:
+            return True
+        while (frames := self._receive(0.0)) is not None:
+            if self._concerns(frames[0], frames[1], pending):
+                self._early = frames
+                return True
+        now = monotonic()
+        if self._ask_at < pending.began:  # it is a new one
+            self._ask_at, self._patience = pending.began + FIRST_RETRY_S, FIRST_RETRY_S
+        if self._lost or now >= self._ask_at:
+            doubtful = self._patience > FIRST_RETRY_S
+            self._patience = min(2 * self._patience, LAST_RETRY_S)
+            self._ask_at = now + self._patience
+            self._carry_out(self._asking_again(pending, FIRST_RETRY_S, doubtful=doubtful))
+        return False
+
+    def _carry_out(self, exchange: Generator[Deed, Frames | None, _Outcome]) -> _Outcome:
         """Do what an exchange wants done until it has its answer."""
         try:
             deed = next(exchange)
@@ -113,8 +170,8 @@ class Connection(Conversation):
                 else:
                     deed = exchange.send(result)
         except StopIteration as end:
-            frames: Frames = end.value
-            return frames
+            outcome: _Outcome = end.value
+            return outcome
 
     def _do(self, deed: Deed) -> Frames | None:
         match deed:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIRST_RETRY_S",
+    "LAST_RETRY_S",
     "CheckPool",
     "Conversation",
     "Deed",
@@ -38,7 +39,7 @@ __all__ = [
 ]
 
 FIRST_RETRY_S: Final = 1.0
-_LAST_RETRY_S: Final = 10.0
+LAST_RETRY_S: Final = 10.0
 """Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
 
 _PAUSE_S: Final = 0.2
@@ -114,6 +115,11 @@ class Conversation:
         """Whether a request waits for its answer."""
         return self._pending is not None
 
+    @property
+    def lease(self) -> int:
+        """The right to drive the pool; 0 without it."""
+        return self._lease
+
     def _attach_request(self, *, force: bool) -> bytes:
         return messages.encode(messages.Attach(force=force, client=self._name))
 
@@ -172,7 +178,7 @@ class Conversation:
                 if remaining <= _MOMENT_S:
                     raise self._late(pending, timeout)
                 yield from self._asking_again(pending, remaining, doubtful=patience > FIRST_RETRY_S)
-                patience = min(2 * patience, _LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+                patience = min(2 * patience, LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
             frames = yield Receive(max(0.0, min(deadline - monotonic(), patience)))
 
     def _asking_again(

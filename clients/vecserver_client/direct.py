@@ -47,6 +47,11 @@ class DirectTransport:
         self._poll = select.poll()
         self._incoming = zmtp.Incoming(self._limits, memory)
 
+    @property
+    def fd(self) -> int:
+        """As ``Transport.fd``."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message; errors as ``Transport.send``."""
         buffers = zmtp.encode((header, ext, body))

@@ -273,7 +273,7 @@ def _reach(
     largest = int(pool["layout"]["slot_size"])
     opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
     check_pool = partial(_check_pool, control, pool["pool"])
-    connection = Connection(driver, opener, check_pool)
+    connection = Connection(driver, opener, check_pool, _opener(context, endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
         if door is None:

@@ -31,7 +31,7 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.spaces import refuse_differing
 from vecserver_client.faults import as_original
-from vecserver_client.link import Answer
+from vecserver_client.link import Answer, LinkToPart
 from vecserver_client.vector_env import ArenaVectorEnv
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from vecserver.pools.anchor import Anchor
+    from vecserver.pools.crew import Crew
     from vecserver.pools.host import Host
     from vecserver.pools.spec import PoolSpec
     from vecserver.wire import messages
@@ -143,8 +144,9 @@ class LocalVectorEnv(ArenaVectorEnv):
         given = None if isinstance(observation_mode, str) else _given_spaces(observation_mode)
         host, anchor = _start(makers, spec, max_concurrency, given)
         described = host.described
+        link = _ArenaLink(host, copy=copy)
         super().__init__(
-            _ArenaLink(host, copy=copy),
+            link,
             lambda _unwanted: anchor.release(),
             num_envs=spec.num_envs,
             spaces=(described.row_observation_spaces or [described.observation_space], described.action_space),
@@ -152,6 +154,7 @@ class LocalVectorEnv(ArenaVectorEnv):
             autoreset_mode=spec.autoreset_mode,
             render_mode=described.render_mode,
             step_timeout=step_timeout,
+            divisible=link,
         )
         if given is not None:
             self.observation_space, self.single_observation_space = given
@@ -265,15 +268,15 @@ def _own(fault: EnvFault) -> EnvFault:
     return as_original(fault, kind, state)
 
 
-class _ArenaLink:
+class _CrewLink:
     """The link to an arena in this process.
 
     Args:
-        host: Has started its workers.
+        host: Who drives it.
         copy: Whether observations are copied out of the arena; the small arrays always are.
     """
 
-    def __init__(self, host: Host, *, copy: bool) -> None:
+    def __init__(self, host: Crew, *, copy: bool) -> None:
         self._host = host
         self._copy = copy
         # side values of actions are packed; arrays alone are not
@@ -335,7 +338,7 @@ class _ArenaLink:
             raise
         except BaseException as error:
             self._torn = True
-            self._host.broken = self._host.broken or PoolBroken(f"a call was torn by {error!r}")
+            self._host.fail(PoolBroken(f"a call was torn by {error!r}"))
             raise
 
     def _wait(self, timeout: float) -> None:
@@ -370,6 +373,71 @@ class _ArenaLink:
         finally:  # not pending for the caller, who has no way to wait for it again
             self._abandoned, self._pending = self._pending, False
 
+
+class _PartLink(_CrewLink):
+    """The link to a part of it."""
+
+    @property
+    def fds(self) -> list[int]:
+        """As ``Watched``'s."""
+        return [self._host.done_fd, *self._host.worker_fds]
+
+    def ready(self) -> bool:
+        """As ``Watched``'s."""
+        return not self._pending or self._host.watch(0.0)
+
+    def close(self, timeout: float | None) -> None:
+        """Nothing: its workers are the whole's."""
+        del timeout
+        self._abandoned, self._pending = self._abandoned or self._pending, False
+
+    def leave(self, timeout: float) -> None:
+        """Wait for what was given up here: the workers are wanted elsewhere."""
+        if self._abandoned:
+            self._wait(timeout)
+            self._host.collect()
+            self._abandoned = False
+
+
+class _ArenaLink(_CrewLink):
+    """The link to a whole arena in this process, which ends with it.
+
+    Args:
+        host: Has started its workers.
+        copy: As above.
+    """
+
+    _host: Host
+
+    def __init__(self, host: Host, *, copy: bool) -> None:
+        super().__init__(host, copy=copy)
+        self._parts: list[_PartLink] = []
+
+    @property
+    def workers(self) -> int:
+        """Worker processes."""
+        return len(self._host.shards)
+
+    def split(self, parts: int, timeout: float) -> list[LinkToPart]:
+        """Split it."""
+        if not self._pending:
+            self._begin(partial(self._host.begin_split, parts), timeout, fills_slot=False)
+        self.finish(timeout)
+        crews = self._host.parts
+        self._parts = [_PartLink(crew, copy=self._copy) for crew in crews]
+        return [LinkToPart(range(*crew.rows), link) for crew, link in zip(crews, self._parts, strict=True)]
+
+    def join(self, timeout: float) -> None:
+        """Make it whole again."""
+        if not self._pending:
+            for part in self._parts:
+                part.leave(timeout)
+            self._begin(self._host.begin_join, timeout, fills_slot=False)
+        self.finish(timeout)
+        for part in self._parts:
+            del part._host  # noqa: SLF001 - and with it its arena
+        self._parts = []
+
     def close(self, timeout: float | None) -> None:
         """Have the workers close their environments and leave; kill those that have not at the end of the time.
 
@@ -383,4 +451,6 @@ class _ArenaLink:
             timeout = 0.0 if self._pending else _ABANDONED_GRACE
         self._pending = False
         self._host.stop(timeout)
+        for part in self._parts:
+            del part._host  # noqa: SLF001 - as below
         del self._host  # and with it the arena: who keeps a closed environment keeps no memory

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import select
+from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
@@ -33,7 +34,7 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.loan import Borrow, Fetch, Fetched, FromHost, Lent, Recalled
 from vecserver_client.faults import as_original
-from vecserver_client.link import Answer
+from vecserver_client.link import Answer, LinkToPart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,9 +44,12 @@ if TYPE_CHECKING:
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.frames import Buffer
     from vecserver.wire.layout import Layout, SlotViews
-    from vecserver_client.link import PoolLink
+    from vecserver_client.link import PartLink, PoolLink
 
-__all__ = ["BorrowedArena", "ShmLink"]
+__all__ = ["BorrowedArena", "ShmLink", "ShmPartLink"]
+
+_Pool = TypeVar("_Pool", bound="PoolLink")
+_Shm = TypeVar("_Shm", bound="ShmLink")
 
 _LOOK_S: Final = 0.002
 """Between two looks at a step whose end may not be rung."""
@@ -78,6 +82,7 @@ class BorrowedArena:
 
     def __init__(self, path: str, lease: int, epoch: int, timeout: float, check_pool: Callable[[], None]) -> None:
         self._check_pool = check_pool
+        self._again = partial(BorrowedArena, path, epoch=epoch, timeout=timeout, check_pool=check_pool)
         self._last: Fetched | Lent | Recalled | None = None
         self._asked = 0  # the last step whose payloads were asked for
         self.fds: list[int] = []
@@ -101,6 +106,10 @@ class BorrowedArena:
                 raise from_code(lent.code, lent.message, lent.details)
             raise TransportUnavailable("the pool's host lends its arena in another way than this release borrows it")
         self.lent = lent
+
+    def of(self, lease: int) -> BorrowedArena:
+        """The arena that another lease of this driver stands for; errors as when this one was borrowed."""
+        return self._again(lease=lease)
 
     def why_ended(self) -> VecServerError:
         """What ended the loan: what the host said last, or that it is gone."""
@@ -194,6 +203,8 @@ class _Drive:
             self.views, actions, bells, self._finish, orders=orders, done_word=WorkerLine.LENT_DONE
         )
         self.head = self.views.head
+        self._ear = select.poll()
+        self._ear.register(arena.sock, select.POLLIN)
         self.interrupted = False
         """Whether a wait was, so that its ring may have been taken."""
         self.torn = False
@@ -204,6 +215,11 @@ class _Drive:
     def recalled(self) -> bool:
         """Whether the loan is over. What was read out of the arena before was then perhaps another driver's."""
         return self.head[RECALLS] != self.arena.lent.recalls
+
+    @property
+    def heard(self) -> bool:
+        """Whether the host has said something, or is gone."""
+        return bool(self._ear.poll(0))
 
     def take_turn(self, timeout: float) -> None:
         """Wait until the arena is this driver's.
@@ -315,7 +331,8 @@ class ShmLink:
     ) -> None:
         self._pool = pool
         self._copy = copy
-        self._actions = actions
+        self._layout, self._actions = layout, actions
+        self._borrow = arena.of
         self._stepping = False
         try:
             self._drive: _Drive | None = _Drive(arena, layout, actions)
@@ -408,6 +425,32 @@ class ShmLink:
         """Frames of rows."""
         return self._pool.render(rows, timeout)
 
+    @property
+    def workers(self) -> int:
+        """Worker processes of the pool."""
+        return self._pool.workers
+
+    def split(self, parts: int, timeout: float) -> list[LinkToPart]:
+        """Split the pool; each part's arena is borrowed for itself."""
+        self._give_back()
+        return [
+            LinkToPart(rows, self._direct(pool, partial(ShmPartLink, copy=self._copy)) or pool)
+            for rows, pool in self._pool.split_pool(parts, timeout)
+        ]
+
+    def _direct(self, pool: _Pool, make: Callable[[_Pool, BorrowedArena, Layout, ActionFormat], _Shm]) -> _Shm | None:
+        """The direct link beside this one; None where its arena cannot be had: the pool is then stepped over this."""
+        try:
+            return make(pool, self._borrow(pool.lease), pool.layout, pool.actions)
+        except (TransportUnavailable, TimeoutError):
+            return None
+
+    def join(self, timeout: float) -> None:
+        """Make the pool whole again, and borrow its arena again."""
+        self._pool.join(timeout)
+        direct = self._direct(self._pool, partial(ShmLink, copy=self._copy))
+        self._drive = None if direct is None else direct._drive  # noqa: SLF001 - one of its own
+
     def _give_back(self) -> None:
         self._stepping = False
         drive, self._drive = self._drive, None  # and with it the memory
@@ -418,3 +461,36 @@ class ShmLink:
         """Give the arena back, and then the lease."""
         self._give_back()
         self._pool.close(timeout)
+
+
+class ShmPartLink(ShmLink):
+    """As ``ShmLink``, to a part of a pool.
+
+    Args:
+        pool: The ordinary link to the same part.
+        arena: As ``ShmLink``'s.
+        layout: Likewise.
+        actions: Likewise.
+    """
+
+    _pool: PartLink
+
+    def __init__(
+        self, pool: PartLink, arena: BorrowedArena, layout: Layout, actions: ActionFormat, *, copy: bool
+    ) -> None:
+        super().__init__(pool, arena, layout, actions, copy=copy)
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """As ``Watched``'s."""
+        drive = self._drive
+        if drive is None or not self._stepping:
+            return self._pool.fds
+        return [drive.done.fd, drive.arena.sock.fileno()]
+
+    def ready(self) -> bool:
+        """As ``Watched``'s."""
+        drive = self._drive
+        if drive is None or not self._stepping:
+            return self._pool.ready()
+        return drive.torn or drive.driver.words_done() or drive.heard

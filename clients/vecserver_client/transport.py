@@ -41,6 +41,10 @@ Frames = tuple[Header, bytes, bytearray | bytes | memoryview]
 class Transport(Protocol):
     """Carries messages to one pool and back. One thread owns it."""
 
+    @property
+    def fd(self) -> int:
+        """Becomes readable when ``receive`` is worth a call, perhaps once only; −1 while there is no connection."""
+
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message.
 
@@ -93,6 +97,11 @@ class ZmqTransport:
             self._socket.setsockopt(zmq.IPV6, 1)
         self._wait_ms = -1
         self._socket.connect(endpoint)
+
+    @property
+    def fd(self) -> int:
+        """As ``Transport.fd``."""
+        return int(self._socket.getsockopt(zmq.FD))
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message; errors as ``Transport.send``."""
@@ -153,6 +162,7 @@ class MockTransport:
         self._answer = answer
         self._inbox: deque[Frames] = deque()
         self.closed = False
+        self.fd = -1
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Hand the message to the function."""

@@ -20,12 +20,14 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, InvalidSpec, VersionMismatch
+from vecserver.wire.errors import EnvFault, InvalidSpec, PoolSplit, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
+from vecserver_client.batches import joined_infos, joined_observations
+from vecserver_client.division import Division, no_division
 from vecserver_client.faults import as_original
 from vecserver_client.link import PoolLink
 from vecserver_client.shm import ShmLink
@@ -37,8 +39,9 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Space
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.arrivals import Arrivals
     from vecserver_client.bodies import BodyRing
-    from vecserver_client.link import Answer, Link, Messenger
+    from vecserver_client.link import Answer, Divisible, Link, LinkToPart, Messenger
     from vecserver_client.shm import BorrowedArena
 
 __all__ = ["ArenaVectorEnv", "Options", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
@@ -57,6 +60,7 @@ class _Pending(Enum):
     RESET = "reset"
     STEP = "step"
     CALL = "call"
+    SPLIT = "split"  # and its parts answer
 
 
 class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
@@ -75,6 +79,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: What happens to a row whose episode is over.
         render_mode: The environments' own.
         step_timeout: Seconds that a batch may take.
+        divisible: The link, where it can split what it leads to; None where it leads to a part.
     """
 
     def __init__(
@@ -88,11 +93,16 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         autoreset_mode: str,
         render_mode: str | None,
         step_timeout: float,
+        divisible: Divisible | None = None,
     ) -> None:
         self._link = link
         self._give_back = partial(_give_back, os.getpid(), link, release)
         self._finalizer = weakref.finalize(self, self._give_back, None)
         self.num_envs = num_envs
+        self.rows = range(num_envs)
+        """Which rows of the pool these are: all of them, but in a part."""
+        self._spaces = spaces
+        self._division = None if divisible is None else Division(divisible)
         rows, self.single_action_space = spaces
         self.single_observation_space = rows[0]
         if len(rows) == 1:
@@ -111,6 +121,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self._is_nested = isinstance(self.single_observation_space, Dict | Tuple)
         self._actions = ActionFormat(self.single_action_space, self.num_envs)
         self._pending = _Pending.NOTHING
+        self._whole: ArenaVectorEnv | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +132,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, _tb: TracebackType | None) -> None:
         unwanted = kind is not None and self._pending is not _Pending.NOTHING
         if unwanted:  # a program that fails must not wait for it; its own error says enough
-            self._pending = _Pending.NOTHING
+            for each in (self, *self._parts):
+                each._pending = _Pending.NOTHING  # noqa: SLF001 - one of its own
         self.close(terminate=unwanted)
 
     def step(self, actions: Any) -> StepReturn:
@@ -301,6 +313,149 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """A copy of each row's random generator, as it is now."""
         return self.get_attr("np_random")
 
+    def split(self, parts: int = 2) -> tuple[ArenaVectorEnv, ...]:
+        """Split into vector environments of neighbouring rows that step beside each other.
+
+        Each has ``num_envs``, spaces and results of its own, and ``rows``, the rows of this one that it has; ``reset``
+        and ``step`` of one do not wait for another. This one refuses both until ``join``. What is known of the rows
+        stays with them: a row whose episode ended before is reset by the first step of its part.
+
+        Args:
+            parts: How many: at most one a worker process.
+
+        Returns:
+            The parts, in the order of their rows. They end with ``join`` and with ``close``.
+
+        Raises:
+            InvalidSpec: There are fewer workers; nothing was done.
+            PoolSplit: It is split already.
+            LocalError: It is a part itself.
+        """
+        if self._pending is not _Pending.SPLIT or self._parts:
+            self._check_free("split")
+        if self._division is None:
+            raise no_division()
+        self._pending = _Pending.SPLIT
+        try:
+            return self._division.split(parts, self.step_timeout, self._make_part)
+        except BaseException:
+            self._note_pending()
+            raise
+
+    def join(self) -> None:
+        """Make one vector environment of the parts again, and close them; without effect where it is not split.
+
+        Raises:
+            AlreadyPendingCallError: A part was not waited for; nothing was done.
+        """
+        if self.closed:
+            raise ClosedEnvironmentError(f"`join` after a call to `close()` of `{type(self).__name__}`")
+        if self._division is not None and self._pending is _Pending.SPLIT:
+            self._division.join(self.step_timeout)
+            self._pending = _Pending.NOTHING
+
+    def send(self, actions: Any, rows: Any = None) -> None:
+        """Begin to step rows, each worker's for themselves; ``recv`` returns results as they come.
+
+        Where it is whole it is split first, into a part a worker; where the caller has split it, into these parts.
+        Reset it before, and ``join`` it to ``step`` all rows again.
+
+        Args:
+            actions: A batch of actions for these rows, in their order.
+            rows: Which rows, an array or list: those of one worker or several, as ``recv`` gave them under ``env_id``;
+                None for all.
+
+        Raises:
+            InvalidAction: The batch does not fit, or holds a part of a worker's rows; nothing was stepped.
+            AlreadyPendingCallError: Some of the rows were sent and not received; nothing was stepped.
+        """
+        self._arrivals().send(actions, rows)
+
+    def recv(self, min_rows: int = 1, timeout: float | None = None) -> StepReturn:
+        """Wait for results of rows that were sent.
+
+        Args:
+            min_rows: Wait for so many rows; all that are there are returned.
+            timeout: Seconds; None for ``step_timeout``.
+
+        Returns:
+            Observations, rewards, terminated, truncated and infos of the rows that are there, n of them, in the order
+            in which they came; ``infos["env_id"]`` says which they are, int32 [n]. With ``infos_by_row`` each row's
+            info does.
+
+        Raises:
+            NoAsyncCallError: Nothing was sent.
+            InvalidSpec: ``min_rows`` is more than what is to come.
+            DeadlineExceeded: They did not come in time; nothing is lost, receive again.
+            EnvFault: An environment raised; results of other workers are received next.
+        """
+        batches, rows = self._arrivals().recv(min_rows, self.step_timeout if timeout is None else timeout)
+        observations, rewards, terminated, truncated, infos = zip(*batches, strict=True)
+        merged: Any
+        if self.infos_by_row:
+            each = [info for part in infos for info in part]
+            merged = [{**info, "env_id": int(row)} for info, row in zip(each, rows, strict=True)]
+        else:
+            merged = joined_infos(infos, [len(part) for part in rewards])
+            merged["env_id"] = rows
+        return (
+            joined_observations(self.single_observation_space, observations),
+            np.concatenate(rewards),
+            np.concatenate(terminated),
+            np.concatenate(truncated),
+            merged,
+        )
+
+    @property
+    def pending_rows(self) -> int:
+        """How many rows were sent and not received."""
+        return self._arrivals().to_come if self._parts else 0
+
+    def _arrivals(self) -> Arrivals:
+        """What is under way in the parts."""
+        if self.closed:
+            raise ClosedEnvironmentError(f"`send` and `recv` after a call to `close()` of `{type(self).__name__}`")
+        if self._division is None:
+            raise no_division()
+        if not self._division.parts:
+            self.split(self._division.workers)
+        return self._division.arrivals
+
+    def check_step(self, actions: Any) -> None:
+        """Raise what ``step_async`` would raise for a batch, and begin nothing."""
+        self._check_free("step_async")
+        self._actions.coerce(actions)
+
+    @property
+    def _parts(self) -> tuple[ArenaVectorEnv, ...]:
+        return () if self._division is None else self._division.parts
+
+    @property
+    def pending_call(self) -> str | None:
+        """The name of the call that was begun and not waited for; None where there is none."""
+        return None if self._pending is _Pending.NOTHING else self._pending.value
+
+    def _make_part(self, part: LinkToPart) -> ArenaVectorEnv:
+        observations, action_space = self._spaces
+        made = ArenaVectorEnv(
+            part.link,
+            lambda _unwanted: None,
+            num_envs=len(part.rows),
+            spaces=(
+                observations if len(observations) == 1 else observations[part.rows.start : part.rows.stop],
+                action_space,
+            ),
+            metadata=self.metadata,
+            autoreset_mode=self.metadata["autoreset_mode"],
+            render_mode=self.render_mode,
+            step_timeout=self.step_timeout,
+        )
+        made.rows = part.rows
+        made.spec = self.spec
+        made.infos_by_row = self.infos_by_row
+        made._whole = self
+        return made
+
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:  # noqa: FBT001, FBT002 - Gymnasium's
         """Give the pool back, and end it and its server where they were made for this environment.
 
@@ -311,7 +466,11 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         deadline = monotonic() + (self.step_timeout if timeout is None else timeout)
         pending, self._pending = self._pending, _Pending.NOTHING
         try:
-            if pending is not _Pending.NOTHING:
+            if self._division is not None:
+                self._division.close(timeout, terminate=terminate)
+            if pending is _Pending.SPLIT:
+                terminate = terminate or self._link.pending
+            elif pending is not _Pending.NOTHING:
                 self._wait_out(pending.value, None if terminate else deadline - monotonic())
         finally:  # where warnings are errors too
             if self._finalizer.alive:
@@ -330,6 +489,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def _check_free(self, name: str) -> None:
         if self.closed:
             raise ClosedEnvironmentError(f"`{name}` after a call to `close()` of `{type(self).__name__}`")
+        if self._pending is _Pending.SPLIT:
+            raise PoolSplit(f"`{name}` while it is split into {len(self._parts)} parts: use these, or `join` first")
         if self._pending is not _Pending.NOTHING:
             raise AlreadyPendingCallError(
                 f"`{name}` while a call to `{self._pending.value}` is pending: `{self._pending.value}_wait` first",
@@ -440,7 +601,7 @@ class RemoteVectorEnv(ArenaVectorEnv):
         actions = ActionFormat(action_space, info.num_envs)
         stacks = StackFormat.of(layout, rows[0]) if dedup else None
         offered = arena is None and FEATURE in attached.features
-        pool_link = PoolLink(connection, layout, actions, bodies, stacks if offered else None)
+        pool_link = PoolLink(connection, layout, actions, info.workers, bodies, stacks if offered else None)
         link = pool_link if arena is None else ShmLink(pool_link, arena, layout, actions, copy=bodies is None)
         super().__init__(
             link,
@@ -451,6 +612,7 @@ class RemoteVectorEnv(ArenaVectorEnv):
             autoreset_mode=info.autoreset_mode,
             render_mode=info.render_mode,
             step_timeout=info.step_timeout,
+            divisible=link,
         )
         self.pool = info.pool
         self.transport = transport

@@ -15,6 +15,22 @@ from vecserver_client import factory
 from vecserver_client.transport import ZmqTransport
 
 
+class PartContract(VectorEnvContract):
+    """The second half of a pool of twice the rows, whose first half is not asked for anything."""
+
+    @pytest.fixture(autouse=True)
+    def _wholes(self):
+        self.wholes = []
+        yield
+        for whole in self.wholes:
+            whole.close()
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        whole = super().make(env_id, 2 * num_envs, autoreset_mode=autoreset_mode, workers=2, **env_kwargs)
+        self.wholes.append(whole)
+        return whole.split(2)[1]
+
+
 class RemoteContract(VectorEnvContract):
     """A pool of the module's server."""
 
@@ -34,12 +50,21 @@ class TestTcp(RemoteContract):
     options: ClassVar = {"transport": "tcp"}
 
 
-@pytest.mark.slow
-class TestLocal(VectorEnvContract):
-    """The arena in this process: the whole contract."""
+class LocalContract(VectorEnvContract):
+    """The arena in this process."""
 
     def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
         return vs.LocalVectorEnv(env_id, num_envs, autoreset_mode=autoreset_mode, **env_kwargs)
+
+
+@pytest.mark.slow
+class TestLocal(LocalContract):
+    """The whole contract."""
+
+
+@pytest.mark.slow
+class TestPartOfLocal(PartContract, LocalContract):
+    """A part of it: the whole contract."""
 
 
 @pytest.mark.slow
@@ -131,6 +156,32 @@ class TestShmWithoutCopies(WithoutCopies):
     """Observations stay in the arena."""
 
     options: ClassVar = {"copy": False}
+
+
+class TestPart(PartContract, ShortContract):
+    """A part over tcp."""
+
+    options: ClassVar = {"transport": "tcp"}
+    test_every_result_equals_the_oracle = None
+    test_episode_statistics_equal_the_oracles = None
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Mixed-v0", 5, {})])
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Values in the slot and beside it are the same to the bit."""
+        super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
+
+
+@pytest.mark.slow
+class TestPartOverTcp(PartContract, RemoteContract):
+    """A part over tcp: the whole contract."""
+
+    options: ClassVar = {"transport": "tcp"}
+
+
+@pytest.mark.slow
+class TestPartInShm(PartContract, RemoteContract):
+    """A part whose arena is lent: the whole contract, over another transport where actions have no fixed size."""
 
     @pytest.fixture(autouse=True)
     def _is_direct(self, monkeypatch):

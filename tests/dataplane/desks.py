@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from gymnasium import spaces
 
-from vecserver.dataplane.dispatch import Dispatcher, Reply
+from vecserver.dataplane.dispatch import Reply
+from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
 from vecserver.wire import messages
 from vecserver.wire.errors import VecServerError
@@ -36,9 +38,10 @@ class NotedLending:
 
     def __init__(self) -> None:
         self.lent = self.taken = self.claimed = False
+        self.chores: list[Generator[None, None, None]] = []
 
     def claim(self) -> bool:
-        self.claimed = not self.taken
+        self.claimed = not self.taken and not self.chores
         return self.claimed
 
     def release(self) -> None:
@@ -46,6 +49,13 @@ class NotedLending:
 
     def recall(self) -> None:
         self.lent = self.taken = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.chores)
+
+    def add(self, chore: Generator[None, None, None]) -> None:
+        self.chores.append(chore)
 
 
 class NotedPool:
@@ -56,7 +66,8 @@ class NotedPool:
         refusal: Raised instead by the next command, if set.
     """
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
+    def __init__(self, space: spaces.Space[Any] | None = None) -> None:
+        space = space or spaces.Box(-1, 1, (2,))
         self.layout = layout = Layout.of(space, ROWS)
         self.info = PoolInfo(
             pool="p-1",
@@ -79,6 +90,7 @@ class NotedPool:
         self.broken: VecServerError | None = None
         self.begun: list[tuple[Any, ...]] = []
         self.refusal: Exception | None = None
+        self.parts: list[NotedPart] = []
         self._slots = [np.full(layout.slot_size, 17 * (slot + 1), np.uint8).data for slot in range(3)]
 
     def _begin(self, *what: Any) -> None:
@@ -99,11 +111,29 @@ class NotedPool:
     def begin_render(self, rows: list[int] | None) -> None:
         self._begin("render", rows)
 
+    def begin_split(self, count: int) -> None:
+        self._begin("split", count)
+        self.parts = [NotedPart(row) for row in range(count)]
+
+    def joining(self) -> Generator[None, None, None]:
+        self._begin("join")
+        yield
+        self.parts = []
+
     def slot_body(self, slot: int) -> memoryview:
         return self._slots[slot]
 
     def progress(self) -> tuple[int, int]:
         return 1, 2
+
+
+class NotedPart(NotedPool):
+    """A part of one row, which notes as well."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__()
+        self.rows = (row, row + 1)
+        self.info = msgspec.structs.replace(self.info, num_envs=1)
 
 
 class Answer(NamedTuple):
@@ -136,7 +166,7 @@ class Desk:
         space = space or spaces.Box(-1, 1, (2,))
         self.pool = NotedPool(space)
         self.stacks = StackFormat.of(self.pool.layout, space)
-        self.dispatcher = Dispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats, self.stacks)
+        self.dispatcher = PoolDispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats, self.stacks)
         self.lease = 0
 
     def _stats(self, refused: int, lease: int, driver: str, idle_s: float) -> Stats:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.dataplane.desks import EPOCH, MAX_REQUEST, Desk
 from tests.wire.strategies import fixed
 from vecserver.dataplane import dispatch
-from vecserver.dataplane.dispatch import Dispatcher
+from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
 from vecserver.wire import frames, messages
 from vecserver.wire.errors import EnvFault, InvalidAction, WorkerDied
@@ -107,13 +107,13 @@ def test_both_ways_say_the_same(monkeypatch):
         monkeypatch.setattr(module, "MAX_EXT", MAX_EXT)
     taken = []
 
-    class Fast(Dispatcher):
+    class Fast(PoolDispatcher):
         def _next_step(self, message):
             header = super()._next_step(message)
             taken.append(header is not None)
             return header
 
-    class Slow(Dispatcher):
+    class Slow(PoolDispatcher):
         def _next_step(self, message):
             return None
 

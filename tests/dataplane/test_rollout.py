@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from tests.dataplane.desks import NotedLending
 from tests.environments import env_id
 from tests.pools.processes import Watched, processor_time
 from tests.pools.registries import open_registry
@@ -62,7 +63,9 @@ class Rollout:
         self.done_fd, _ = self._pipe()
         self.worker_fds = {self.worker_fd: 3}
         self.pool, self.broken = "p-1", None
-        self.running = False
+        self.running = self.waits = False
+        self.parts = ()
+        self.lending = NotedLending()
         self.answered = 0
         self.after: dict[int, object] = {}
 

@@ -42,11 +42,21 @@ def run(server, trainer):
 
 def test_every_program_is_run_here():
     """A trainer that is added gets a test."""
-    assert set(PROGRAMS) == {"A loop over Gymnasium", "CleanRL", "Stable-Baselines3", "gymnasium.make_vec", "RLlib"}
+    assert set(PROGRAMS) == {
+        "A loop over Gymnasium",
+        "Two halves",
+        "Uneven environments",
+        "CleanRL",
+        "Stable-Baselines3",
+        "gymnasium.make_vec",
+        "RLlib",
+    }
     assert PAGE.count("```python\n") == len(PROGRAMS)
 
 
-@pytest.mark.parametrize("trainer", ["A loop over Gymnasium", "gymnasium.make_vec"])
+@pytest.mark.parametrize(
+    "trainer", ["A loop over Gymnasium", "Two halves", "Uneven environments", "gymnasium.make_vec"]
+)
 def test_the_program_runs(server, trainer):
     """In a process of its own."""
     run(server, trainer)

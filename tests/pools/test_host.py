@@ -17,7 +17,7 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
 from vecserver.arena.views import WorkerLine
-from vecserver.pools import host as host_module
+from vecserver.pools import crew as crew_module
 from vecserver.pools.host import Host
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.codec import pack, unpack
@@ -134,7 +134,7 @@ def test_a_result_too_large_for_a_message_is_an_error(host, monkeypatch):
     """It says how large it was, and the pool goes on."""
     pool = host(odd("LongText-v0"), num_envs=2, env_kwargs={"times": 1000})
     _reset(pool)
-    monkeypatch.setattr(host_module, "MAX_EXT", 1000)
+    monkeypatch.setattr(crew_module, "MAX_EXT", 1000)
     pool.begin_step(*pool.actions.encode(pool.actions.coerce(["a", "b"])))
     with pytest.raises(MessageTooLarge, match=r"of 2\d\d\d bytes; a message takes 1000"):
         pool.finish()

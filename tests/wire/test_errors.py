@@ -36,6 +36,7 @@ NUMBERS = {
     "pool_lost": 31,
     "pool_stopping": 32,
     "worker_died": 33,
+    "pool_split": 34,
     "lease_held": 40,
     "lease_lost": 41,
     "sequence_stale": 42,

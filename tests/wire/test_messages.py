@@ -18,9 +18,12 @@ from vecserver.wire.messages import (
     Hello,
     HelloReply,
     InProgress,
+    Part,
     PoolInfo,
     Render,
     Reset,
+    Split,
+    SplitReply,
     Stats,
     decode,
     decode_error,
@@ -28,8 +31,8 @@ from vecserver.wire.messages import (
     encode_error,
 )
 
-REQUESTS = (Hello, Attach, Reset, Call, Render)
-ANSWERS = (HelloReply, Attached, PoolInfo, ErrorReply, InProgress, Stats)
+REQUESTS = (Hello, Attach, Reset, Call, Render, Split)
+ANSWERS = (HelloReply, Attached, PoolInfo, SplitReply, Part, ErrorReply, InProgress, Stats)
 
 INFO = PoolInfo(
     pool="p",
@@ -56,6 +59,15 @@ def _hex(text: str) -> str:
     return "".join(part.encode().hex() if i % 2 else bytes.fromhex(part).hex() for i, part in enumerate(parts))
 
 
+INFO_HEX = (
+    "a4'info' de000f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
+    "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+    "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
+    "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"
+    "ab'render_mode' c0 a6'engine' a4'envs' a7'workers' 02 ac'step_timeout' cb404e000000000000"
+    "a9'lease_ttl' cb404e000000000000 ab'max_request' 20"
+)
+
 GOLDEN = [
     (Hello("me"), "81 a6'client' a2'me'"),
     (HelloReply("vecserver", "p-1"), "82 a6'server' a9'vecserver' a4'pool' a3'p-1'"),
@@ -76,6 +88,11 @@ GOLDEN = [
     ),
     (Render(), "81 a4'rows' c0"),
     (Render(rows=[0, 3]), "81 a4'rows' 92 00 03"),
+    (Split(2), "81 a5'parts' 02"),
+    (
+        SplitReply([Part(INFO, 2**48 + 1, 4)]),
+        f"81 a5'parts' 91 83 {INFO_HEX} a5'lease' cf0001000000000001 a5'first' 04",
+    ),
     (
         ErrorReply("invalid_action", "no", {"row": 2}),
         "83 a4'code' ae'invalid_action' a7'message' a2'no' a7'details' 81 a3'row' 02",
@@ -83,15 +100,7 @@ GOLDEN = [
     (InProgress(0.5, (0, 7)), "82 a7'elapsed' cb3fe0000000000000 ac'slowest_rows' 92 00 07"),
     (
         Attached(INFO, 1, 2**63, 3),
-        (
-            "85 a4'info' de000f a4'pool' a1'p' a6'env_id' ab'CartPole-v1' a8'num_envs' 04 ae'autoreset_mode' a8'NextStep'"
-            "b1'observation_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
-            "ac'action_space' 82 a4'type' ab'MultiBinary' a1'n' 01"
-            "a6'layout' 81 a8'num_envs' 04 ab'layout_hash' ceffffffff a8'metadata' 81 aa'render_fps' 32"
-            "ab'render_mode' c0 a6'engine' a4'envs' a7'workers' 02 ac'step_timeout' cb404e000000000000"
-            "a9'lease_ttl' cb404e000000000000 ab'max_request' 20"
-            "a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90"
-        ),
+        (f"85 {INFO_HEX}a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90"),
     ),
     (
         Stats("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
@@ -117,7 +126,7 @@ def test_every_message_is_golden():
         value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
     }
     assert structs == {*REQUESTS, *ANSWERS}
-    assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo}  # inside Attached
+    assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo, Part}  # inside others
     assert {"decode", "decode_error", "encode", "encode_error", "pack_options"} | {
         cls.__name__ for cls in structs
     } == set(messages.__all__)

@@ -19,10 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecserver.dataplane.dispatch import Dispatcher
 from vecserver.dataplane.door import Door
 from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
+from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.dataplane.stats import pool_stats
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
 from vecserver.pools.host import Host
@@ -119,7 +119,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         return 0
     epoch = secrets.randbits(63) | 1
     stacks = StackFormat.of(host.layout, host.described.observation_space)
-    dispatcher = Dispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
+    dispatcher = PoolDispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
     gc.collect()
     gc.freeze()

@@ -29,13 +29,13 @@ from vecserver.wire.session import Session, Verdict
 from vecserver.wire.stacks import FEATURE, Given
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from vecserver.pools.host import Outcome
     from vecserver.wire.messages import PoolInfo, Stats
     from vecserver.wire.stacks import StackFormat
 
-__all__ = ["Dispatcher", "PoolPort", "Reply"]
+__all__ = ["Dispatcher", "PoolPort", "Reply", "Request", "Running"]
 
 _MAX_WAITING: Final = 16
 """Requests that may wait for the command that runs; observers beyond it are told to come again."""
@@ -69,6 +69,13 @@ class LendingPort(Protocol):
     def recall(self) -> None:
         """Have it back for good."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether chores are under way or wait."""
+
+    def add(self, chore: Generator[None, None, None]) -> None:
+        """Have a chore done when it is its turn."""
+
 
 class PoolPort(Protocol):
     """What the dispatch needs of a host."""
@@ -99,7 +106,7 @@ class PoolPort(Protocol):
         """First and last row still at work."""
 
 
-class _Running(NamedTuple):
+class Running(NamedTuple):
     """The command that runs and whom its reply goes to."""
 
     peer: bytes
@@ -107,7 +114,9 @@ class _Running(NamedTuple):
     since_ns: int
 
 
-class _Request(NamedTuple):
+class Request(NamedTuple):
+    """One message from one peer, whole."""
+
     peer: bytes
     header: Header
     ext: Buffer
@@ -121,7 +130,7 @@ _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceG
 _STEP: Final = int(Kind.STEP)
 _ANSWER: Final = int(Flag.ANSWER)
 _FRAMES: Final = int(Flag.FRAMES)
-_SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
+_SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL), int(Kind.SPLIT), int(Kind.JOIN)})
 _WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
 
 
@@ -152,10 +161,10 @@ class Dispatcher:
         self._driver = ""
         self._driver_seen_ns = 0
         self._refused = 0
-        self._running: _Running | None = None
-        self._waiting: deque[_Request] = deque()
+        self._running: Running | None = None
+        self._waiting: deque[Request] = deque()
         self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
-        self._handlers: dict[int, Callable[[_Request], Reply | None]] = {
+        self._handlers: dict[int, Callable[[Request], Reply | None]] = {
             Kind.HELLO: self._hello,
             Kind.ATTACH: self._attach,
             Kind.STEP: self._sequenced,
@@ -192,12 +201,15 @@ class Dispatcher:
             header = self._next_step(frames)
             if header is not None:
                 return self._step(peer, header, frames)
+        return self._at_length(peer, frames)
+
+    def _at_length(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
         try:
             header, ext, body = split(frames, self._host.info.max_request)
         except VecServerError as error:
             self._refused += 1
             return self._error(peer, _salvage(frames), error)
-        return self._handle(_Request(peer, header, ext, body))
+        return self._handle(Request(peer, header, ext, body))
 
     def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
         """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
@@ -226,11 +238,11 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - as in _handle
             return self._defect(peer, header, error)
         self._session.begin(header)
-        self._running = _Running(peer, header, now)
+        self._running = Running(peer, header, now)
         return None
 
-    def _handle(self, request: _Request) -> Reply | None:
-        if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
+    def _handle(self, request: Request) -> Reply | None:
+        if self._is_of_driver(request.header):
             self._driver_seen_ns = self._clock_ns()  # any message of the driver renews its lease
         try:
             return self._handlers.get(request.header.kind, _refuse_answer)(request)
@@ -240,11 +252,14 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a defect here must reach the client, not end the pool
             return self._defect(request.peer, request.header, error)
 
-    def _hello(self, request: _Request) -> Reply:
+    def _is_of_driver(self, header: Header) -> bool:
+        return header.lease == self._session.lease and header.epoch == self._session.epoch
+
+    def _hello(self, request: Request) -> Reply:
         messages.decode(request.ext, messages.Hello)
         return self._answer(request, messages.encode(messages.HelloReply("vecserver", self._host.info.pool)))
 
-    def _attach(self, request: _Request) -> Reply | None:
+    def _attach(self, request: Request) -> Reply | None:
         attach = messages.decode(request.ext, messages.Attach)
         lease = 0
         if attach.drive:
@@ -280,25 +295,27 @@ class Dispatcher:
         alive = self._session.running or self._host.lending.lent
         return 0.0 if alive else (self._clock_ns() - self._driver_seen_ns) / 1e9
 
-    def _sequenced(self, request: _Request) -> Reply | None:
+    def _sequenced(self, request: Request) -> Reply | None:
         header = request.header
         if digest_of(request.ext, request.body) != header.digest:
             raise MalformedMessage("ext and body do not have the digest that the header gives")
         verdict = self._session.judge(header)
         if verdict is Verdict.RUN:
+            self._prepare(request)
             if not self._is_free():  # for an observer, a lent turn or a chore
                 self._wait(request)
                 return None
-            self._begin(request)
-            self._session.begin(header)
-            return None
+            return self._begin(request)
         if verdict is Verdict.REPLAY:
             return self._replay(request.peer)
         if verdict is Verdict.IN_PROGRESS:
             return self._in_progress(request)
         raise self._session.refusal(verdict, header)
 
-    def _begin(self, request: _Request) -> None:
+    def _prepare(self, request: Request) -> None:
+        """Look at a request that is the next one, before it may have to wait."""
+
+    def _begin(self, request: Request) -> Reply | None:
         self._check_whole()
         kind = request.header.kind
         if kind == Kind.STEP:
@@ -307,7 +324,12 @@ class Dispatcher:
             self._host.begin_reset(messages.decode(request.ext, messages.Reset))
         else:
             self._host.begin_call(messages.decode(request.ext, messages.Call))
-        self._running = _Running(request.peer, request.header, self._clock_ns())
+        self._begun(request)
+        return None
+
+    def _begun(self, request: Request) -> None:
+        self._running = Running(request.peer, request.header, self._clock_ns())
+        self._session.begin(request.header)
 
     @property
     def unfit(self) -> PoolBroken | None:
@@ -326,7 +348,7 @@ class Dispatcher:
         header, ext, body = self._cached
         return Reply(peer, header._replace(flags=header.flags | Flag.REPLAYED).pack(), ext, body)
 
-    def _in_progress(self, request: _Request) -> Reply:
+    def _in_progress(self, request: Request) -> Reply:
         assert self._running is not None
         # The driver asks again, perhaps from a fresh socket: that is where it listens now
         self._running = self._running._replace(peer=request.peer)
@@ -338,26 +360,26 @@ class Dispatcher:
         """Whether the host can begin a command now; it then has the arena."""
         return self._running is None and self._host.lending.claim()
 
-    def _render(self, request: _Request) -> Reply | None:
+    def _render(self, request: Request) -> Reply | None:
         if not self._is_free():
             self._wait(request)
             return None
         self._check_whole()
         self._host.begin_render(messages.decode(request.ext, messages.Render).rows)
-        self._running = _Running(request.peer, request.header, self._clock_ns())
+        self._running = Running(request.peer, request.header, self._clock_ns())
         return None
 
-    def _ping(self, request: _Request) -> Reply:
+    def _ping(self, request: Request) -> Reply:
         stats = self._stats(self._refused, self._session.lease, self._driver, self._idle_s() if self._driver else 0.0)
         return self._answer(request, messages.encode(stats))
 
-    def _detach(self, request: _Request) -> Reply:
-        if request.header.lease == self._session.lease and request.header.epoch == self._session.epoch:
+    def _detach(self, request: Request) -> Reply:
+        if self._is_of_driver(request.header):
             self._driver = ""
             self._host.lending.recall()
         return self._answer(request, _EMPTY)
 
-    def _wait(self, request: _Request) -> None:
+    def _wait(self, request: Request) -> None:
         for i, other in enumerate(self._waiting):
             # asked again, perhaps from a fresh socket: a sequenced request, or an attach under the same name
             again = request.header == other.header and request.ext == other.ext
@@ -386,7 +408,7 @@ class Dispatcher:
             self._host.lending.release()
         return replies
 
-    def _finish(self, running: _Running, outcome: Outcome) -> Reply:
+    def _finish(self, running: Running, outcome: Outcome) -> Reply:
         header = running.header
         kind, flags, status, ext, slot = header.kind, _ANSWER, 0, outcome.ext, 0
         contents: bytes | memoryview = _EMPTY
@@ -417,7 +439,7 @@ class Dispatcher:
             self._cached = (answer, ext, contents)
         return Reply(running.peer, answer.pack(), ext, contents)
 
-    def _answer(self, request: _Request, ext: bytes) -> Reply:
+    def _answer(self, request: Request, ext: bytes) -> Reply:
         return self._reply(request.peer, request.header, request.header.kind, ext)
 
     def _reply(
@@ -443,7 +465,7 @@ class Dispatcher:
         return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), flags=flags, status=error.number)
 
 
-def _refuse_answer(request: _Request) -> Reply | None:
+def _refuse_answer(request: Request) -> Reply | None:
     raise MalformedMessage(f"{Kind(request.header.kind).name} is an answer, not a request")
 
 

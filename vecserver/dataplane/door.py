@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Container
 
     from vecserver.dataplane.dispatch import Dispatcher
+    from vecserver.dataplane.splitting import PoolDispatcher
+    from vecserver.pools.crew import Crew
     from vecserver.pools.host import Host
     from vecserver.pools.loan import Loan
 
@@ -37,11 +39,12 @@ _DEAF_S: Final = 1.0
 
 
 class _Borrower:
-    """The driver that has the arena, or waits for it."""
+    """The driver that has an arena, or waits for it: the pool's, or that of a part."""
 
-    def __init__(self, sock: socket.socket, pid: int, request: Borrow) -> None:
+    def __init__(self, sock: socket.socket, pid: int, request: Borrow, host: Crew) -> None:
         self.sock = sock
         self.request = request
+        self.host = host
         self.pidfd: int | None = None
         self.got_it = False
         with suppress(OSError):  # another namespace's: the end of its socket alone tells then
@@ -56,7 +59,7 @@ class _Borrower:
 
 
 class Door:
-    """Lends a pool's arena. One thread owns it: the loop's.
+    """Lends a pool's arena, and those of its parts. One thread owns it: the loop's.
 
     Args:
         listener: The listening socket, in a folder of this user's alone; the door's to close.
@@ -64,12 +67,12 @@ class Door:
         dispatcher: Knows who drives.
     """
 
-    def __init__(self, listener: socket.socket, host: Host, dispatcher: Dispatcher) -> None:
+    def __init__(self, listener: socket.socket, host: Host, dispatcher: PoolDispatcher) -> None:
         self._listener = listener
         self._host = host
         self._dispatcher = dispatcher
         self._strangers: dict[int, tuple[socket.socket, Peer]] = {}
-        self._borrower: _Borrower | None = None
+        self._borrowers: list[_Borrower] = []  # one an arena
         self._deaf_until = 0.0
 
     @property
@@ -78,12 +81,10 @@ class Door:
         fds = set(self._strangers)
         if monotonic() >= self._deaf_until:
             fds.add(self._listener.fileno())
-        if self._borrower is not None:
-            fds.add(self._borrower.sock.fileno())
-            if self._borrower.pidfd is not None:
-                fds.add(self._borrower.pidfd)
-        turn = self._host.lending.turn_fd
-        return fds if turn is None else {*fds, turn}
+        for borrower in self._borrowers:
+            turn = borrower.host.lending.turn_fd
+            fds |= {fd for fd in (borrower.sock.fileno(), borrower.pidfd, turn) if fd is not None}
+        return fds
 
     def attend(self, ready: Container[object]) -> None:
         """Look after whoever is at the door.
@@ -91,8 +92,8 @@ class Door:
         Args:
             ready: The descriptors that are readable.
         """
-        if self._borrower is not None:
-            self._look_after(self._borrower, ready)
+        for borrower in [*self._borrowers]:
+            self._look_after(borrower, ready)
         for fd in [fd for fd in self._strangers if fd in ready]:
             self._hear(*self._strangers.pop(fd))
         if self._listener.fileno() in ready:
@@ -124,49 +125,56 @@ class Door:
             _log.debug("not lent: %s", error)
             sock.close()
             return
-        refusal = self._refusal(request)
-        if refusal is not None:
-            _tell(sock, refusal)
+        host = self._driven_by(request)
+        if isinstance(host, VecServerError):
+            _tell(sock, host)
             sock.close()
             return
-        if self._borrower is not None:  # the same driver again
-            self._borrower.close()
-        self._borrower = borrower = _Borrower(sock, peer.pid, request)
-        self._host.lending.lend(lambda loan: self._lent(borrower, loan))
+        for other in [other for other in self._borrowers if other.host is host]:  # the same driver again
+            self._forget(other)
+        borrower = _Borrower(sock, peer.pid, request, host)
+        self._borrowers.append(borrower)
+        host.lending.lend(lambda loan: self._lent(borrower, loan))
 
-    def _refusal(self, request: Borrow) -> VecServerError | None:
-        if not self._dispatcher.drives(request.lease, request.epoch):
-            return LeaseLost("this lease does not drive the pool: attach again")
-        return self._dispatcher.unfit
+    def _driven_by(self, request: Borrow) -> Crew | VecServerError:
+        """Who has the arena that this lease drives: the pool, or a part of it; or why it is not lent."""
+        parts = self._host.parts
+        whole: list[tuple[Crew, Dispatcher]] = [(self._host, self._dispatcher)]
+        for host, dispatcher in zip(parts, self._dispatcher.drivers, strict=False) if parts else whole:
+            if dispatcher.drives(request.lease, request.epoch):
+                return dispatcher.unfit or host
+        return LeaseLost("this lease does not drive the pool: attach again")
 
     def _lent(self, borrower: _Borrower, loan: Loan | VecServerError) -> None:
-        if borrower is not self._borrower:
-            self._host.lending.recall()
+        host = borrower.host
+        if borrower not in self._borrowers:
+            host.lending.recall()
             return
         if isinstance(loan, VecServerError):
-            self._end(loan)
+            self._end(borrower, loan)
             return
-        host, refusal = self._host, self._refusal(borrower.request)
-        if refusal is not None:  # another took the pool while the workers were told
+        driven = self._driven_by(borrower.request)
+        if isinstance(driven, VecServerError):  # another took the pool while the workers were told
             host.lending.recall()
-            self._end(refusal)
+            self._end(borrower, driven)
             return
-        message = Lent(host.shards, host.arena_bytes, loan.orders_size, host.lending.recalls)
+        message = Lent(list(host.shards), host.arena_bytes, loan.orders_size, host.lending.recalls)
         try:
             send(borrower.sock, message, host.lent_fds(loan))
         except OSError as error:
             _log.warning("the arena could not be handed over: %s", error)
             host.lending.recall()
-            self._end(None)
+            self._end(borrower, None)
             return
         borrower.got_it = True
 
     def _look_after(self, borrower: _Borrower, ready: Container[object]) -> None:
-        if self._host.broken is not None:
-            self._host.lending.recall()
-            self._end(self._host.broken)
-        elif borrower.got_it and not self._host.lending.lent:
-            self._end(LeaseLost("another client drives this pool now, or none: attach again"))
+        lending = borrower.host.lending
+        if borrower.host.broken is not None:
+            lending.recall()
+            self._end(borrower, borrower.host.broken)
+        elif borrower.got_it and not lending.lent:
+            self._end(borrower, LeaseLost("another client drives this pool now, or none: attach again"))
         elif borrower.pidfd is not None and borrower.pidfd in ready:
             self._give_up(borrower)
         elif borrower.sock.fileno() in ready:
@@ -179,12 +187,12 @@ class Door:
             self._give_up(borrower)
             return
         if borrower.got_it:
-            self._host.lending.fetch(lambda payloads: self._fetched(borrower, request.seq, payloads))
+            borrower.host.lending.fetch(lambda payloads: self._fetched(borrower, request.seq, payloads))
 
     def _give_up(self, borrower: _Borrower) -> None:
         if borrower.got_it:
-            self._host.lending.recall()
-        self._end(None)
+            borrower.host.lending.recall()
+        self._end(borrower, None)
 
     def _fetched(self, borrower: _Borrower, seq: int, payloads: list[bytes | memoryview]) -> None:
         memory = None
@@ -195,22 +203,25 @@ class Door:
             send(borrower.sock, Fetched(seq, [len(payload) for payload in payloads]), [memory])
         except OSError as error:  # it is gone, or there is no memory or descriptor: it goes on without the arena
             _log.warning("payloads could not be handed over: %s", error)
-            if borrower is self._borrower:
+            if borrower in self._borrowers:
                 self._give_up(borrower)
         finally:
             if memory is not None:
                 os.close(memory)
 
-    def _end(self, error: VecServerError | None) -> None:
-        borrower, self._borrower = self._borrower, None
-        if borrower is not None:
-            if error is not None:
-                _tell(borrower.sock, error)
-            borrower.close()
+    def _end(self, borrower: _Borrower, error: VecServerError | None) -> None:
+        if error is not None:
+            _tell(borrower.sock, error)
+        self._forget(borrower)
+
+    def _forget(self, borrower: _Borrower) -> None:
+        self._borrowers.remove(borrower)
+        borrower.close()
 
     def close(self) -> None:
         """Close every connection: whoever has the arena hears that the pool is gone."""
-        self._end(None)
+        for borrower in [*self._borrowers]:
+            self._forget(borrower)
         for sock, _ in self._strangers.values():
             sock.close()
         self._strangers.clear()

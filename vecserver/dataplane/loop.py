@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Final
 from vecserver.arena.doorbell import spin_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from vecserver.dataplane.dispatch import Dispatcher
+    from vecserver.dataplane.dispatch import Reply
     from vecserver.dataplane.door import Door
     from vecserver.dataplane.router import Router
+    from vecserver.dataplane.splitting import PoolDispatcher
     from vecserver.pools.host import Host
 
 __all__ = ["HostLoop"]
@@ -57,7 +58,7 @@ class HostLoop:
     def __init__(
         self,
         host: Host,
-        dispatcher: Dispatcher,
+        dispatcher: PoolDispatcher,
         router: Router,
         stop_fd: int,
         door: Door | None = None,
@@ -67,7 +68,7 @@ class HostLoop:
         self._router = router
         self._stop_fd = stop_fd
         self._door = door
-        self._door_fds: set[int] = set()
+        self._other_fds: set[int] = set()  # watched besides, as the door and the parts want it
         self._worker_fds = host.worker_fds
         self._answered = False  # a batch, just now: the next one is likely to be asked for at once
         self._next_look = 0.0
@@ -79,11 +80,12 @@ class HostLoop:
         """Serve until told to stop."""
         while True:
             answered, self._answered = self._answered, False
-            if answered and spin_until(self._router.has_message, _SPIN_US):
+            if answered and spin_until(self._is_wanted if self._host.parts else self._router.has_message, _SPIN_US):
+                self._attend_parts()
                 self._take_messages()
                 if self._answered and monotonic() < self._next_look:
                     continue  # in the middle of a rollout everything else is looked at now and then
-            self._watch_door()
+            self._watch_others()
             at_once = self._answered or self._router.has_message()
             ready = dict(self._poller.poll(0 if at_once else _LOOK_UP_MS))
             self._next_look = monotonic() + _ROUND_S
@@ -91,38 +93,67 @@ class HostLoop:
                 return
             self._note_dead_workers(ready)
             self._finish_command()
+            self._attend_parts()
             self._attend_door(ready)
+            if self._dispatcher.waits and not self._host.lending.busy:
+                self._send(self._dispatcher.resume())
             self._take_messages()
 
-    def _watch_door(self) -> None:
-        if self._door is None:
-            return
-        fds = self._door.fds
-        for fd in self._door_fds - fds:
+    def _watch_others(self) -> None:
+        fds = set() if self._door is None else self._door.fds
+        if self._host.parts:
+            fds |= {part.done_fd for part in self._host.parts}
+        for fd in self._other_fds - fds:
             self._poller.unregister(fd)
-        for fd in fds - self._door_fds:
+        for fd in fds - self._other_fds:
             self._poller.register(fd, select.POLLIN)
-        self._door_fds = fds
+        self._other_fds = fds
 
     def _attend_door(self, ready: Mapping[int, int]) -> None:
         if self._door is not None:
             self._door.attend(ready)
-            if self._dispatcher.waits and not self._host.lending.busy:
-                self._resume()
 
-    def _resume(self) -> None:
-        for reply in self._dispatcher.resume():
+    def _is_wanted(self) -> bool:
+        """Whether there is something to do for a pool that is split."""
+        for part, desk in zip(self._host.parts, self._dispatcher.desks.values(), strict=False):
+            if desk.dispatcher.running and part.seems_done():
+                return True
+        return self._router.has_message()
+
+    def _attend_parts(self) -> None:
+        """Answer what has finished in parts of the pool."""
+        if not self._host.parts:
+            return
+        for part, desk in zip(self._host.parts, self._dispatcher.desks.values(), strict=False):
+            dispatcher = desk.dispatcher
+            finished = part.poll()  # in any case, as below
+            if finished and dispatcher.running:
+                self._send(dispatcher.finished(part.collect()))
+                self._answered = True
+            elif finished and part.lending.busy:
+                part.lending.go_on()
+            if dispatcher.waits and not part.lending.busy:
+                self._send(dispatcher.resume())
+        self._dispatcher.settle()
+
+    def _send(self, replies: Iterable[Reply]) -> None:
+        for reply in replies:
             self._router.send(reply)
 
     def drain(self, grace: float) -> None:
         """Finish the batch in flight and answer it, for at most ``grace`` seconds."""
         deadline = monotonic() + grace
-        for deaf in (*self._router.fds, self._stop_fd, *self._door_fds):  # readable for good, and read no more
+        for deaf in (*self._router.fds, self._stop_fd, *self._other_fds):  # readable for good, and read no more
             self._poller.unregister(deaf)
         # a driver that has the arena ends its step too, and begins no other
-        while (self._dispatcher.running or not self._host.lending.claim()) and monotonic() < deadline:
+        while (self._dispatcher.busy or not self._claims_all()) and monotonic() < deadline:
             self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
+            self._attend_parts()
+
+    def _claims_all(self) -> bool:
+        """Take every arena, each as soon as it is to be had."""
+        return all(crew.lending.claim() for crew in (self._host, *self._host.parts))
 
     def _note_dead_workers(self, ready: dict[int, int]) -> None:
         for fd in [fd for fd in self._worker_fds if fd in ready]:
@@ -139,8 +170,7 @@ class HostLoop:
             self._host.lending.go_on()
 
     def _answer(self) -> None:
-        for reply in self._dispatcher.finished(self._host.collect()):
-            self._router.send(reply)
+        self._send(self._dispatcher.finished(self._host.collect()))
         self._answered = True
 
     def _take_messages(self) -> None:

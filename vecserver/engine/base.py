@@ -222,14 +222,22 @@ class Shard:
 class Engine(Protocol):
     """Runs the environments of one shard; owned by one worker.
 
-    A worker builds it, reads ``info``, binds it to the arena once, then gives it commands one at a time. Commands that
+    A worker builds it, reads ``info``, binds it to an arena, then gives it commands one at a time. Commands that
     return bytes return the payload of infos for the side area, empty where there are none.
     """
 
     info: EngineInfo
 
-    def bind(self, shard: Shard) -> None:
-        """Take the part of the arena to work on."""
+    def bind(self, shard: Shard, slot: int = 0) -> None:
+        """Take the part of the arena to work on; again, where its pool is split or joined.
+
+        Rows are known by the shard's numbers from then on. What the engine knows of them stays: which are over, side
+        values, statistics.
+
+        Args:
+            shard: As many rows as before.
+            slot: The slot that holds their last results.
+        """
 
     def step(self, slot: int) -> bytes:
         """Step every row with the actions in the arena and write the results into a slot.

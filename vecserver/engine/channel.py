@@ -21,7 +21,9 @@ __all__ = [
     "Drop",
     "Failed",
     "Fetch",
+    "Home",
     "Message",
+    "Move",
     "Pause",
     "Ready",
     "Render",
@@ -170,7 +172,26 @@ class Fetch(msgspec.Struct, frozen=True, tag=True):
     """Give the payload of that driver's last command, which did not fit the side area; nothing where it did."""
 
 
-Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render | Adopt | Pause | Drop | Fetch
+class Move(msgspec.Struct, frozen=True, tag=True):
+    """The pool is split: work in the arena of a part, until told to come home.
+
+    Behind it come, as descriptors, that arena's memory and the tokens and the bell of its finish line.
+
+    Attributes:
+        shards: The rows of every worker of the part, from 0.
+        shard: Which of them is this worker's.
+    """
+
+    shards: tuple[tuple[int, int], ...]
+    shard: int
+    layout_hash: int
+
+
+class Home(msgspec.Struct, frozen=True, tag=True):
+    """The pool is joined: work in its own arena again."""
+
+
+Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render | Adopt | Pause | Drop | Fetch | Move | Home
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

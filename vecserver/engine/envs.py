@@ -88,6 +88,7 @@ class EnvsEngine:
         self._loop = loops[autoreset_mode]
         self._final, self._kept = infos.final(), infos.rows()
         self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._aside: list[bytes] | None = None
 
     def _check_spaces(self, row: int) -> None:
         first, env = self._envs[0], self._envs[-1]
@@ -97,11 +98,12 @@ class EnvsEngine:
                     f"the {name} of row {row} is {getattr(env, name)}, not {getattr(first, name)} as before"
                 )
 
-    def bind(self, shard: Shard) -> None:
+    def bind(self, shard: Shard, slot: int = 0) -> None:
         """Take the part of the arena to work on."""
-        self._shard = shard
-        self._slot = 0
-        self._aside = side_rows(self.info.observation_space, shard.size)
+        self._shard, self._slot, self._first = shard, slot, shard.first
+        self._aside = self._aside or side_rows(self.info.observation_space, shard.size)
+        if self._statistics is not None:
+            self._statistics.first = shard.first
         self._writers = [observation_writer(self.info.observation_space, slot, self._aside) for slot in shard.slots]
 
     def step(self, slot: int) -> bytes:

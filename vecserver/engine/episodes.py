@@ -29,7 +29,9 @@ class EpisodeStatistics:
     """
 
     def __init__(self, first: int, end: int, autoreset_mode: str) -> None:
-        self._first, self._size = first, end - first
+        self.first = first
+        """Number of the shard's first row in the arena: reports name rows by it."""
+        self._size = end - first
         self._same_step = autoreset_mode == "SameStep"
         self._returns = np.zeros(self._size)
         self._lengths = np.zeros(self._size, np.int64)
@@ -71,7 +73,7 @@ class EpisodeStatistics:
             return None
         times = np.round(perf_counter() - self._starts[ended], _DECIMALS)
         report = {
-            "rows": [self._first + row for row in ended],
+            "rows": [self.first + row for row in ended],
             "r": self._returns[ended].tolist(),
             "l": self._lengths[ended].tolist(),
             "t": times.tolist(),

@@ -196,6 +196,9 @@ class _VectorEngine:
             each,
         )
 
+        self._done = np.zeros(self._size, np.bool_)
+        self._aside: list[bytes] | None = None
+
     def _look_at_rows(self) -> list[spaces.Space[Any]] | None:
         """The observation space of every row where they may differ, each from an environment that is made for it."""
         if self._observation_mode == "same":
@@ -209,12 +212,12 @@ class _VectorEngine:
     def _start(self) -> VectorEnv[Any, Any, Any]:
         raise NotImplementedError
 
-    def bind(self, shard: Shard) -> None:
-        """Take the part of the arena to work on."""
+    def bind(self, shard: Shard, slot: int = 0) -> None:
+        """Take the part of the arena to work on: always all its rows."""
+        del slot
         self._shard = shard
-        self._done = np.zeros(self._size, np.bool_)
         self._side = SideLeaves(self.info.observation_space)
-        self._aside = side_rows(self.info.observation_space, self._size)
+        self._aside = self._aside or side_rows(self.info.observation_space, self._size)
 
     def step(self, slot: int) -> bytes:
         """Step every row into a slot."""

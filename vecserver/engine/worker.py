@@ -21,9 +21,8 @@ from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
 from vecserver.arena.memory import map_memory
 from vecserver.arena.orders import LentOrders
 from vecserver.arena.passing import receive_fds
-from vecserver.arena.plan import ArenaPlan
-from vecserver.arena.views import STEP, ArenaViews, DriverLine, Status, WorkerLine
-from vecserver.engine.base import ActionArea, ResetCommand, RowFaults, Shard, fault_of
+from vecserver.arena.views import STEP, DriverLine, Status, WorkerLine
+from vecserver.engine.base import ActionArea, ResetCommand, RowFaults, fault_of
 from vecserver.engine.channel import (
     Adopt,
     Bind,
@@ -31,6 +30,8 @@ from vecserver.engine.channel import (
     Drop,
     Failed,
     Fetch,
+    Home,
+    Move,
     Pause,
     Ready,
     Render,
@@ -43,12 +44,11 @@ from vecserver.engine.channel import (
 from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
+from vecserver.engine.place import Place
 from vecserver.engine.table import make_engine
 from vecserver.engine.wrappers import wrap
-from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, portable, unpack
 from vecserver.wire.errors import EnvCreationFailed, Unportable, VecServerError
-from vecserver.wire.layout import Layout
 from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     import gymnasium
 
     from vecserver.engine.base import Engine
+    from vecserver.engine.place import Driver
 
 __all__ = ["main"]
 
@@ -168,27 +169,6 @@ def _json_only(metadata: dict[str, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in metadata.items() if carried(value)}
 
 
-class _Driver:
-    """One who gives this worker commands: the host, or a driver in another process.
-
-    Args:
-        line: Where its commands are.
-        area: Where its actions are.
-        finish: Where they are finished.
-        done_word: The word of the worker's line that follows its commands.
-    """
-
-    __slots__ = ("area", "done_word", "finish", "kept", "line", "seen")
-
-    def __init__(self, line: memoryview, area: ActionArea, finish: FinishLine, done_word: int) -> None:
-        self.line = line
-        self.area = area
-        self.finish = finish
-        self.done_word = done_word
-        self.seen = 0
-        self.kept = b""
-
-
 class _Worker:
     """Waits for the bell, runs the command, writes the results, crosses the finish line."""
 
@@ -209,25 +189,15 @@ class _Worker:
             from vecserver.engine.pickled import by_pickle
 
             self._values = by_pickle
-        layout = Layout.of(engine.info.observation_space, start.num_envs)
-        self._actions = ActionFormat(engine.info.action_space, start.num_envs)
-        plan = ArenaPlan.of(layout, self._actions, bind.shards)
-        views = ArenaViews(plan, layout, map_memory(memory_fd, plan.size))
-        views.verify(bind.layout_hash)
-        self._index, self._workers = bind.shard, len(bind.shards)
+        self._home = self._place = Place(engine.info, bind.shards, bind.shard, bind.layout_hash, memory_fd, finish)
         # not where workers take turns on a core
-        self._may_watch = bind.core is not None or self._workers < len(os.sched_getaffinity(0))
-        self._line = views.worker_lines[bind.shard]
-        self._side = views.sides[bind.shard]
+        self._may_watch = bind.core is not None or len(bind.shards) < len(os.sched_getaffinity(0))
         self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
-        first, end = bind.shards[bind.shard]
-        self._first, self._end = first, end
-        self._shard = Shard(first, end, views.slots, self._actions, views.actions, views.codes, self._line)
-        self._host = _Driver(views.driver_lines[bind.shard], self._shard.area, finish, WorkerLine.DONE)
-        self._lent: _Driver | None = None
+        self._lent: Driver | None = None
         self._lent_fds: list[int] = []
-        self._drivers: tuple[_Driver, ...] = (self._host,)
-        engine.bind(self._shard)
+        self._away_fds: list[int] = []  # of the arena of a part
+        self._drivers: tuple[Driver, ...] = (self._home.host,)
+        engine.bind(self._place.shard)
         self._handlers: dict[type, Callable[[Any, int], bytes]] = {
             Step: self._step,
             Reset: self._reset,
@@ -237,6 +207,8 @@ class _Worker:
             Pause: self._pause,
             Drop: self._drop,
             Fetch: self._fetch,
+            Move: self._move,
+            Home: self._come_home,
         }
 
     def run(self) -> None:
@@ -266,7 +238,7 @@ class _Worker:
                 return True
         return False
 
-    def _obey(self, driver: _Driver, seq: int) -> None:
+    def _obey(self, driver: Driver, seq: int) -> None:
         slot = driver.line[_SLOT]
         if driver is self._lent or driver.line[_OPCODE] == STEP:
             self._finish(driver, seq, self._step_into, slot, driver)
@@ -274,45 +246,77 @@ class _Worker:
         message = receive(self._sock)
         self._finish(driver, seq, self._handlers[type(message)], message, slot)
 
-    def _step_into(self, slot: int, driver: _Driver) -> bytes:
-        self._line[_LAST_SLOT] = slot
-        self._shard.area = driver.area
+    def _step_into(self, slot: int, driver: Driver) -> bytes:
+        place = self._place
+        place.line[_LAST_SLOT] = slot
+        place.shard.area = driver.area
         return self._engine.step(slot)
 
-    def _finish(self, driver: _Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
+    def _finish(self, driver: Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
         status = Status.OK
         try:
             payload = run(*arguments)
         except RowFaults as faults:
             status, payload = Status.FAULT, pack(faults.faults)
         except Exception as error:  # noqa: BLE001 - a defect here must reach the caller, not hang it
-            _log.exception("the worker of rows %d to %d failed", self._first, self._end - 1)
-            status, payload = Status.FAULT, pack([fault_of(self._first, error)])
-        fits = len(payload) <= len(self._side)
+            rows = self._place.rows
+            _log.exception("the worker of rows %d to %d failed", rows.start, rows.stop - 1)
+            status, payload = Status.FAULT, pack([fault_of(rows.start, error)])
+        side, line = driver.side, driver.words  # of the arena that the command was found in
+        fits = len(payload) <= len(side)
         if fits:
-            self._side[: len(payload)] = payload
-        line = self._line
+            side[: len(payload)] = payload
         line[WorkerLine.SIDE_LENGTH] = len(payload)
         line[WorkerLine.STATUS] = status
         line[driver.done_word] = seq
         driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
         driver.finish.cross()
-        if not fits and driver is self._host:
+        if not fits and driver is not self._lent:
             send(self._sock, payload)
 
     def _adopt(self, message: Adopt, _slot: int) -> bytes:
-        self._line[WorkerLine.LENT_DONE] = 0  # whatever becomes of the rest: nothing of this loan was done
+        place = self._place
+        place.line[WorkerLine.LENT_DONE] = 0  # whatever becomes of the rest: nothing of this loan was done
         _, fds, _ = receive_fds(self._sock, 1)  # behind the message a byte that carries them
         self._lent_fds = fds
-        orders = LentOrders(self._workers, self._actions, map_memory(fds[0], message.size))
-        area = ActionArea(self._actions, orders.actions, orders.codes, slice(self._first, self._end))
+        orders = LentOrders(place.workers, place.actions, map_memory(fds[0], message.size))
+        area = ActionArea(place.actions, orders.actions, orders.codes, place.rows)
         finish = FinishLine(fds[1], Doorbell(fds[2]))
-        self._lent = _Driver(orders.driver_lines[self._index], area, finish, WorkerLine.LENT_DONE)
-        self._drivers = (self._lent, self._host)  # in this order: behind a Pause it must not be looked at again
+        self._lent = place.driver(orders.driver_lines[place.index], area, finish, WorkerLine.LENT_DONE)
+        # in this order: behind a Pause it must not be looked at again
+        self._drivers = (self._lent, *self._hosts)
         return b""
 
+    @property
+    def _hosts(self) -> tuple[Driver, ...]:
+        """The drivers in the host: of the arena that is worked in, and of the pool's own."""
+        return (self._place.host,) if self._place is self._home else (self._place.host, self._home.host)
+
+    def _move(self, message: Move, _slot: int) -> bytes:
+        _, fds, _ = receive_fds(self._sock, 1)  # as above
+        self._away_fds = fds[1:]
+        try:
+            finish = FinishLine(fds[1], Doorbell(fds[2]))
+            self._go(Place(self._engine.info, message.shards, message.shard, message.layout_hash, fds[0], finish))
+        finally:
+            os.close(fds[0])  # it is mapped
+        return b""
+
+    def _come_home(self, _message: Home, _slot: int) -> bytes:
+        self._go(self._home)
+        fds, self._away_fds = self._away_fds, []
+        for fd in fds:
+            os.close(fd)
+        return b""
+
+    def _go(self, place: Place) -> None:
+        """Work in another arena from the next command on."""
+        self._engine.bind(place.shard, place.take_over(self._place))
+        self._place = place
+        self._drivers = self._hosts
+
     def _pause(self, _message: Pause, _slot: int) -> bytes:
-        self._drivers = (self._host,)
+        self._drivers = self._hosts
         return b""
 
     def _drop(self, message: Drop, _slot: int) -> bytes:
@@ -324,7 +328,7 @@ class _Worker:
         except RowFaults as faults:
             _log.warning("rows raised in a step whose driver was gone: %s", [fault["row"] for fault in faults.faults])
         finally:
-            self._shard.area = self._host.area
+            self._place.shard.area = self._place.host.area
             for fd in fds:
                 os.close(fd)
         return b""
@@ -338,13 +342,13 @@ class _Worker:
 
     def _step(self, message: Step, slot: int) -> bytes:
         with self._values():
-            self._shard.take_side(message.side)
-        return self._step_into(slot, self._host)
+            self._place.shard.take_side(message.side)
+        return self._step_into(slot, self._place.host)
 
     def _reset(self, message: Reset, slot: int) -> bytes:
         given = message.options
         options = [self._options(each) for each in given] if isinstance(given, list) else self._options(given)
-        self._line[_LAST_SLOT] = slot
+        self._place.line[_LAST_SLOT] = slot
         return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
 
     def _options(self, data: bytes | None) -> Any:
@@ -355,7 +359,7 @@ class _Worker:
             self._engine.assign(message.name, self._unpacked(message.arguments), message.rows)
             return b""
         args, kwargs = self._unpacked(message.arguments)
-        rows = range(self._first, self._end) if message.rows is None else message.rows
+        rows = range(self._place.rows.start, self._place.rows.stop) if message.rows is None else message.rows
         return self._packed(self._engine.call(message.name, args, kwargs, message.rows), rows)
 
     def _render(self, message: Render, _slot: int) -> bytes:

@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vecserver.arena.views import ArenaViews
-    from vecserver.pools.host import Host
+    from vecserver.pools.crew import Crew
 
 __all__ = ["Lending"]
 
 
 class Lending:
-    """The loans of one host, one at a time. Owned by the thread that owns the host.
+    """The loans of one arena, one at a time. Owned by the thread that owns the host.
 
     What it has the workers do are *chores*: commands one behind the other, which nobody waits for. The host's owner
     calls ``go_on`` whenever a command has finished that it did not begin itself.
 
     Args:
-        host: Has started its workers.
-        views: Its arena.
+        host: Whoever drives the arena in the host's process.
+        views: The arena.
     """
 
-    def __init__(self, host: Host, views: ArenaViews) -> None:
+    def __init__(self, host: Crew, views: ArenaViews) -> None:
         self._host = host
         self._views = views
         self._loan: Loan | None = None
@@ -106,11 +106,11 @@ class Lending:
     def lend(self, told: Callable[[Loan | VecServerError], None]) -> None:
         """Lend the arena; ``told`` is called with the loan, or with why there is none."""
         self.recall()
-        self._add(self._lending(told))
+        self.add(self._lending(told))
 
     def fetch(self, told: Callable[[list[bytes | memoryview]], None]) -> None:
         """Have the workers give what did not fit their side areas in the driver's last step: one payload each."""
-        self._add(self._fetching(told))
+        self.add(self._fetching(told))
 
     def recall(self) -> None:
         """Have the arena back: from now on nothing that its driver does has an effect.
@@ -123,9 +123,10 @@ class Lending:
             # before any worker obeys: a driver that reads what it finished before compares it afterwards
             self._views.head[RECALLS] += 1
             # before anybody else gets it
-            self._add(self._recalling(loan), at=1 if self._at_work else 0)
+            self.add(self._recalling(loan), at=1 if self._at_work else 0)
 
-    def _add(self, chore: Generator[None, None, None], at: int | None = None) -> None:
+    def add(self, chore: Generator[None, None, None], at: int | None = None) -> None:
+        """Have a chore done when it is its turn: it begins a command before each of its yields."""
         self._chores.insert(len(self._chores) if at is None else at, chore)
         if not self._claimed and not self._at_work:
             self._start_chore()
@@ -154,7 +155,7 @@ class Lending:
             told(TransportUnavailable(f"the pool cannot lend its arena: {failure}"))
             return
         self._open.append(loan)
-        host.begin_messages([Adopt(loan.orders_size)] * workers, loan.worker_fds)
+        host.begin_messages([Adopt(loan.orders_size)] * workers, [loan.worker_fds] * workers)
         yield
         error = host.collect().error
         if error is None:

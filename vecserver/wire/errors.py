@@ -15,7 +15,7 @@
     │   ├── UnknownEnv             no such environment id; the nearest ones
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
-    │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied
+    │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
     │   ├── LeaseHeld, LeaseLost
     │   ├── SequenceStale, SequenceGap, SequenceConflict, EpochMismatch, StillRunning
     │   ├── PortUnavailable, HostStartFailed
@@ -54,6 +54,7 @@ __all__ = [
     "MethodRefused",
     "PoolBroken",
     "PoolLost",
+    "PoolSplit",
     "PoolStopping",
     "PortUnavailable",
     "ProtocolError",
@@ -237,6 +238,12 @@ class WorkerDied(RemoteError):
     """A worker process ended; ``details`` hold ``shard``, ``rows`` and ``exitcode``."""
 
     code, number, http_status = "worker_died", 33, 500
+
+
+class PoolSplit(RemoteError):
+    """The pool is split: its parts step, and it does not itself. Join it first."""
+
+    code, number, http_status = "pool_split", 34, 409
 
 
 class LeaseHeld(RemoteError):

@@ -72,6 +72,8 @@ class Kind(IntEnum):
     DETACH = 8
     ERROR = 9
     IN_PROGRESS = 10
+    SPLIT = 11
+    JOIN = 12
 
 
 class Flag(IntFlag):

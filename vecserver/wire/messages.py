@@ -23,9 +23,12 @@ __all__ = [
     "Hello",
     "HelloReply",
     "InProgress",
+    "Part",
     "PoolInfo",
     "Render",
     "Reset",
+    "Split",
+    "SplitReply",
     "Stats",
     "decode",
     "decode_error",
@@ -145,6 +148,36 @@ class Render(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """RENDER: frames of some rows; None for all. Not sequenced."""
 
     rows: list[int] | None = None
+
+
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SPLIT: step the pool in parts, each a driver's of its own.
+
+    Attributes:
+        parts: How many; at most one a worker.
+    """
+
+    parts: int
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a split pool.
+
+    Attributes:
+        info: The part as a pool of its own.
+        lease: The right to step it; its requests are numbered from 1.
+        first: Which row of the pool its row 0 is.
+    """
+
+    info: PoolInfo
+    lease: int
+    first: int
+
+
+class SplitReply(msgspec.Struct, frozen=True):
+    """Answer to SPLIT: the parts, in the order of their rows."""
+
+    parts: list[Part]
 
 
 class ErrorReply(msgspec.Struct, frozen=True):

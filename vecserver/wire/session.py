@@ -37,7 +37,10 @@ from vecserver.wire.errors import (
 if TYPE_CHECKING:
     from vecserver.wire.frames import Header
 
-__all__ = ["Session", "Verdict"]
+__all__ = ["PART_LEASES", "Session", "Verdict"]
+
+PART_LEASES: Final = 1 << 48
+"""Leases above this figure are those of parts of a split pool: none was or will be a pool's own."""
 
 
 class Verdict(Enum):
@@ -76,7 +79,7 @@ _TABLE: Final[dict[tuple[int, bool, bool], Verdict]] = {
 
 
 class Session:
-    """The sequence of one pool: who drives it and which request is the last.
+    """The sequence of one pool, or of a part of one: who drives it and which request is the last.
 
     Not thread-safe: owned by the loop that answers the pool's requests.
 
@@ -87,9 +90,9 @@ class Session:
         running: Whether that request is still running.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, lease: int = 0) -> None:
         self.epoch = epoch
-        self.lease = 0
+        self.lease = lease
         self.last = 0
         self.running = False
         self._request = (0, 0)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer, Kind
     from vecserver_client.aio.connection import AsyncConnection
+    from vecserver_client.link import PartMessenger
     from vecserver_client.transport import Frames
     from vecserver_client.vector_env import Options, StepReturn
 
@@ -366,6 +367,13 @@ class _Desk:
 
     def close(self, timeout: float) -> None:
         """Nothing: the connection is closed from the loop."""
+
+    @property
+    def lease(self) -> int:
+        return self._connection.lease
+
+    def of_part(self, lease: int) -> PartMessenger:
+        raise LocalError(f"lease {lease} is of a part: a pool is split by a client without an event loop")
 
 
 def _abandon(connection: AsyncConnection, belongings: Belongings, unwanted: bool) -> None:  # noqa: FBT001 - called so
