@@ -89,6 +89,7 @@ def _compare(options: argparse.Namespace) -> tuple[list[Report | CannotRun], lis
             env_id=case.env_id,
             num_envs=case.num_envs,
             transports=case.transports,
+            parts=case.parts,
             seconds=options.seconds,
             rounds=options.rounds,
             where=case.where,

@@ -38,6 +38,7 @@ class Case:
     num_envs: int
     transports: tuple[str, ...]
     aims: tuple[Aim, ...] = field(default=())
+    parts: tuple[int, ...] = (1,)
     every_peer: bool = False
     where: bool = False
 
@@ -60,6 +61,7 @@ CASES: Final = (
         where=True,
     ),
     Case("CartPole-v1", 256, ("shm", "tcp"), (Aim("shm", CEILING, 0.92), Aim("tcp", CEILING, 0.80)), where=True),
+    Case("CartPole-v1", 128, ("tcp",), (Aim("tcp ÷2", CEILING, 0.75),), parts=(1, 2)),
     Case("LunarLander-v3", 64, ("shm", "tcp"), (Aim("shm", CEILING, 0.90),)),
     Case("HalfCheetah-v5", 64, ("shm", "tcp"), (Aim("shm", CEILING, 0.90), Aim("tcp", CEILING, 0.80)), where=True),
     Case("ALE/Pong-v5", 32, ("shm",), (Aim("shm", CEILING, 0.90),)),

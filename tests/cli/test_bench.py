@@ -19,7 +19,7 @@ from tests.cli.bench_command import BENCH, TINY, environment, run
 from vecserver.cli.measure.bare_loop import _BareLoop
 from vecserver.cli.measure.ceiling import Ceiling
 from vecserver.cli.measure.peers import PACKAGES
-from vecserver.cli.measure.subjects import SEED, VectorSubject, action_batches
+from vecserver.cli.measure.subjects import SEED, PartsSubject, VectorSubject, action_batches
 from vecserver.wire.errors import WorkerDied
 from vecserver_client import make_vec
 
@@ -136,6 +136,14 @@ class TestSeveralRuns:
         assert {one["subject"] for one in report["left_out"]} == {"vecserver ipc envs w9", "vecserver ipc sync w9"}
         assert all("9" in one["reason"] for one in report["left_out"])
 
+    def test_a_pool_that_is_split_is_measured_beside_a_whole_one(self):
+        """Its parts step in turns; one that cannot be split so far is left out with its reason."""
+        options = ("--no-peers", "--transport", "tcp", "--workers", "2", "--parts", "1", "--parts", "2", "--parts", "3")
+        report = json.loads(run(*TINY, *options, "--json").stdout)
+        assert [pool["subject"] for pool in report["pools"]] == ["vecserver tcp", "vecserver tcp ÷2"]
+        assert [one["subject"] for one in report["left_out"]] == ["vecserver tcp ÷3"]
+        assert report["subjects"][2]["p50_ms"] > 0
+
     def test_an_unknown_transport_is_wrong_usage(self):
         """Found before anything starts."""
         done = run("--transport", "carrier-pigeon")
@@ -186,6 +194,39 @@ def test_an_unknown_environment_is_refused_before_anything_starts():
 
 
 class TestCounting:
+    def test_parts_are_counted_each_for_itself(self):
+        """Row i of a part is over in every second step; each part has its own rows of the actions."""
+
+        class Part:
+            num_envs = 2
+
+            def __init__(self, first):
+                self.rows, self.taken, self.played = range(first, first + 2), [], 0
+                self.over, self.pending = np.zeros(2, bool), False
+
+            def step_async(self, actions):
+                assert not self.pending
+                self.pending = True
+                self.taken.append(actions.tolist())
+
+            def step_wait(self):
+                assert self.pending
+                self.pending = False
+                self.played += int((~self.over).sum())
+                self.over = ~self.over
+                return None, None, self.over, np.zeros(2, bool), {}
+
+        parts = [Part(0), Part(2)]
+        subject = PartsSubject(parts, [np.arange(4), np.arange(4) + 10])
+        samples = [subject.measure(0.002) for _ in range(2)]
+        counted = sum(sample.steps_per_s * sum(sample.batch_ns) / 1e9 for sample in samples)
+        asleep = [part.pending for part in parts]
+        assert asleep == [False, False]
+        # the last of each round is not counted: it ends behind the round
+        assert sum(part.played for part in parts) - 8 <= counted <= sum(part.played for part in parts)
+        assert parts[0].taken[:3] == [[0, 1], [10, 11], [0, 1]]
+        assert parts[1].taken[:2] == [[2, 3], [12, 13]]
+
     class Alternating:
         """Four rows of which row i is over in every (i + 2)th step, so that it resets in the step after."""
 

@@ -44,6 +44,10 @@ def bench(
         list[int] | None,
         typer.Option(min=1, help=f"The pools' worker processes; {_AGAIN}.", show_default="as many as pay"),
     ] = None,
+    parts: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help=f"Split a pool into parts and step them in turns; {_AGAIN}.", show_default="1"),
+    ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
@@ -86,6 +90,8 @@ def bench(
         raise typer.BadParameter(
             "--plot and --where are of batches that follow each other at once", param_hint="--rate"
         )
+    if rate is not None and any(count > 1 for count in parts or ()):
+        raise typer.BadParameter("the parts of a pool are stepped as fast as goes", param_hint="--rate")
     for name in transport or ():
         if name not in TRANSPORTS:
             raise typer.BadParameter(f"{name!r} is none of {', '.join(TRANSPORTS)}", param_hint="--transport")
@@ -103,6 +109,7 @@ def bench(
             rounds=rounds,
             engines=engine or ("auto",),
             workers=workers or (None,),
+            parts=parts or (1,),
             url=url,
             peers=chosen.interpreters if peers else {},
             missing_peers=chosen.missing if peers else (),

@@ -21,7 +21,7 @@ from vecserver.cli.measure.report import (
     subject_reports,
     versions,
 )
-from vecserver.cli.measure.subjects import VectorSubject, action_batches
+from vecserver.cli.measure.subjects import SEED, PartsSubject, VectorSubject, action_batches
 from vecserver.cli.measure.where import where_time_goes
 from vecserver.cli.output import connect
 from vecserver.engine.make import EnvMaker
@@ -71,9 +71,8 @@ def compare(question: Question, progress: Callable[[str], None]) -> Report:
         pools = field.pool_facts()
         where = []
         if question.where:
-            where = where_time_goes(
-                question, [choice for choice in choices if choice.name in samples], ceiling, progress
-            )
+            whole = [choice for choice in choices if choice.name in samples and choice.parts == 1]
+            where = where_time_goes(question, whole, ceiling, progress)
         return Report(
             env_id=question.env_id,
             num_envs=question.num_envs,
@@ -239,12 +238,18 @@ class _Field:
             workers=choice.workers,
         )
         self._stack.push(_closer(envs))
-        self.subjects[choice.name] = VectorSubject(envs, self._batches, question.interval)
+        if choice.parts == 1:
+            self.subjects[choice.name] = VectorSubject(envs, self._batches, question.interval)
+        else:
+            envs.reset(seed=SEED)
+            self.subjects[choice.name] = PartsSubject(envs.split(choice.parts), self._batches)
         self._pools[choice.name] = choice, envs
         self.measured[choice.name] = Measured("pool", perf_counter() - began)
 
     def pool_facts(self) -> list[PoolFacts]:
-        """What the server and the pools themselves say of them."""
+        """What the server and the pools themselves say of them; they are whole again afterwards."""
+        for _, envs in self._pools.values():
+            envs.join()
         with connect(self._url) as client:
             return [
                 self._facts(choice, envs.stats(), client.get_pool(envs.pool)) for choice, envs in self._pools.values()

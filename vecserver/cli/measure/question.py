@@ -23,12 +23,14 @@ class PoolChoice:
         name: What it is called in the report: its transport, and what else tells it from the others.
         engine: As ``make_vec``'s.
         workers: Likewise; None for as many as pay.
+        parts: Into how many the pool is split, to be stepped in turns.
     """
 
     name: str
     transport: str
     engine: str
     workers: int | None
+    parts: int
 
     def spec(self, env_id: str, num_envs: int) -> PoolSpec:
         """The pool as a server is asked for it."""
@@ -47,6 +49,7 @@ class Question:
         transports: Each gets a pool of its own, with each engine and each number of workers.
         engines: The pools' engines.
         workers: The pools' workers; None for as many as pay.
+        parts: Into how many parts a pool is split that are stepped in turns; 1 for none.
         url: Address of a server; None to start a private one.
         peers: Name → interpreter of the peers that take part.
         missing_peers: Names of those that are not installed, for the report.
@@ -62,6 +65,7 @@ class Question:
     transports: Sequence[str] = TRANSPORTS
     engines: Sequence[str] = ("auto",)
     workers: Sequence[int | None] = (None,)
+    parts: Sequence[int] = (1,)
     url: str | None = None
     peers: Mapping[str, str] = field(default_factory=dict)
     missing_peers: Sequence[str] = ()
@@ -76,16 +80,19 @@ class Question:
     def pools(self) -> list[PoolChoice]:
         """Every combination once."""
         return [
-            PoolChoice(self._name(transport, engine, workers), transport, engine, workers)
+            PoolChoice(self._name(transport, engine, workers, parts), transport, engine, workers, parts)
             for transport in dict.fromkeys(self.transports)
             for engine in dict.fromkeys(self.engines)
             for workers in dict.fromkeys(self.workers)
+            for parts in dict.fromkeys(self.parts)
         ]
 
-    def _name(self, transport: str, engine: str, workers: int | None) -> str:
+    def _name(self, transport: str, engine: str, workers: int | None, parts: int) -> str:
         words = ["vecserver", transport]
         if len(set(self.engines)) > 1:
             words.append(engine)
         if len(set(self.workers)) > 1:
             words.append("auto" if workers is None else f"w{workers}")
+        if parts > 1:
+            words.append(f"÷{parts}")
         return " ".join(words)

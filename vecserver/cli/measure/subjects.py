@@ -12,10 +12,12 @@ from gymnasium.vector.utils import batch_space
 from vecserver.cli.measure.loops import closed_loop, paced_loop
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import gymnasium
     from gymnasium.vector import VectorEnv
 
-__all__ = ["SEED", "Sample", "Subject", "VectorSubject", "action_batches"]
+__all__ = ["SEED", "Part", "PartsSubject", "Sample", "Subject", "VectorSubject", "action_batches"]
 
 SEED: Final = 42
 """Seeds the environments (row i gets it plus i) and the actions, the same for every subject."""
@@ -96,3 +98,64 @@ class VectorSubject:
             steps, batch_ns, took_ns, due = paced_loop(step_batch, self._interval, seconds)
         self._over = over
         return Sample(steps * 1e9 / took_ns, batch_ns, due)
+
+
+class Part(Protocol):
+    """Some rows of a vector environment that step for themselves."""
+
+    num_envs: int
+    rows: range
+
+    def step_async(self, actions: Any) -> None:
+        """Begin to step them."""
+
+    def step_wait(self) -> tuple[Any, ...]:
+        """Their results."""
+
+
+class PartsSubject:
+    """The parts of a vector environment in turns, as a trainer with a buffer for each steps them.
+
+    While one part's results are looked at the others step. A batch is all parts once, from one to the next: its time is
+    that of a turn, not how long a part takes. They were reset before.
+
+    Args:
+        parts: All rows together; they stay the caller's.
+        batches: The actions of all rows, taken in turn.
+    """
+
+    def __init__(self, parts: Sequence[Part], batches: list[Any]) -> None:
+        self._parts = parts
+        self._actions = [cycle([_rows_of(batch, part.rows) for batch in batches]) for part in parts]
+        self._over = [np.zeros(part.num_envs, np.bool_) for part in parts]
+
+    def measure(self, seconds: float) -> Sample:
+        """Step for so long; between two rounds nothing is under way."""
+        for part, actions in zip(self._parts, self._actions, strict=True):
+            part.step_async(next(actions))
+        steps, batch_ns, took_ns = closed_loop(self._step_all, seconds)
+        for i in range(len(self._parts)):
+            self._collect(i)
+        return Sample(steps * 1e9 / took_ns, batch_ns)
+
+    def _step_all(self) -> int:
+        counted = 0
+        for i, (part, actions) in enumerate(zip(self._parts, self._actions, strict=True)):
+            counted += self._collect(i)
+            part.step_async(next(actions))
+        return counted
+
+    def _collect(self, i: int) -> int:
+        _, _, terminated, truncated, _ = self._parts[i].step_wait()
+        counted = self._parts[i].num_envs - int(np.count_nonzero(self._over[i]))
+        self._over[i] = np.logical_or(terminated, truncated)
+        return counted
+
+
+def _rows_of(batch: Any, rows: range) -> Any:
+    """Some rows of an element of a batched space."""
+    if isinstance(batch, dict):
+        return {key: _rows_of(value, rows) for key, value in batch.items()}
+    if isinstance(batch, tuple) and all(isinstance(value, np.ndarray | dict | tuple) for value in batch):
+        return tuple(_rows_of(value, rows) for value in batch)
+    return batch[rows.start : rows.stop]

@@ -139,6 +139,11 @@ class _StampedTransport:
         self._inner = inner
         self._notes = notes
 
+    @property
+    def fd(self) -> int:
+        """As ``Transport.fd``."""
+        return self._inner.fd
+
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message."""
         self._notes.sent = perf_counter_ns()
