@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from tests.contract.compare import assert_same
 from vecserver.engine.wrappers import ALLOWED_WRAPPERS, REFUSED_WRAPPERS
+from vecserver.pools.spec import ENGINES
 from vecserver.wire import codec, frames, infos, messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, InvalidAction
@@ -291,3 +292,9 @@ def test_the_session_table_is_what_the_code_does(running):
         else:
             assert verdict in (Verdict.RUN, Verdict.REPLAY, Verdict.IN_PROGRESS)
     assert used == {tuple(row) for row in rows if row[3] in ("any", "running" if running else "finished")}
+
+
+def test_every_engine_is_described():
+    """In the table of docs/engines.md."""
+    rows = _table((DOCS / "engines.md").read_text(), "engine")
+    assert {row[0].strip("`") for row in rows} == set(ENGINES)

@@ -93,7 +93,7 @@ def make_vec(
             it likes. Everything else that is returned is the caller's own in any case.
         dedup: ``frames``: of observations that are stacks of frames, such as FrameStackObservation's, only the newest
             frame travels where the others were in the last one already. For slow networks; without effect over ``shm``.
-        engine: ``envs``, ``async``, ``sync`` or ``auto``.
+        engine: ``envs``, ``async``, ``sync``, ``native`` or ``auto``, which is never ``native``: see docs/engines.md.
         workers: Worker processes; None for as many as pay.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, or Gymnasium's enum.
         observation_mode: ``same``, or ``different`` where the rows' observation spaces may differ in their bounds.

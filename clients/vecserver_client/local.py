@@ -80,7 +80,7 @@ class LocalVectorEnv(ArenaVectorEnv):
             differ in their bounds; or batched and single observation space, to be shown instead of the rows' own.
         autoreset_mode: What happens to a row whose episode is over.
         max_concurrency: How many environments run at once: an upper limit of the workers.
-        engine: ``envs``, ``async``, ``sync`` or ``auto``.
+        engine: ``envs``, ``async``, ``sync``, ``native`` (with an id) or ``auto``.
         workers: Worker processes; None for as many as pay.
         wrappers: Gymnasium's wrappers by name, as in ``make_vec``.
         info: Which of the environments' infos arrive, as in ``make_vec``.
@@ -128,7 +128,7 @@ class LocalVectorEnv(ArenaVectorEnv):
                 "a `worker` function of your own cannot run here: put what it does into a wrapper of the env"
             )
         env_id = env_fns if isinstance(env_fns, str) else ""
-        makers = _makers(env_fns, num_envs, render_mode, env_kwargs)
+        makers = _makers(env_fns, num_envs, render_mode, env_kwargs, engine)
         spec = PoolSpec(
             env_id=env_id,
             num_envs=len(makers),
@@ -166,21 +166,25 @@ def _makers(
     num_envs: int | None,
     render_mode: str | None,
     env_kwargs: dict[str, Any],
+    engine: str,
 ) -> list[Callable[[], gymnasium.Env[Any, Any]]]:
-    """One callable a row."""
+    """One callable a row; of engine ``native`` each can make all rows of a worker at once."""
     if isinstance(env_fns, str):
         if num_envs is None:
             raise TypeError(f"how many environments of {env_fns}? `num_envs` is needed with an id")
-        if render_mode is not None:
-            env_kwargs = {**env_kwargs, "render_mode": render_mode}
         # the specification itself, for a worker need not know the id; of ``module:Id`` the module is imported there
-        from vecserver.engine.providers import is_registered
+        from vecserver.engine.make import EnvMaker
+        from vecserver.engine.providers import spec_of
 
         plain = ":" not in env_fns
-        if plain:
-            is_registered(env_fns)  # otherwise Gymnasium says it better
-        known = gymnasium.spec(env_fns) if plain else env_fns
+        known = spec_of(env_fns) or gymnasium.spec(env_fns) if plain else env_fns  # Gymnasium says it better
+        if engine == "native":
+            return [EnvMaker(known, env_kwargs, render_mode)] * num_envs
+        if render_mode is not None:
+            env_kwargs = {**env_kwargs, "render_mode": render_mode}
         return [partial(gymnasium.make, known, **env_kwargs)] * num_envs
+    if engine == "native":
+        raise TypeError("engine 'native' runs the vector environment of an id, not callables that make one row each")
     makers = list(env_fns)
     if render_mode is not None or env_kwargs:
         names = ", ".join([*(["render_mode"] if render_mode is not None else []), *env_kwargs])

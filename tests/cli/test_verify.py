@@ -50,6 +50,31 @@ def test_every_combination_is_compared():
     assert done.stderr.endswith("CartPole-v1: equal\n")
 
 
+def test_a_native_engine_is_compared_with_its_own_vector_environment():
+    """In the autoreset modes that it has; beside another engine, each has its own report."""
+    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json",
+               "--transport", "shm", "--transport", "tcp")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    separate, native = json.loads(done.stdout)
+    for report, engine, modes in ((separate, "envs", 3), (native, "native", 1)):
+        assert report["result"] == "equal"
+        assert len(report["modes"]) == modes
+        found = {(outcome["engine"], outcome["transport"]) for mode in report["modes"] for outcome in mode["outcomes"]}
+        assert found == {(engine, "shm"), (engine, "tcp")}
+    assert native["modes"][0]["autoreset_mode"] == "NextStep"
+    assert native["modes"][0]["hashes"] != separate["modes"][0]["hashes"]
+
+
+def test_an_environment_that_has_no_vector_environment_is_no_success():
+    """Nor one that has it in another autoreset mode only."""
+    done = run("--env", "Pendulum-v1", "--engine", "native")
+    assert done.returncode == 2
+    assert "vector_entry_point" in done.stderr
+    done = run("--env", "CartPole-v1", "--engine", "native", "--autoreset-mode", "SameStep")
+    assert done.returncode == 2
+    assert "no autoreset mode SameStep" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("env", "place"),
     [
@@ -100,7 +125,7 @@ def test_an_environment_that_cannot_be_made_is_skipped_with_its_reason():
     ("arguments", "text"),
     [
         ((), "say --all"),
-        (("--env", "CartPole-v1", "--engine", "warp"), "'warp' is none of envs, async, sync"),
+        (("--env", "CartPole-v1", "--engine", "warp"), "'warp' is none of envs, async, sync, native"),
         (("--env", "CartPole-v1", "--transport", "auto"), "'auto' is none of shm, ipc, tcp"),
         (("--env", "CartPole-v1", "--autoreset-mode", "never"), "'never' is none of NextStep"),
         (("--env", "CartPole-v1", "--kwargs", "{"), "no JSON"),

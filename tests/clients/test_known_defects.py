@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, closing
+from importlib.util import find_spec
 from time import monotonic
 
 import numpy as np
@@ -18,6 +19,7 @@ import vecserver_client as vs
 from tests.contract.compare import assert_same, run_both
 from tests.contract.vector_contract import make_oracle, step_until_an_end
 from tests.environments import FAULT_MESSAGE, UnpicklableError, env_id
+from tests.vector_environments import TALLY
 from vecserver.wire.errors import DeadlineExceeded, EnvFault, InvalidAction, PoolBroken, WorkerDied
 
 LONG_S = 30.0
@@ -217,3 +219,25 @@ def test_e2_a_seed_is_obeyed(make):
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     assert np.array_equal(first[1], other[0])
+
+
+NATIVE = [
+    "CartPole-v1",
+    TALLY,
+    pytest.param("ALE/Pong-v5", marks=pytest.mark.skipif(find_spec("ale_py") is None, reason="needs ale-py")),
+    pytest.param("EnvPool/CartPole-v1", marks=pytest.mark.skipif(find_spec("envpool") is None, reason="needs EnvPool")),
+]
+
+
+@pytest.mark.parametrize("env", NATIVE)
+def test_e1_e2_a_batch_that_does_not_fit_never_reaches_a_native_environment(make, env):
+    """EnvPool ends its process with 5 actions for 8 rows, and takes action 7 of two; ALE waits for ever on such."""
+    envs = make(env, 8, engine="native")
+    first, _ = envs.reset(seed=3)
+    right = envs.action_space.sample()
+    for wrong in (right[:5], np.append(right, right[0]), right + 100, right - 100, right + 0.5, right.reshape(4, 2)):
+        with pytest.raises(InvalidAction, match="nothing was stepped"):
+            envs.step(wrong)
+    assert envs.step(right)[1].shape == (8,)
+    assert_same(envs.reset(seed=3)[0], first, "reset(seed=3), which EnvPool ignores")
+    assert not np.array_equal(envs.reset(seed=4)[0], first)

@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,27 @@ class VerboseEnv(CountEnv):
 
     def render(self) -> np.ndarray:
         return np.full((1, self._size, 3), self.identity, np.uint8)
+
+
+class LoggedEnv(CountEnv):
+    """Writes into ``log`` that it was made, and closed; a step takes ``sleep_s``."""
+
+    def __init__(self, log: str, *, sleep_s: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._log, self._sleep_s = Path(log), sleep_s
+        self._note("made")
+
+    def _note(self, what: str) -> None:
+        with self._log.open("a") as log:
+            log.write(f"{what}\n")
+
+    def step(self, action: Any) -> Any:
+        time.sleep(self._sleep_s)
+        return super().step(action)
+
+    def close(self) -> None:
+        self._note("closed")
+        super().close()
 
 
 class DeadOnArrivalEnv(CountEnv):
@@ -146,6 +168,7 @@ class StubbornEnv(CountEnv):
 
 
 _CLASSES = (
+    LoggedEnv,
     VerboseEnv,
     DeadOnArrivalEnv,
     StuckEnv,

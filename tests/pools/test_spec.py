@@ -136,3 +136,29 @@ def test_a_pool_name_that_could_not_stand_in_a_path_is_refused(name):
     with pytest.raises(InvalidSpec, match="letters, digits") as caught:
         check_pool_name(name)
     assert caught.value.details["field"] == "name"
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "said"),
+    [
+        ({"env_id": "Pendulum-v1"}, "engine", "no vector environment"),
+        ({"wrappers": ["ClipAction"]}, "wrappers", "single environments"),
+        ({"observation_mode": "different"}, "observation_mode", "one space"),
+    ],
+)
+def test_what_engine_native_cannot_be_is_refused(options, field, said):
+    """By the name of the option; several workers it may have."""
+    spec(engine="native", workers=2).check(CAPS)
+    with pytest.raises(InvalidSpec, match=said) as caught:
+        spec(engine="native", **options).check(CAPS)
+    assert caught.value.details["field"] == field
+
+
+def test_only_engine_native_runs_what_only_exists_as_a_vector_environment(monkeypatch):
+    """Nothing chooses it silently."""
+    entry = gymnasium.envs.registration.EnvSpec("vectest/Only-v0", vector_entry_point="nowhere:Only")
+    monkeypatch.setitem(gymnasium.registry, "vectest/Only-v0", entry)
+    spec(env_id="vectest/Only-v0", engine="native").check(CAPS)
+    for engine in ("auto", "envs", "async", "sync"):
+        with pytest.raises(InvalidSpec, match="ask for engine 'native'"):
+            spec(env_id="vectest/Only-v0", engine=engine).check(CAPS)

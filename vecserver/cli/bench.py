@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vecserver.cli.output import AsJson, print_json
+from vecserver.cli.output import AsJson, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after a shorter one that does not.")] = 5,
     engine: Annotated[
         list[str] | None,
-        typer.Option(help=f"The pools' engine: auto, envs, async or sync; {_AGAIN}.", show_default="auto"),
+        typer.Option(help=f"The pools' engine: auto, envs, async, sync or native; {_AGAIN}.", show_default="auto"),
     ] = None,
     workers: Annotated[
         list[int] | None,
@@ -70,6 +70,12 @@ def bench(
         Path | None, typer.Option(metavar="FILE.png", help="Draw the rates over the rows, and over the workers.")
     ] = None,
     *,
+    autotune: Annotated[
+        bool,
+        typer.Option(
+            "--autotune", help="Measure numbers of workers instead, over the first transport, of the first pool."
+        ),
+    ] = False,
     where: Annotated[bool, typer.Option("--where", help="Find out where a batch's time goes.")] = False,
     peers: Annotated[bool, typer.Option(help="Measure the peers that are installed too.")] = True,
     as_json: AsJson = False,
@@ -84,6 +90,17 @@ def bench(
     from vecserver.cli.measure.peers import chosen_peers, parse_interpreters
     from vecserver.cli.measure.question import TRANSPORTS, Question
 
+    if autotune:
+        _autotune(
+            (env or ["CartPole-v1"])[0],
+            (num_envs or [64])[0],
+            (transport or ["shm"])[0],
+            seconds,
+            rounds,
+            url,
+            as_json=as_json,
+        )
+        return
     if where and url is not None:
         raise typer.BadParameter("it looks into the pool's processes, and needs a private server", param_hint="--where")
     if rate is not None and (plot is not None or where):
@@ -127,6 +144,30 @@ def bench(
         raise typer.Exit(130)
     if not any(_is_report(result) for result in results):
         raise typer.Exit(1)
+
+
+def _autotune(
+    env: str, num_envs: int, transport: str, seconds: float, rounds: int, url: str | None, *, as_json: bool
+) -> None:
+    """Show the search over numbers of workers, and which of them creation picks by itself."""
+    from dataclasses import asdict
+
+    from vecserver.cli.measure.autotune import COLUMNS, search, table_rows
+
+    found = search(
+        env,
+        num_envs,
+        transport,
+        seconds=seconds,
+        rounds=rounds,
+        url=url,
+        progress=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        print_json(asdict(found))
+    else:
+        typer.echo(f"\n{env} × {num_envs} over {transport}, {rounds} rounds of {seconds:g} s\n")
+        print_table(COLUMNS, table_rows(found), empty="")
 
 
 def _results(questions: Sequence[Question], *, show: bool) -> tuple[list[Report | CannotRun], bool]:

@@ -38,7 +38,7 @@ def _row(pool: dict[str, Any]) -> tuple[Any, ...]:
 def create_pool(
     env_id: Annotated[str, typer.Argument(metavar="ENV_ID", help="A registered id, or module:Id-v0.")],
     num_envs: Annotated[int, typer.Option("--num-envs", "-n", help="Rows.")],
-    engine: Annotated[str | None, typer.Option(help="auto, envs, async or sync.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, envs, async, sync or native.")] = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="as many as pay")] = None,
     autoreset_mode: Annotated[str | None, typer.Option(help="NextStep, SameStep or Disabled.")] = None,
     observation_mode: Annotated[str | None, typer.Option(help="same, or different for rows of other bounds.")] = None,

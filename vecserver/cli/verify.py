@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+_NATIVE: Final = "native"
+
 
 def verify(
     env: Annotated[
@@ -30,7 +32,7 @@ def verify(
         int, typer.Option(min=0, help="Of the first reset (row i gets this seed + i) and the actions.")
     ] = 0,
     engine: Annotated[
-        list[str] | None, typer.Option(help="An engine; may be given again.", show_default="all of them")
+        list[str] | None, typer.Option(help="An engine; may be given again.", show_default="all but native")
     ] = None,
     transport: Annotated[
         list[str] | None, typer.Option(help="A transport; may be given again.", show_default="all of them")
@@ -51,6 +53,8 @@ def verify(
 ) -> None:
     """Compare pools with a SyncVectorEnv in this process, bit by bit, over every engine, transport and autoreset mode.
 
+    Pools of the engine native are compared with the environment's own vector environment in this process.
+
     Exit status: 0 all equal, 1 something differs, 2 not everything could be verified, 3 an environment is not
     deterministic.
     """
@@ -63,8 +67,10 @@ def verify(
     env_ids = dict.fromkeys([*(families() if every else ()), *(env or ())])
     if not env_ids:
         raise typer.BadParameter("name an environment, or say --all", param_hint="--env")
+    engines = _chosen("--engine", engine, [name for name in ENGINES if name != "auto"])
+    if engine is None:
+        engines.remove(_NATIVE)  # its numbers are its own, and most environments have none
     over = {
-        "engines": _chosen("--engine", engine, [name for name in ENGINES if name != "auto"]),
         "transports": _chosen("--transport", transport, TRANSPORTS),
         "autoreset_modes": _chosen("--autoreset-mode", autoreset_mode, AUTORESET_MODES),
         "tolerates_unreachable": url is not None and not transport,
@@ -74,7 +80,7 @@ def verify(
         Question(env_id=env_id, env_kwargs=env_kwargs, num_envs=num_envs, steps=steps, seed=seed) for env_id in env_ids
     ]
     try:
-        reports = _reports(questions, url, over)
+        reports = _reports(questions, url, engines, over)
     except VecServerError as error:
         typer.secho(f"error [{error.code}]: {error.message}", fg=typer.colors.RED, err=True)
         raise typer.Exit(ExitStatus.NOT_VERIFIED) from None
@@ -88,22 +94,36 @@ def verify(
     raise typer.Exit(exit_status(reports, env or ()))
 
 
-def _reports(questions: Sequence[Question], url: str | None, over: dict[str, Any]) -> list[EnvReport]:
-    """Verify every environment, all at one server."""
+def _reports(
+    questions: Sequence[Question], url: str | None, engines: Sequence[str], over: dict[str, Any]
+) -> list[EnvReport]:
+    """Verify every environment, all at one server; engine ``native``, of which other things are right, by itself."""
     from vecserver.cli.equality.display import Display
     from vecserver.cli.equality.verification import Combinations, verify
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver_client import LocalServer
 
     for question in questions:
-        PoolSpec(env_id=question.env_id, num_envs=question.num_envs, env_kwargs=question.env_kwargs).check(Caps())
+        PoolSpec(
+            env_id=question.env_id,
+            num_envs=question.num_envs,
+            env_kwargs=question.env_kwargs,
+            engine=_NATIVE if engines == [_NATIVE] else "auto",
+        ).check(Caps())
+    natives = [replace(question, native=True) for question in questions] if _NATIVE in engines else []
+    others = [name for name in engines if name != _NATIVE]
     with ExitStack() as stack:
-        display = stack.enter_context(Display(len(questions) * len(over["autoreset_modes"])))
+        display = stack.enter_context(
+            Display((len(questions) * bool(others) + len(natives)) * len(over["autoreset_modes"]))
+        )
         if url is None:
             server = LocalServer()
             stack.callback(server.close)
             url = server.url
-        return [verify(question, Combinations(url=url, **over), display) for question in questions]
+        runs = [(question, others) for question in questions if others] + [
+            (question, [_NATIVE]) for question in natives
+        ]
+        return [verify(question, Combinations(url=url, engines=each, **over), display) for question, each in runs]
 
 
 def _chosen(option: str, given: list[str] | None, known: Sequence[str]) -> Any:

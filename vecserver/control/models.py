@@ -55,7 +55,7 @@ class PoolRequest(_Request):
 
     env_id: str = Field(description="A registered id, or `module:Id-v0`", examples=["CartPole-v1"])
     num_envs: int = Field(description="Rows", examples=[8])
-    engine: str = Field("auto", description="`auto`, `envs`, `async` or `sync`")
+    engine: str = Field("auto", description="`auto`, `envs`, `async`, `sync` or `native`")
     workers: int | None = Field(None, description="Worker processes; null for as many as pay")
     autoreset_mode: str = Field("NextStep", description="`NextStep`, `SameStep` or `Disabled`")
     observation_mode: str = Field("same", description="`same`, or `different` for rows whose bounds may differ")

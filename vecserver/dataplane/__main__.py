@@ -60,7 +60,7 @@ def main(control_fd: int) -> int:
             start = receive_start(control)
         except EOFError:
             return 1
-        host = Host(start.pool, start.spec, start.caps)
+        host = Host(start.pool, start.spec, start.caps, row_us=start.row_us)
         try:
             return _serve(host, start, control)
         finally:
@@ -120,7 +120,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     epoch = secrets.randbits(63) | 1
     stacks = StackFormat.of(host.layout, host.described.observation_space)
     dispatcher = PoolDispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
-    send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes))
+    send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes, host.row_us))
     gc.collect()
     gc.freeze()
     door = None if listener is None else Door(listener, host, dispatcher)

@@ -192,6 +192,8 @@ class Shard:
         self._nested = isinstance(actions.space, spaces.Dict | spaces.Tuple)
         self._side: list[tuple[Any, ...]] | None = None
         self._batched_space = batch_space(actions.space, self.size)
+        self.is_whole = self.size == actions.num_envs
+        """Whether these are all rows of the pool."""
 
     def count(self, steps: int, episodes: int) -> None:
         """Add to the worker's counters, where the host and observers read them."""

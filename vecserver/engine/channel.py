@@ -22,6 +22,8 @@ __all__ = [
     "Failed",
     "Fetch",
     "Home",
+    "Measure",
+    "Measured",
     "Message",
     "Move",
     "Pause",
@@ -62,6 +64,18 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     wrappers: list[str | dict[str, Any]] = []
     info: str | list[str] = "all"
     episode_statistics: bool = False
+
+
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """Instead of Start: time a step of an environment made for it alone, answer, and leave."""
+
+    start: Start
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """The answer: microseconds; None where the environment raised."""
+
+    row_us: float | None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -191,7 +205,24 @@ class Home(msgspec.Struct, frozen=True, tag=True):
     """The pool is joined: work in its own arena again."""
 
 
-Message = Start | Ready | Failed | Bind | Step | Reset | Call | Render | Adopt | Pause | Drop | Fetch | Move | Home
+Message = (
+    Start
+    | Measure
+    | Measured
+    | Ready
+    | Failed
+    | Bind
+    | Step
+    | Reset
+    | Call
+    | Render
+    | Adopt
+    | Pause
+    | Drop
+    | Fetch
+    | Move
+    | Home
+)
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

@@ -110,6 +110,11 @@ class RowMaker:
         self._env_fns: list[Callable[[], gymnasium.Env[Any, Any]]] = _load(env_fns)
         self._first = first
 
+    @property
+    def first(self) -> Callable[..., gymnasium.Env[Any, Any]]:
+        """What makes the first row; what makes all of them where they are one vector environment."""
+        return self._env_fns[0]
+
     def __call__(self, row: int) -> gymnasium.Env[Any, Any]:
         """Make the environment of a row, by its number in the pool."""
         return self._env_fns[row - self._first]()

@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 
     from vecserver.engine.base import Engine
 
-__all__ = ["WHOLE_POOL", "make_engine", "resolve"]
+__all__ = ["VECTORISED", "WHOLE_POOL", "make_engine", "resolve"]
 
 _ENGINES: Final = {
     "envs": "vecserver.engine.envs:EnvsEngine",
     "async": "vecserver.engine.gymnasium:AsyncEngine",
     "sync": "vecserver.engine.gymnasium:SyncEngine",
+    "native": "vecserver.engine.native:NativeEngine",
 }
 WHOLE_POOL: Final = frozenset({"async", "sync"})
 """Engines that run all rows of a pool in one worker."""
+VECTORISED: Final = frozenset({"native"})
+"""Engines that step their rows at once, or with threads of their own: one worker unless more are asked for."""
 
 
 def resolve(name: str) -> str:

@@ -31,6 +31,8 @@ from vecserver.engine.channel import (
     Failed,
     Fetch,
     Home,
+    Measure,
+    Measured,
     Move,
     Pause,
     Ready,
@@ -45,7 +47,7 @@ from vecserver.engine.infos import InfoOptions
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.place import Place
-from vecserver.engine.table import make_engine
+from vecserver.engine.table import VECTORISED, make_engine
 from vecserver.engine.wrappers import wrap
 from vecserver.wire.codec import pack, portable, unpack
 from vecserver.wire.errors import EnvCreationFailed, Unportable, VecServerError
@@ -91,6 +93,9 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with socket.socket(fileno=socket_fd) as sock, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         start = receive(sock)
+        if isinstance(start, Measure):
+            send(sock, Measured(_measured(start.start)))
+            return
         assert isinstance(start, Start)
         engine = _make(start, sock)
         if engine is None:
@@ -110,6 +115,16 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
             engine.close()
 
 
+def _measured(start: Start) -> float | None:
+    from vecserver.engine.measuring import row_us
+
+    try:
+        return row_us(_maker(start))
+    except BaseException as error:  # noqa: BLE001 - an environment may raise anything, and raises it again in the pool
+        _log.debug("an environment that was made to time its steps raised: %r", error)
+        return None
+
+
 def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
     """How rows are made; pickles are loaded only where a program started this worker for callables of its own."""
     if not start.program:
@@ -121,6 +136,8 @@ def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
         made = RowMaker(start.program, start.rows[0])
     except Exception as error:  # a module that cannot be imported here, say
         raise RowFaults([fault_of(start.rows[0], error)]) from error
+    if start.engine in VECTORISED:
+        return made.first
     return lambda row: wrap(made(row), start.wrappers)
 
 

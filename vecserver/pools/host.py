@@ -5,26 +5,29 @@ from __future__ import annotations
 import os
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from vecserver.arena.plan import ArenaPlan, even_shards
-from vecserver.engine.channel import Bind, Failed, Home, Move, Ready, Start
-from vecserver.engine.table import WHOLE_POOL, resolve
+from vecserver.engine.channel import Bind, Failed, Home, Measure, Measured, Move, Ready, Start
+from vecserver.engine.table import VECTORISED, WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.crew import Crew, Outcome, OwnedArena
 from vecserver.pools.part import PartCrew
+from vecserver.pools.sizing import best_workers, is_measured, most_workers
 from vecserver.pools.starting import by_exec, by_fork
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
     CapExceeded,
     EnvCreationFailed,
+    HostStartFailed,
     InternalError,
     InvalidSpec,
     PoolSplit,
     VecServerError,
+    WorkerDied,
     from_code,
 )
 from vecserver.wire.layout import Layout
@@ -32,13 +35,18 @@ from vecserver.wire.messages import PoolInfo
 from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from vecserver.engine.base import EngineInfo
     from vecserver.engine.pickled import Program
     from vecserver.pools.spec import Caps, PoolSpec
+    from vecserver.pools.starting import Started
 
 __all__ = ["Host", "Outcome"]
+
+
+_MEASURE_S: Final = 1.0
+"""How long an environment may take to be made and timed before the workers are chosen without it."""
 
 
 class Host(Crew):
@@ -53,7 +61,9 @@ class Host(Crew):
             workers are sent and return nothing but plain values.
     """
 
-    def __init__(self, pool: str, spec: PoolSpec, caps: Caps, program: Program | None = None) -> None:
+    def __init__(
+        self, pool: str, spec: PoolSpec, caps: Caps, program: Program | None = None, row_us: float | None = None
+    ) -> None:
         super().__init__(OwnedArena(f"vecserver-{pool}"), spec.autoreset_mode, bounded=program is None)
         self.pool = pool
         self.spec = spec
@@ -62,6 +72,8 @@ class Host(Crew):
         self.parts: list[PartCrew] = []
         """What the pool is split into; nothing where it is whole."""
         self._moved: Callable[[], None] | None = None  # to be called when the workers have gone where they were told
+        self.row_us = row_us
+        """Microseconds of a row's step, as far as they were needed and could be measured."""
 
     def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
@@ -83,6 +95,8 @@ class Host(Crew):
         """
         deadline = monotonic() + timeout
         start = by_fork if fork else partial(by_exec, own_program=self._program is not None)
+        if fork and self.row_us is None and is_measured(self.spec, self._caps):
+            self.row_us = self._measured(start, deadline, abort_fd)
         shards = even_shards(self.spec.num_envs, self._worker_count())
         for shard, rows in enumerate(shards):
             finish_fds = (self._arena.tokens_fd, self._arena.done_fd)
@@ -107,7 +121,22 @@ class Host(Crew):
             return 1
         if self.spec.workers is not None:
             return self.spec.workers
-        return min(len(os.sched_getaffinity(0)), self.spec.num_envs, self._caps.max_workers)
+        if self.engine in VECTORISED:
+            return 1
+        return best_workers(self.spec.num_envs, most_workers(self.spec, self._caps), self.row_us)
+
+    def _measured(self, start: Callable[[Sequence[int]], Started], deadline: float, abort_fd: int) -> float | None:
+        """Have a process of its own time a row: this pool's environments and their processes see nothing of it."""
+        probe = WorkerProcess(0, (0, 1), self._arena.memory_fd, (self._arena.tokens_fd, self._arena.done_fd), start)
+        try:
+            probe.send(Measure(self._start_message((0, 1))))
+            answer = probe.receive(min(deadline, monotonic() + _MEASURE_S), abort_fd)
+            return answer.row_us if isinstance(answer, Measured) else None
+        except (HostStartFailed, WorkerDied):  # of what takes so long, or dies, the pool itself will tell
+            return None
+        finally:
+            probe.ask_to_close()
+            probe.end(monotonic() + _MEASURE_S)
 
     def _cores(self) -> list[int | None]:
         """The core that each worker stays on, where there is one for each; else None for all.

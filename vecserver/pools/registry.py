@@ -18,6 +18,7 @@ from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
 from vecserver.pools.results import Batch, PoolView
+from vecserver.pools.sizing import RowCosts
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -111,6 +112,7 @@ class Registry:
         self.caps = caps or Caps()
         self._start_timeout = start_timeout
         self._grace = grace
+        self._row_costs = RowCosts()
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._conversations = 0
@@ -155,6 +157,8 @@ class Registry:
         finally:
             with self._lock:
                 self._starting.pop(pool, None)
+        if ready.row_us is not None:
+            self._row_costs.note(spec, ready.row_us)
         made = _Pool(process, spec, ready, time.time(), time.monotonic() - began)
         with self._lock:
             wanted = not self.closing
@@ -199,6 +203,7 @@ class Registry:
             port_range=self._port_range,
             start_timeout=self._start_timeout,
             grace=self._grace,
+            row_us=self._row_costs.get(spec),
         )
         process = HostProcess(self._host_command, start)
         with self._lock:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import gymnasium
 import msgspec
 
-from vecserver.engine.providers import is_registered
+from vecserver.engine.providers import spec_of
 from vecserver.engine.wrappers import check_wrappers
 from vecserver.registration import NAMESPACE
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
@@ -28,7 +28,7 @@ __all__ = [
     "offered_env_ids",
 ]
 
-ENGINES: Final = ("auto", "envs", "async", "sync")
+ENGINES: Final = ("auto", "envs", "async", "sync", "native")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
 OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
@@ -61,8 +61,10 @@ class PoolSpec:
         env_id: A registered Gymnasium id, or ``module:Id-v0`` to import the module that registers it first.
         num_envs: Rows.
         engine: What a worker runs: ``envs`` (each row an environment of its own), ``async`` or ``sync`` (Gymnasium's
-            vector environments, in one worker), ``auto`` for the fastest that gives the same numbers.
-        workers: Worker processes; None for as many as pay.
+            vector environments, in one worker), ``native`` (the environment's own vector environment), ``auto`` for
+            the fastest that gives the numbers of separate environments, which is never ``native``.
+        workers: Worker processes; None for as many as pay. With ``native`` each has a vector environment of its part of
+            the rows, and None is one.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``, as ``gymnasium.vector.AutoresetMode``.
         observation_mode: ``same`` where every row has the same observation space, ``different`` where they may differ
             in their bounds.
@@ -115,6 +117,8 @@ class PoolSpec:
         _check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
         if self.engine in ("async", "sync") and self.workers not in (None, 1):
             raise InvalidSpec(f"workers is {self.workers}; engine {self.engine!r} runs in one worker", field="workers")
+        if self.engine == "native":
+            self._check_native()
         for name in ("step_timeout", "lease_ttl"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidSpec(f"{name} is a finite number of seconds above 0", field=name)
@@ -125,6 +129,18 @@ class PoolSpec:
             raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
         check_wrappers(self.wrappers)
         self._check_info()
+
+    def _check_native(self) -> None:
+        if self.wrappers:
+            raise InvalidSpec(
+                "wrappers go around single environments, and engine 'native' has none: leave them out, or give the "
+                "vector environment's own options",
+                field="wrappers",
+            )
+        if self.observation_mode != "same":
+            raise InvalidSpec(
+                "observation_mode is 'different'; the rows of engine 'native' have one space", field="observation_mode"
+            )
 
     def _check_info(self) -> None:
         named = self.info in INFOS if isinstance(self.info, str) else all(type(key) is str for key in self.info)
@@ -140,12 +156,27 @@ class PoolSpec:
                 field="env_id",
             )
         # module:Id-v0 registers when it is imported, which only a worker may do
-        if ":" not in self.env_id and not is_registered(self.env_id):
+        if ":" in self.env_id:
+            return
+        known = spec_of(self.env_id)
+        if known is None:
             nearest = nearest_env_ids(self.env_id)
             hint = (
                 f"did you mean {', '.join(nearest)}?" if nearest else "GET /v1/envs lists the ids that are registered"
             )
             raise UnknownEnv(f"no environment is registered as {self.env_id!r}: {hint}", nearest=nearest)
+        if self.engine == "native" and known.vector_entry_point is None:
+            raise InvalidSpec(
+                f"{self.env_id} has no vector environment of its own (vector_entry_point), which is what engine "
+                "'native' runs: choose another engine",
+                field="engine",
+            )
+        if self.engine != "native" and known.entry_point is None:
+            raise InvalidSpec(
+                f"{self.env_id} only exists as a vector environment: ask for engine 'native', and mind that its "
+                "numbers are its own",
+                field="engine",
+            )
 
 
 def _check_range(name: str, value: int, cap_name: str, cap: int) -> None:

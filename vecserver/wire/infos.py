@@ -1,9 +1,11 @@
 """Infos on their way from the environments to Gymnasium's merged dict.
 
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
+A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
 client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. Runs
 of rows that say the same numbers go as columns, see ``wire.columns``. A vectorised environment has merged its infos
-already and sends ``[[MERGED_ROWS, infos]]``. Statistics of episodes that ended follow as ``[EPISODE_ROWS, …]``, and
+already and sends ``[[MERGED_ROWS, infos]]``; where its rows are not all of the pool's, ``[SHARD_ROWS, {"first",
+"end"}]`` goes before (``wire.shard_infos``). Statistics of episodes that ended follow as ``[EPISODE_ROWS, …]``, and
 observations without a fixed size as ``[SIDE_ROWS, [bytes of a row, …]]`` for all rows of the worker. The ext of a
 reply is the list of all workers' payloads; no payload at all is an empty ext.
 """
@@ -18,6 +20,7 @@ import numpy as np
 from vecserver.wire.codec import MAX_DEPTH, pack, portable, unpack
 from vecserver.wire.columns import COLUMN_ROWS, columns_from, merge_columns, rows_of, to_entries
 from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
+from vecserver.wire.shard_infos import ShardInfos
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +30,7 @@ __all__ = [
     "EPISODE_KEYS",
     "EPISODE_ROWS",
     "MERGED_ROWS",
+    "SHARD_ROWS",
     "SIDE_ROWS",
     "by_row",
     "encode_merged",
@@ -45,6 +49,9 @@ SIDE_ROWS: Final = -3
 """The row of an entry that holds the side values of a worker's rows' observations, as ``wire.side`` encodes them."""
 EPISODE_ROWS: Final = -4
 """The row of an entry with the statistics of episodes that ended: lists ``rows``, ``r``, ``l``, ``t`` of one length."""
+
+SHARD_ROWS: Final = -6
+"""The row of an entry that says whose the merged infos behind it are: ``first`` and ``end`` row of a shard."""
 
 EPISODE_KEYS: Final = ("episode", "_episode")
 """Where statistics stand in merged infos, and their mask; with statistics an environment's infos cannot have them."""
@@ -84,9 +91,15 @@ def encode_merged(
     *,
     dropped: dict[str, str] | None = None,
     episodes: dict[str, list[Any]] | None = None,
+    shard: tuple[int, int] | None = None,
 ) -> bytes:
-    """Encode infos that a vectorised environment merged itself, likewise; ``dropped`` is what was left out before."""
+    """Encode infos that a vectorised environment merged itself, likewise.
+
+    ``dropped`` is what was left out before, ``shard`` first and end row where these are not all of the pool's.
+    """
     entries: RowInfos = [(MERGED_ROWS, infos)] if infos else []
+    if infos and shard is not None:
+        entries.insert(0, (SHARD_ROWS, {"first": shard[0], "end": shard[1]}))
     if dropped:
         entries.append((DROPPED_ROW, dropped))
     return encode_rows(entries, side, episodes=episodes)
@@ -157,13 +170,16 @@ def merge(
     dropped: dict[str, str] = {}
     episodes: list[dict[str, Any]] = []
     side: list[bytes] = []
+    shards = ShardInfos(num_envs)
     for row, info in _entries(ext, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
         elif row == SIDE_ROWS:
             side += info
+        elif row == SHARD_ROWS:
+            shards.begin(info)
         elif row == MERGED_ROWS:
-            infos.update(info)
+            infos.update(shards.add(info))
         elif row == EPISODE_ROWS:
             episodes.append(info)
         else:
@@ -175,6 +191,7 @@ def merge(
                     infos = merge_columns(infos, columns, num_envs, add_info)
             except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
                 raise _unmergeable(row, error) from None
+    infos.update(shards.joined())
     if episodes:
         infos.update(zip(EPISODE_KEYS, _statistics(episodes, num_envs), strict=True))
     return infos, dropped, side
@@ -223,6 +240,7 @@ def by_row(
     rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     dropped: dict[str, str] = {}
     side: list[bytes] = []
+    shards = ShardInfos(num_envs)
     for row, info in _entries(ext, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
@@ -232,19 +250,27 @@ def by_row(
             statistics, over = _statistics([info], num_envs)
             for ended in np.flatnonzero(over):
                 rows[ended]["episode"] = {key: values[ended].item() for key, values in statistics.items()}
+        elif row == SHARD_ROWS:
+            shards.begin(info)
         elif row == MERGED_ROWS:
-            try:
-                parts = split(info, num_envs)
-            except (LookupError, TypeError, ValueError) as error:
-                raise MalformedMessage(f"the merged infos are not those of {num_envs} rows: {error}") from None
-            for mine, part in zip(rows, parts, strict=True):
-                mine.update(part)
+            _deal(shards.add(info), rows)
         elif row == COLUMN_ROWS:
             for number, one in rows_of(columns_from(info, num_envs)):
                 rows[number].update(one)
         else:
             rows[row].update(info)
+    _deal(shards.joined(), rows)
     return rows, dropped, side
+
+
+def _deal(infos: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    """Give each row its part of merged infos."""
+    try:
+        parts = split(infos, len(rows))
+    except (LookupError, TypeError, ValueError) as error:
+        raise MalformedMessage(f"the merged infos are not those of {len(rows)} rows: {error}") from None
+    for mine, part in zip(rows, parts, strict=True):
+        mine.update(part)
 
 
 def split(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
@@ -271,7 +297,9 @@ def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tup
         raise MalformedMessage("the ext holds no infos")
     for entry in chain.from_iterable(payloads):
         match entry:
-            case [int(row), dict(info)] if type(row) is int and (MERGED_ROWS <= row < num_envs or row == EPISODE_ROWS):
+            case [int(row), dict(info)] if type(row) is int and (
+                MERGED_ROWS <= row < num_envs or row in (EPISODE_ROWS, SHARD_ROWS)
+            ):
                 yield row, info
             case [int(row), list(rows)] if row == SIDE_ROWS and all(type(data) is bytes for data in rows):
                 yield row, rows

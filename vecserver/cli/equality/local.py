@@ -1,4 +1,7 @@
-"""The expected side: a ``SyncVectorEnv`` in this process, and the environments that can be made here."""
+"""The expected side: a vector environment in this process, and the environments that can be made here.
+
+It is a ``SyncVectorEnv``; for the engine ``native`` it is the very vector environment that the engine runs.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from vecserver.cli.equality.script import Script
 from vecserver.engine.finals import FinalCopies
 from vecserver.engine.make import EnvMaker
+from vecserver.wire.errors import InvalidSpec
+from vecserver.wire.layout import assemble, leaf_spaces, leaf_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +42,7 @@ class Question:
         num_envs: Rows.
         steps: Steps of a run.
         seed: Of the actions and of the first reset.
+        native: Whether the environment's own vector environment is what is right.
     """
 
     env_id: str
@@ -43,15 +50,45 @@ class Question:
     num_envs: int
     steps: int
     seed: int
+    native: bool = False
 
     def maker(self) -> EnvMaker:
         """Makes one environment exactly as a pool's worker does."""
         return EnvMaker(self.env_id, self.env_kwargs, None)
 
 
-def local_envs(question: Question, autoreset_mode: str) -> SyncVectorEnv[Any, Any]:
-    """Make the vector environment that is right. Close it."""
+class _AsInAPool(VectorWrapper[Any, Any, Any, Any, Any]):
+    """A vector environment with the dtypes of a pool: observations as their space says, rewards float64."""
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self._cast(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        flags = (np.asarray(each).astype(np.bool_) for each in (terminated, truncated))
+        return self._cast(observations), np.asarray(rewards).astype(np.float64), *flags, infos
+
+    def _cast(self, observations: Any) -> Any:
+        space = self.single_observation_space
+        leaves = zip(leaf_spaces(space), leaf_values(space, observations), strict=True)
+        parts = (part.astype(leaf.dtype) if isinstance(part, np.ndarray) else part for (_, leaf), part in leaves)
+        return assemble(space, parts)
+
+
+def local_envs(question: Question, autoreset_mode: str) -> VectorEnv[Any, Any, Any]:
+    """Make the vector environment that is right. Close it.
+
+    Raises:
+        InvalidSpec: It is the environment's own, and there is none, or it has another autoreset mode.
+    """
     make = question.maker()
+    if question.native:
+        envs = make.vector(question.num_envs, AutoresetMode(autoreset_mode))
+        if envs.metadata.get("autoreset_mode") is AutoresetMode(autoreset_mode):
+            return _AsInAPool(envs)
+        envs.close()
+        raise InvalidSpec(f"its vector environment has another autoreset mode than {autoreset_mode}")
     return SyncVectorEnv(
         [lambda: FinalCopies(make())] * question.num_envs, autoreset_mode=AutoresetMode(autoreset_mode)
     )
@@ -59,9 +96,9 @@ def local_envs(question: Question, autoreset_mode: str) -> SyncVectorEnv[Any, An
 
 def sample_actions(question: Question) -> list[Any]:
     """The actions of a run: the same for every process, where a space's samples may depend on the process."""
-    env = question.maker()()
+    env = question.maker().vector(1, AutoresetMode.NEXT_STEP) if question.native else question.maker()()
     try:
-        space = batch_space(env.action_space, question.num_envs)
+        space = batch_space(getattr(env, "single_action_space", env.action_space), question.num_envs)
     finally:
         env.close()
     space.seed(question.seed)
@@ -71,7 +108,7 @@ def sample_actions(question: Question) -> list[Any]:
 def script_for(question: Question, actions: Sequence[Any], autoreset_mode: str) -> Script:
     """The script of a run in an autoreset mode."""
     by_mask = autoreset_mode == AutoresetMode.DISABLED.value
-    return Script(actions, question.num_envs, question.seed, by_mask=by_mask)
+    return Script(actions, question.num_envs, question.seed, by_mask=by_mask, as_one=question.native)
 
 
 def try_out(question: Question) -> str | None:
@@ -80,6 +117,8 @@ def try_out(question: Question) -> str | None:
     Returns:
         Why it cannot be made here; None where it can.
     """
+    if question.native:
+        return _without_a_mode(question)
     try:
         env = question.maker()()
     except Exception as error:  # noqa: BLE001 - a constructor may raise anything
@@ -96,6 +135,19 @@ def try_out(question: Question) -> str | None:
     finally:
         env.close()
     return None
+
+
+def _without_a_mode(question: Question) -> str | None:
+    """Why the environment's own vector environment cannot be made in any autoreset mode."""
+    reason = None
+    for mode in AutoresetMode:
+        try:
+            local_envs(question, mode.value).close()
+        except Exception as error:  # noqa: BLE001 - as above
+            reason = reason or _reason(error)
+        else:
+            return None
+    return reason
 
 
 def _reason(error: Exception) -> str:

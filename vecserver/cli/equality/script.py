@@ -114,10 +114,14 @@ class Script:
         num_envs: Rows.
         seed: Of the first reset.
         by_mask: Whether rows that ended are reset by mask, as the autoreset mode ``Disabled`` wants it.
+        as_one: Whether nothing else is asked of single rows: all are reset at once, with one seed.
     """
 
-    def __init__(self, actions: Sequence[Any], num_envs: int, seed: int, *, by_mask: bool) -> None:
+    def __init__(
+        self, actions: Sequence[Any], num_envs: int, seed: int, *, by_mask: bool, as_one: bool = False
+    ) -> None:
         self._actions, self._num_envs, self._seed, self._by_mask = actions, num_envs, seed, by_mask
+        self._as_one = as_one
         self._over = np.zeros(num_envs, np.bool_)
 
     def note(self, fields: Fields) -> None:
@@ -136,12 +140,14 @@ class Script:
         rows = range(self._num_envs)
         every_other = [row % 2 == 0 for row in rows]
         other = self._seed + _OTHER_SEED
-        interludes = (
+        interludes: tuple[Reset, ...] = (
             Reset(number, mask=every_other),
             Reset(number, seed=other),
             Reset(number, seed=[None if row % 2 else self._seed + 7 * row for row in rows]),
             Reset(number, seed=[other + row if row % 3 else None for row in rows], mask=every_other),
         )
+        if self._as_one:
+            interludes = (Reset(number, seed=other), Reset(number))
         for place, interlude in enumerate(interludes, 1):
             if number == max(1, len(self._actions) * place // (len(interludes) + 1)):
                 yield interlude

@@ -173,7 +173,7 @@ def compare(
             expected = perform(operation, local)
             here = Recording.of(expected)
         except Exception as error:  # noqa: BLE001 - an environment may raise anything
-            report.reason = f"{operation.label} in a SyncVectorEnv: {type(error).__name__}: {error}"
+            report.reason = f"{operation.label} in a {type(local.unwrapped).__name__}: {type(error).__name__}: {error}"
             here = Recording.of_error(error)
         report.unsteady = _unsteady(operation, here, recording, local.single_observation_space)
         if report.unsteady is not None or report.reason:

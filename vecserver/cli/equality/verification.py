@@ -1,4 +1,4 @@
-"""A verification of one environment: pools of every combination, beside a ``SyncVectorEnv``, in each autoreset mode."""
+"""A verification of one environment: pools of every combination, beside the expected side, in each autoreset mode."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ __all__ = ["Combinations", "Watcher", "verify"]
 
 _WORKERS: Final = 2
 """Of a pool that may have several: a batch is then put together out of shards."""
+
+
+_EXPECTED: Final = {False: "a SyncVectorEnv", True: "its vector environment"}
 
 
 class Watcher(Protocol):
@@ -72,11 +75,24 @@ def _verify(question: Question, over: Combinations, watcher: Watcher) -> EnvRepo
     actions = sample_actions(question)
     modes = []
     for autoreset_mode in over.autoreset_modes:
+        if question.native and not _has_mode(question, autoreset_mode):
+            continue
         watcher.begin(f"{question.env_id} {autoreset_mode}", question.steps)
         modes.append(_verify_mode(question, over, autoreset_mode, actions, watcher))
         if modes[-1].unsteady is not None or modes[-1].reason:
             break
+    if not modes:
+        named = ", ".join(over.autoreset_modes)
+        return EnvReport(question.env_id, Result.SKIPPED, f"its vector environment has no autoreset mode {named}")
     return EnvReport.of(question.env_id, modes)
+
+
+def _has_mode(question: Question, autoreset_mode: str) -> bool:
+    try:
+        local_envs(question, autoreset_mode).close()
+    except Exception:  # noqa: BLE001 - it was made in another one, so it is this that it does not take
+        return False
+    return True
 
 
 def _verify_mode(
@@ -87,7 +103,9 @@ def _verify_mode(
             fresh = stack.enter_context(FreshRun(question, autoreset_mode, actions))
             local = local_envs(question, autoreset_mode)
         except Exception as error:  # noqa: BLE001 - actions that cannot travel, rows whose spaces differ, any environment
-            return ModeReport(autoreset_mode, reason=f"making a SyncVectorEnv: {type(error).__name__}: {error}")
+            return ModeReport(
+                autoreset_mode, reason=f"making {_EXPECTED[question.native]}: {type(error).__name__}: {error}"
+            )
         stack.callback(local.close)
         contestants, missing = [], []
         has_side = bool(SideLeaves(local.single_action_space))
