@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from gymnasium.error import NoAsyncCallError
 
-from vecserver.wire.errors import DeadlineExceeded, InvalidAction, InvalidSpec
+from vecserver.wire.errors import DeadlineExceeded, EnvFault, InvalidAction, InvalidSpec
 from vecserver.wire.layout import assemble, leaf_values
 
 if TYPE_CHECKING:
@@ -124,6 +124,11 @@ class Arrivals:
                 self._under_way.remove(part)  # also where it raises: its step is over then
                 try:
                     self._arrived.append((part, part.step_wait()))
+                except EnvFault as fault:
+                    first, last = part.rows.start, part.rows.stop - 1
+                    fault.details["part_rows"] = [first, last]
+                    fault.add_note(f"of the worker with rows {first} to {last}: its row 0 is row {first} of the whole")
+                    raise
                 finally:
                     if part.pending_call is not None:
                         self._under_way.append(part)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
-from vecserver.arena.doorbell import Doorbell, FinishLine
+from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import map_memory
 from vecserver.arena.orders import LentOrders
@@ -53,6 +53,10 @@ _Shm = TypeVar("_Shm", bound="ShmLink")
 
 _LOOK_S: Final = 0.002
 """Between two looks at a step whose end may not be rung."""
+
+_WATCH_US: Final = 300.0
+"""How long the end of a step is watched for before the wait blocks: to wake a core that sleeps takes the tenth of a
+small batch."""
 
 _LEAST_S: Final = 0.001
 """Seconds that an answer of the host is waited for, however little time is left."""
@@ -205,6 +209,8 @@ class _Drive:
         self.head = self.views.head
         self._ear = select.poll()
         self._ear.register(arena.sock, select.POLLIN)
+        # not where this process would take the core of a worker
+        self._watch_us = _WATCH_US if len(shards) < len(os.sched_getaffinity(0)) else 0.0
         self.interrupted = False
         """Whether a wait was, so that its ring may have been taken."""
         self.torn = False
@@ -263,6 +269,8 @@ class _Drive:
             self._finish.clear()
             self.torn = False
             return
+        if self._watch_us:
+            spin_until(driver.words_done, min(self._watch_us, timeout * 1e6))
         while True:
             rings = done.wait(max(0.0, deadline - monotonic()))
             if driver.words_done():  # a ring may be left over from an interrupted wait

@@ -387,7 +387,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             NoAsyncCallError: Nothing was sent.
             InvalidSpec: ``min_rows`` is more than what is to come.
             DeadlineExceeded: They did not come in time; nothing is lost, receive again.
-            EnvFault: An environment raised; results of other workers are received next.
+            EnvFault: An environment raised; results of other workers are received next. Its rows are those of one
+                worker, counted from 0: ``details["part_rows"]`` has the first and the last of them in the whole.
         """
         batches, rows = self._arrivals().recv(min_rows, self.step_timeout if timeout is None else timeout)
         observations, rewards, terminated, truncated, infos = zip(*batches, strict=True)

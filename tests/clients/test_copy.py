@@ -260,7 +260,7 @@ def step(link: PoolLink) -> np.ndarray:
 def linked(endpoint: str) -> tuple[PoolLink, DirectTransport]:
     ring = BodyRing(LAYOUT.slot_size)
     transport = DirectTransport(endpoint, LAYOUT.slot_size, ring.room)
-    return PoolLink(_Counting(transport), LAYOUT, ACTIONS, ring), transport
+    return PoolLink(_Counting(transport), LAYOUT, ACTIONS, bodies=ring), transport
 
 
 def test_answers_that_nobody_wants_take_no_buffer():
@@ -305,7 +305,7 @@ def test_a_body_of_another_size_is_refused(sent, error, of_zeromq):
             endpoint = stack.enter_context(serve(serving(b"".join(encode(sent)))))
             transport = DirectTransport(endpoint, LAYOUT.slot_size, ring.room)
         stack.enter_context(closing(transport))
-        link = PoolLink(_Counting(transport), LAYOUT, ACTIONS, ring)
+        link = PoolLink(_Counting(transport), LAYOUT, ACTIONS, bodies=ring)
         link.begin_step([NONE], LONG_S)
         if of_zeromq:
             router.send_multipart([router.recv_multipart()[0], *sent])

@@ -566,7 +566,8 @@ def test_a_fault_of_one_worker_loses_no_result_of_another(make, form):
             rows += envs.recv()[4]["env_id"].tolist()
         except EnvFault as fault:
             faults += 1
-            assert fault.row == 0
+            assert (fault.row, fault.details["part_rows"]) == (0, [0, 1])
+            assert "row 0 of the whole" in fault.__notes__[0]
     assert (faults, rows) == (1, [2, 3])
     with pytest.raises(NoAsyncCallError):
         envs.recv()
