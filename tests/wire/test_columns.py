@@ -20,7 +20,7 @@ from vecserver.wire.infos import by_row, encode_rows, join, merge
 
 ROWS = 12
 numpy_numbers = [np.int8, np.uint16, np.int64, np.uint64, np.float16, np.float32, np.float64, np.complex64]
-KINDS: list[st.SearchStrategy[Any]] = [
+COLUMNS: list[st.SearchStrategy[Any]] = [
     st.integers(-(2**63), 2**63 - 1),
     st.floats(),
     st.booleans(),
@@ -29,11 +29,27 @@ KINDS: list[st.SearchStrategy[Any]] = [
     arrays(">i2", ()),
     arrays("|b1", (4,)),
     arrays("<f4", (0, 2)),
+]
+KINDS = [
+    *COLUMNS,
     st.text(max_size=3),
     st.integers(2**63, 2**70),
     st.booleans().map(np.bool_),
     st.fixed_dictionaries({"x": st.floats()}),
 ]
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> list[tuple[int, dict[str, Any]]]:
+    """Runs of rows that fit columns, then other runs under the same keys."""
+    keys = draw(st.lists(st.sampled_from(["a", "b", "é"]), min_size=1, max_size=3, unique=True))
+    usual = {key: draw(st.sampled_from(COLUMNS)) for key in keys}
+    other = {key: draw(st.sampled_from([usual[key], *COLUMNS])) for key in keys}
+    end = draw(st.integers(4, ROWS))
+    return [
+        (row, {key: draw(value) for key, value in (usual if row < end else other).items()})
+        for row in range(draw(st.integers(0, 2)), ROWS)
+    ]
 
 
 @st.composite
@@ -77,7 +93,7 @@ def _ext(rows: list[tuple[int, dict[str, Any]]], workers: int) -> bytes:
 
 
 @fixed(400)
-@given(batches(), st.integers(1, 2))
+@given(batches() | alike(), st.integers(1, 2))
 @pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::numpy.exceptions.ComplexWarning")
 def test_columns_merge_as_rows_do(rows, workers):
     """Keys, their order, dtypes, masks and gaps are Gymnasium's, whatever fits a column and whatever does not."""
@@ -96,7 +112,7 @@ def test_columns_merge_as_rows_do(rows, workers):
 
 
 @fixed(200)
-@given(batches(), st.integers(1, 2))
+@given(batches() | alike(), st.integers(1, 2))
 def test_columns_come_back_row_by_row(rows, workers):
     """Python's numbers as Python's, numpy's as numpy's, arrays as the caller's own."""
     infos, dropped, side = by_row(_ext(rows, workers), ROWS)
@@ -107,6 +123,44 @@ def test_columns_come_back_row_by_row(rows, workers):
     for info in infos:
         assert all(value.flags.writeable for value in info.values() if isinstance(value, np.ndarray))
     assert (dropped, side) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([1, 2], ">f4"),
+        np.array(1.5),
+        np.array(2, ">i2"),
+        np.array([[True]]),
+        np.zeros((2, 0)),
+        np.complex64(1j),
+    ],
+    ids=lambda value: f"{value.dtype.str}{value.shape}",
+)
+def test_every_kind_of_number_goes_as_a_column(value):
+    """Byte order, dimensions and class are what they were, merged and row by row."""
+    rows = [(row, {"x": value}) for row in range(ROWS)]
+    assert [row for row, _ in to_entries(rows)] == [COLUMN_ROWS]
+    expected: dict[str, Any] = {}
+    for row, info in rows:
+        expected = _envs()._add_info(expected, info, row)
+    merged, _, _ = merge(_ext(rows, 2), ROWS, _envs()._add_info)
+    assert_same(merged, expected)
+    assert merged["x"].dtype.str == expected["x"].dtype.str
+    infos, _, _ = by_row(_ext(rows, 2), ROWS)
+    for info in infos:
+        assert type(info["x"]) is type(value)
+        assert (info["x"].dtype.str, info["x"].shape) == (value.dtype.str, value.shape)
+        assert info["x"].base is None
+
+
+def test_a_row_that_does_not_merge_is_named():
+    """Also where it is one of a column: it is that row whose environment is to blame."""
+    rows = [(row, {"x": np.zeros(2)} if row < 6 else {"x": np.zeros(3), "y": 1}) for row in range(ROWS)]
+    assert [row for row, _ in to_entries(rows)] == [COLUMN_ROWS, COLUMN_ROWS]
+    with pytest.raises(EnvFault, match="row 6") as caught:
+        merge(_ext(rows, 1), ROWS, _envs()._add_info)
+    assert caught.value.details["faults"][0]["row"] == 6
 
 
 def _speeds(rows: range) -> list[tuple[int, dict[str, Any]]]:
@@ -161,6 +215,8 @@ MALFORMED = {
     "rows beyond the last": [0, ROWS + 1, SCHEMA, b"\0" * 8 * (ROWS + 1)],
     "a row that is text": ["0", 1, SCHEMA, b"\0" * 8],
     "a schema without end": [0, 1, pack([[f"key {i}", "float", "<f8", []] for i in range(2000)]), b"\0" * 16000],
+    "the name of a mask": [0, 1, pack([["_x", "float", "<f8", []]]), b"\0" * 8],
+    "a last observation": [0, 1, pack([["final_obs", "float", "<f8", []]]), b"\0" * 8],
     "no list": 7,
     "a short list": [0, 1],
 }

@@ -16,7 +16,7 @@ from vecserver.wire.codec import numeric_dtype, pack, unpack
 from vecserver.wire.errors import MalformedMessage, Unportable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterable, Iterator
 
 __all__ = ["COLUMN_ROWS", "Columns", "columns_from", "merge_columns", "rows_of", "to_entries"]
 
@@ -28,6 +28,9 @@ _LEAST_ROWS: Final = 4
 
 _MAX_SCHEMA: Final = 16 << 10
 """Bytes of a schema; infos with more keys go row by row."""
+
+_MAX_BYTES: Final = 1 << 62
+"""What an array may have if none of its axes were empty."""
 
 _ONE, _ARRAY = "numpy", "array"
 _PLAIN: Final[dict[str, type]] = {"float": float, "int": int, "bool": bool}
@@ -97,11 +100,16 @@ def _end_of_run(infos: list[tuple[int, dict[str, Any]]], at: int) -> int:
     return len(infos)
 
 
+def _is_plain(key: str) -> bool:
+    """Whether Gymnasium treats a key as any other; masks begin with an underscore, last observations are objects."""
+    return key != "final_obs" and not key.startswith("_")
+
+
 def _encode(run: list[tuple[int, dict[str, Any]]]) -> list[Any] | None:
     """A run as columns; None where its values do not fit after all."""
     keys = [*run[0][1]]
-    if any(type(key) is not str or key == "final_obs" or key.startswith("_") for key in keys):
-        return None  # Gymnasium treats them in ways of their own
+    if not all(type(key) is str and _is_plain(key) for key in keys):
+        return None
     schema, data = [], []
     for key, values in zip(keys, zip(*(info.values() for _, info in run), strict=True), strict=True):
         kind = type(values[0])
@@ -110,7 +118,7 @@ def _encode(run: list[tuple[int, dict[str, Any]]]) -> list[Any] | None:
             like = values[0]
             if like.dtype.str not in _DTYPES or any((v.dtype, v.shape) != (like.dtype, like.shape) for v in values):
                 return None
-            array = np.stack(values)
+            array = np.stack(values, dtype=like.dtype)  # by itself it would turn the bytes of another order
         else:
             try:
                 array = np.array(values, kind)
@@ -142,11 +150,9 @@ def columns_from(parts: Any, num_envs: int) -> Columns:
     arrays = []
     at = 0
     for column, size in zip(columns, sizes, strict=True):
-        array = np.frombuffer(data[at : at + size], column.dtype)
-        try:
-            arrays.append(array.reshape(end - first, *column.shape))
-        except (ValueError, OverflowError):  # no elements, and more of them along an axis than arrays may have
-            raise MalformedMessage(f"no array of infos has the shape {column.shape}") from None
+        if prod(n or 1 for n in column.shape) * column.dtype.itemsize * num_envs > _MAX_BYTES:
+            raise MalformedMessage(f"no array of infos has the shape {column.shape}")  # one without elements
+        arrays.append(np.frombuffer(data[at : at + size], column.dtype).reshape(end - first, *column.shape))
         at += size
     return Columns(first, end, columns, arrays)
 
@@ -164,7 +170,9 @@ def _schema(data: bytes) -> tuple[Column, ...]:
 
 def _column(entry: Any) -> Column:
     match entry:
-        case [str(key), str(name), str(dtype), list(shape)] if all(type(n) is int and n >= 0 for n in shape):
+        case [str(key), str(name), str(dtype), list(shape)] if _is_plain(key) and all(
+            type(n) is int and n >= 0 for n in shape
+        ):
             column = Column(key, name, numeric_dtype(dtype), tuple(shape))
             plain = _PLAIN.get(name)
             one = name == _ONE and dtype in _DTYPES and dtype != "|b1"
@@ -177,26 +185,29 @@ def _column(entry: Any) -> Column:
 
 def rows_of(columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     """The infos row by row, as the environments gave them; the caller's own."""
-    each = [
-        array.tolist() if column.name in _PLAIN else ([*array.copy()] if column.name == _ARRAY else [*array])
-        for column, array in zip(columns.schema, columns.arrays, strict=True)
-    ]
+    each = [_values(column, array) for column, array in zip(columns.schema, columns.arrays, strict=True)]
     keys = [column.key for column in columns.schema]
     for row, *values in zip(range(columns.first, columns.end), *each, strict=True):
         yield row, dict(zip(keys, values, strict=True))
 
 
-def merge_columns(
-    infos: dict[str, Any],
-    columns: Columns,
-    num_envs: int,
-    add_info: Callable[[dict[str, Any], dict[str, Any], int], dict[str, Any]],
-) -> dict[str, Any]:
-    """Add the infos of a run of rows to merged ones, as ``add_info`` adds them row by row."""
+def _values(column: Column, array: np.ndarray[Any, Any]) -> list[Any]:
+    if column.name in _PLAIN:
+        values: list[Any] = array.tolist()
+        return values
+    # an ellipsis keeps a row without dimensions an array
+    return [row.copy() for row in (array[i, ...] for i in range(len(array)))] if column.name == _ARRAY else [*array]
+
+
+def merge_columns(infos: dict[str, Any], columns: Columns, num_envs: int) -> Iterable[tuple[int, dict[str, Any]]]:
+    """Add the infos of a run of rows to merged ones, as Gymnasium would add them row by row.
+
+    Returns:
+        Nothing; or, where they meet values of another kind under their keys, nothing was added, and these are the rows
+        to be added one by one.
+    """
     if not all(_is_alike(infos, column) for column in columns.schema):
-        for row, info in rows_of(columns):
-            infos = add_info(infos, info, row)
-        return infos
+        return rows_of(columns)
     rows = slice(columns.first, columns.end)
     for column, array in zip(columns.schema, columns.arrays, strict=True):
         key, mask = column.key, f"_{column.key}"
@@ -205,7 +216,7 @@ def merge_columns(
             infos[mask] = np.zeros(num_envs, np.bool_)
         infos[key][rows] = array
         infos[mask][rows] = True
-    return infos
+    return ()
 
 
 def _is_alike(infos: dict[str, Any], column: Column) -> bool:

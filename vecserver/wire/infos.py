@@ -23,7 +23,7 @@ from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
 from vecserver.wire.shard_infos import ShardInfos
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = [
     "DROPPED_ROW",
@@ -171,6 +171,7 @@ def merge(
     episodes: list[dict[str, Any]] = []
     side: list[bytes] = []
     shards = ShardInfos(num_envs)
+    rows: Iterable[tuple[int, dict[str, Any]]]
     for row, info in _entries(ext, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
@@ -183,14 +184,12 @@ def merge(
         elif row == EPISODE_ROWS:
             episodes.append(info)
         else:
-            columns = columns_from(info, num_envs) if row == COLUMN_ROWS else None
-            try:
-                if columns is None:
-                    infos = add_info(infos, info, row)
-                else:
-                    infos = merge_columns(infos, columns, num_envs, add_info)
-            except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-                raise _unmergeable(row, error) from None
+            rows = [(row, info)] if row != COLUMN_ROWS else merge_columns(infos, columns_from(info, num_envs), num_envs)
+            for number, one in rows:
+                try:
+                    infos = add_info(infos, one, number)
+                except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+                    raise _unmergeable(number, error) from None
     infos.update(shards.joined())
     if episodes:
         infos.update(zip(EPISODE_KEYS, _statistics(episodes, num_envs), strict=True))
