@@ -1,4 +1,4 @@
-# vecserver on port 8000: docker build -t vecserver . && docker run --rm -p 127.0.0.1:8000:8000 --shm-size 1g vecserver
+# vecserver on port 8000, its pools on 9000 to 9063: docs/container.md says how to build and run it.
 #
 # Build arguments: PYTHON, a tag of the official image; EXTRAS, the groups of environments to install (docs/container.md).
 ARG PYTHON=3.11-slim
@@ -12,14 +12,16 @@ COPY . .
 RUN /opt/vecserver/bin/pip install --constraint constraints.txt ".[${EXTRAS}]"
 
 FROM python:${PYTHON}
+# tini is process 1: it collects the processes of pools whose host was killed
+RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home vecserver
 COPY --from=build /opt/vecserver /opt/vecserver
 ENV PATH=/opt/vecserver/bin:$PATH PYTHONUNBUFFERED=1
 USER 1000
 WORKDIR /home/vecserver
-EXPOSE 8000
+EXPOSE 8000 9000-9063
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-ENTRYPOINT ["vecserver", "serve", "--host", "0.0.0.0", "--port", "8000"]
+    CMD ["python3", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); assert c.getresponse().status == 200"]
+ENTRYPOINT ["tini", "-g", "--", "vecserver", "serve", "--host", "0.0.0.0", "--port", "8000", "--data-ports", "9000-9063"]
 # there are no credentials yet: publish the port to this machine alone, or to a network that you trust
 CMD ["--insecure"]

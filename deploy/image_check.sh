@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the image of this tree and asks it whether it is healthy: `make image-check`.
+# Builds the image of this tree, starts it as it is, and steps a pool in it: `make image-check`.
 #
 # With Docker where an engine answers. Else with buildah, in a chroot, on a base made by debootstrap that stands in for
 # the official one: that needs root, the Debian packages buildah and debootstrap, and DEBIAN_MIRROR, the address of a
@@ -7,29 +7,41 @@
 set -eu
 cd "$(dirname "$0")/.."
 base=python:3.11-slim
-port=${PORT:-8765}
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-healthy() { # waits for the server, at most 30 s
-    for _ in $(seq 60); do
-        if python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:$port/healthz', timeout=2)" 2>/dev/null; then
-            return 0
-        fi
-        sleep 0.5
-    done
-    return 1
-}
-
-first_pool() {
-    python3 - "$port" <<'PYTHON'
+# step PORT: waits until the server is healthy, at most 30 s; makes a pool in it and steps that
+step() {
+    python3 - "$1" <<'PYTHON'
 import json
 import sys
+import time
+import urllib.error
 import urllib.request
 
-body = json.dumps({"env_id": "LunarLander-v3", "num_envs": 4}).encode()
-request = urllib.request.Request(
-    f"http://127.0.0.1:{sys.argv[1]}/v1/pools", body, {"content-type": "application/json"}
-)
-print("first pool:", json.load(urllib.request.urlopen(request, timeout=60))["state"])
+url = f"http://127.0.0.1:{sys.argv[1]}"
+ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+
+def post(path, body):
+    request = urllib.request.Request(url + path, json.dumps(body).encode(), {"content-type": "application/json"})
+    return json.load(ask(request, timeout=60))
+
+
+for _ in range(60):
+    try:
+        ask(f"{url}/healthz", timeout=2)
+        break
+    except OSError:
+        time.sleep(0.5)
+else:
+    sys.exit("image-check: the server is not healthy after 30 s")
+pool = post("/v1/pools", {"env_id": "LunarLander-v3", "num_envs": 4})
+assert pool["state"] == "ready", pool
+name = pool["pool"]
+post(f"/v1/pools/{name}/reset", {"seed": 1})
+batch = post(f"/v1/pools/{name}/step", {"actions": [0, 1, 2, 3]})
+assert len(batch["rewards"]) == 4, batch
+print("image-check: stepped", pool["env_id"])
 PYTHON
 }
 
@@ -37,8 +49,14 @@ if docker info >/dev/null 2>&1; then
     docker build --quiet --tag vecserver-check .
     container=$(docker run --detach --rm --publish "127.0.0.1:$port:8000" vecserver-check)
     trap 'docker stop --time 5 "$container" >/dev/null' EXIT
-    healthy
-    first_pool
+    step "$port"
+    health=starting
+    for _ in $(seq 60); do
+        health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
+        [ "$health" = starting ] || break
+        sleep 0.5
+    done
+    [ "$health" = healthy ] || { echo "image-check: its own health check says $health" >&2; exit 1; }
     echo "image-check: built and run with docker"
     exit 0
 fi
@@ -47,28 +65,31 @@ if ! command -v buildah >/dev/null || ! command -v debootstrap >/dev/null; then
     echo "image-check: not done: neither a Docker engine nor buildah and debootstrap are here" >&2
     exit 1
 fi
-bud() { buildah --storage-driver vfs "$@"; }
-if ! bud images -q "$base" >/dev/null 2>&1; then
+build="buildah --storage-driver vfs"
+if ! $build images -q "$base" >/dev/null 2>&1; then
     root=$(mktemp -d)
     debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates \
         bookworm "$root" "${DEBIAN_MIRROR:?set DEBIAN_MIRROR to the address of a Debian mirror}"
     ln -sf python3 "$root/usr/bin/python"
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
     rm -f "$root"/usr/lib/python3*/EXTERNALLY-MANAGED
-    made=$(bud from scratch)
-    bud add -q "$made" "$root" / >/dev/null
-    bud config --env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$made"
-    bud commit -q "$made" "$base" >/dev/null
-    bud rm "$made" >/dev/null
+    made=$($build from scratch)
+    $build add -q "$made" "$root" / >/dev/null
+    $build config --env SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+        --env PIP_CERT=/etc/ssl/certs/ca-certificates.crt "$made"
+    $build commit -q "$made" "$base" >/dev/null
+    $build rm "$made" >/dev/null
     rm -rf "$root"
 fi
-bud bud --isolation chroot --network host --pull-never --tag vecserver-check .
-container=$(bud from --pull-never vecserver-check)
+$build bud --format docker --isolation chroot --network host --pull-never --tag vecserver-check .
+container=$($build from --pull-never vecserver-check)
+# buildah runs what it is given: the image's own entry point, with another port, for it shares this machine's
+words=$($build inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container" | tr -d '[]')
 # a session of its own: buildah does not hand on the signal that ends the server
-setsid buildah --storage-driver vfs run --isolation chroot --network host --user 1000 "$container" -- \
-    vecserver serve --host 0.0.0.0 --port "$port" --insecure &
+# shellcheck disable=SC2086 # words of a command line
+setsid $build run --isolation chroot --network host "$container" -- ${words/--port 8000/--port $port} &
 server=$!
-trap 'kill -TERM -- "-$server"; wait "$server" || true; bud rm "$container" >/dev/null' EXIT
-healthy
-first_pool
+trap 'kill -TERM -- "-$server" 2>/dev/null || true; wait "$server" || true; $build rm "$container" >/dev/null' EXIT
+step "$port"
+kill -0 "$server" # it was this image's server that answered
 echo "image-check: built and run with buildah in a chroot, on a base made by debootstrap"

@@ -21,7 +21,9 @@ from vecserver.wire.errors import (
     UnknownPool,
     VecServerError,
 )
-from vecserver.wire.stacks import FEATURE
+from vecserver.wire.layout import Layout
+from vecserver.wire.spaces import space_from_json
+from vecserver.wire.stacks import FEATURE, StackFormat
 from vecserver.wire.zmtp import fresh
 from vecserver_client.bodies import BodyRing
 from vecserver_client.connection import Connection
@@ -225,6 +227,8 @@ def _drive(
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
+    if dedup is not None:  # before anybody loses the pool to this client
+        _check_stacks(pool)
     reasons = []
     driver = driver_name()
     bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
@@ -243,6 +247,12 @@ def _drive(
         kept.push(undo.pop_all())
         return envs
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+
+
+def _check_stacks(pool: dict[str, Any]) -> None:
+    space = space_from_json(pool["spaces"]["observation"])
+    if StackFormat.of(Layout.of(space, int(pool["num_envs"])), space) is None:
+        raise InvalidSpec(f"dedup: {space} is no stack of frames, a Box of uint8 with two axes or more")
 
 
 def _release(undo: ExitStack, made: _MadePool | None, unwanted: bool) -> None:  # noqa: FBT001 - called with it alone

@@ -215,7 +215,8 @@ class PoolLink:
     def begin(self, request: messages.Reset | messages.Call, timeout: float) -> None:
         """Begin to reset rows, or to call them."""
         kind = Kind.RESET if isinstance(request, messages.Reset) else Kind.CALL
-        self._connection.begin(kind, messages.encode(request), b"", timeout, self._base)
+        base = self._base if kind is Kind.RESET else None  # the answer to a call has no slot
+        self._connection.begin(kind, messages.encode(request), b"", timeout, base)
 
     def finish(self, timeout: float) -> Answer:
         """Wait for the answer."""

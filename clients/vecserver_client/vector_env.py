@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, InvalidSpec, PoolSplit, VersionMismatch
+from vecserver.wire.errors import EnvFault, PoolSplit, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.side import SideLeaves
@@ -96,7 +96,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         divisible: Divisible | None = None,
     ) -> None:
         self._link = link
-        self._give_back = partial(_give_back, os.getpid(), link, release)
+        self._given_up: list[bool] = []  # one a part that was closed: whether nobody waits for what it was doing
+        self._give_back = partial(_give_back, os.getpid(), link, release, self._given_up)
         self._finalizer = weakref.finalize(self, self._give_back, None)
         self.num_envs = num_envs
         self.rows = range(num_envs)
@@ -352,6 +353,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             raise ClosedEnvironmentError(f"`join` after a call to `close()` of `{type(self).__name__}`")
         if self._division is not None and self._pending is _Pending.SPLIT:
             self._division.join(self.step_timeout)
+            self._given_up.clear()
             self._pending = _Pending.NOTHING
 
     def send(self, actions: Any, rows: Any = None) -> None:
@@ -440,7 +442,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         observations, action_space = self._spaces
         made = ArenaVectorEnv(
             part.link,
-            lambda _unwanted: None,
+            self._given_up.append,
             num_envs=len(part.rows),
             spaces=(
                 observations if len(observations) == 1 else observations[part.rows.start : part.rows.stop],
@@ -583,7 +585,6 @@ class RemoteVectorEnv(ArenaVectorEnv):
 
     Raises:
         VersionMismatch: The pool lays out its slots in another way than this release.
-        InvalidSpec: Observations are no stacks of frames, and ``dedup`` was asked for.
     """
 
     def __init__(
@@ -622,9 +623,6 @@ class RemoteVectorEnv(ArenaVectorEnv):
         if layout.hash != info.layout_hash:
             self._finalizer()
             raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
-        if dedup and stacks is None:
-            self._finalizer()
-            raise InvalidSpec(f"dedup: {rows[0]} is no stack of frames, a Box of uint8 with two axes or more")
 
     def stats(self) -> messages.Stats:
         """The pool's counters: batches, environment steps, episodes, memory."""
@@ -643,10 +641,12 @@ def warn_of_end(name: str, error: Exception) -> None:
     gymnasium.logger.warn(f"the pending call to `{name}` ended with {error!r}")
 
 
-def _give_back(owner: int, link: Link, release: Callable[[bool], None], timeout: float | None) -> None:
+def _give_back(
+    owner: int, link: Link, release: Callable[[bool], None], given_up: list[bool], timeout: float | None
+) -> None:
     if os.getpid() != owner:
         return  # a forked child: the pool and what leads to it are its parent's
-    unwanted = link.pending
+    unwanted = link.pending or any(given_up)
     try:
         link.close(timeout)
     finally:

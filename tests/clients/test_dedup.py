@@ -158,6 +158,15 @@ def test_a_pool_of_other_observations_is_refused(server):
         assert len(control.list_pools()) == before
 
 
+def test_a_refused_option_takes_nobodys_pool(server):
+    """A client that wants what the pool has not is refused before it is the driver."""
+    with closing(vs.make_vec("CartPole-v1", 2, url=server.url)) as envs:
+        envs.reset(seed=0)
+        with pytest.raises(InvalidSpec, match="no stack of frames"):
+            vs.attach(server.url, envs.pool, dedup="frames", force=True)
+        envs.step(np.zeros(2, np.int64))
+
+
 def test_another_word_is_refused(server):
     """Before anything is made."""
     with pytest.raises(InvalidSpec, match="'planes'"):

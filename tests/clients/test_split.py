@@ -131,6 +131,19 @@ def test_what_is_known_of_the_rows_goes_along(make, form, mode):
 
 
 @in_every_form
+def test_to_split_and_to_join_waits_for_nothing(make, form):
+    """Both are a command to the workers: whoever splits between two rollouts does not notice it."""
+    envs = make(form, num_envs=4)
+    envs.reset(seed=0)
+    began = monotonic()
+    for _ in range(5):
+        for part in envs.split(2):
+            part.step(part.action_space.sample())
+        envs.join()
+    assert monotonic() - began < 3.0  # a round of the host's loop that nothing wakes takes a second
+
+
+@in_every_form
 def test_a_reset_by_mask_reaches_past_a_split(make, form):
     """A row that ended and was not reset is reset by the part's first step; one that was reset takes its action."""
     envs = make(form, num_envs=4, length=2)
@@ -605,7 +618,7 @@ def test_an_answer_that_was_lost_is_asked_for_while_others_are_waited_for(make, 
 
 @pytest.mark.filterwarnings("ignore:.*giving it up")
 def test_waiting_for_several_takes_no_processor_time(make, tmp_path):
-    """The caller sleeps until a descriptor is readable."""
+    """The caller sleeps until a descriptor is readable; and what it gives up nobody waits for when it closes."""
     gate = tmp_path / "gate"
     for form in FORMS:
         envs = make(form, env_id("Slow-v0"), 4, gate=str(gate))
@@ -615,7 +628,9 @@ def test_waiting_for_several_takes_no_processor_time(make, tmp_path):
         with pytest.raises(DeadlineExceeded):
             envs.recv(timeout=0.6)
         assert sum(os.times()[:2]) - before < 0.2
+        began = monotonic()
         envs.close(terminate=True)
+        assert monotonic() - began < 5.0  # the server gives environments ten seconds to end
 
 
 def test_split_into_one_is_a_part_of_all_rows(make):

@@ -83,6 +83,7 @@ class HostLoop:
             if answered and spin_until(self._is_wanted if self._host.parts else self._router.has_message, _SPIN_US):
                 self._attend_parts()
                 self._take_messages()
+                self._dispatcher.settle()  # a message may have ended the parts
                 if self._answered and monotonic() < self._next_look:
                     continue  # in the middle of a rollout everything else is looked at now and then
             self._watch_others()
@@ -98,6 +99,7 @@ class HostLoop:
             if self._dispatcher.waits and not self._host.lending.busy:
                 self._send(self._dispatcher.resume())
             self._take_messages()
+            self._dispatcher.settle()
 
     def _watch_others(self) -> None:
         fds = set() if self._door is None else self._door.fds
