@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLD := .venv-gymnasium-1.2
+OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
 # two files of tests at a time, whatever the machine has: many a test starts a process for each core
 TWO := --numprocesses=2 --dist=loadfile
 TEST := $(BIN)/pytest -q $(TWO)
 
-.PHONY: demo test check bench serve slow verify sb3 test-gymnasium-1.2 image-check clean
+.PHONY: demo test check bench serve slow verify sb3 openenv-check test-gymnasium-1.2 image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -24,6 +25,10 @@ slow: $(VENV)/.installed-dev
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
 sb3: $(VENV)/.installed-sb3
 	$(BIN)/pytest -q -m sb3
+
+# OpenEnv's own clients, each release in an environment of its own, against this server
+openenv-check: $(VENV)/.installed-dev $(OPENENV:%=.venv-openenv-%/.installed)
+	$(BIN)/pytest -q -m openenv tests/openenv
 
 # The same suite with the oldest Gymnasium that trainers pin
 test-gymnasium-1.2: $(OLD)/.installed-dev
@@ -52,7 +57,7 @@ image-check:
 	./deploy/image_check.sh
 
 clean:
-	rm -rf $(VENV) $(OLD) .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
+	rm -rf $(VENV) $(OLD) .venv-openenv-* .coverage .coverage.json .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vecserver needs Python 3.11 or newer; run make PYTHON=/path/to/it")'
@@ -68,6 +73,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 $(VENV)/.installed-sb3: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,sb3]'
+	touch $@
+
+# its name was openenv-core until 0.3
+.venv-openenv-%/.installed:
+	$(PYTHON) -m venv .venv-openenv-$*
+	.venv-openenv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(if $(filter 0.10.%,$*),openenv,openenv-core)==$*
 	touch $@
 
 $(OLD)/.installed-dev: pyproject.toml constraints.txt

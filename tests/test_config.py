@@ -15,7 +15,7 @@ SHORT = os.environ[leaks.RUNTIME_DIR]  # as a user's is: the path of a socket en
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch):
-    for name in [name for name in os.environ if name.startswith("VECSERVER_")]:
+    for name in [name for name in os.environ if name.startswith(("VECSERVER_", "GYM_"))]:
         monkeypatch.delenv(name)
 
 
@@ -104,3 +104,41 @@ def test_the_runtime_dir_is_the_users_own(monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", f"{SHORT}/none")
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
     assert Settings().runtime_dir == Path("/tmp")
+
+
+def test_openenvs_settings_have_the_variables_of_its_origin(monkeypatch):
+    """GYM_ENVIRONMENT_ID and its siblings say what sessions play; our own name for the first one wins."""
+    assert load().sessions.play.env_id == "CartPole-v1"
+    for name, value in {
+        "ENVIRONMENT_ID": "Acrobot-v1",
+        "MAX_STEPS": "9",
+        "SEED": "3",
+        "RENDER_MODE": "rgb_array",
+    }.items():
+        monkeypatch.setenv(f"GYM_{name}", value)
+    play = load().sessions.play
+    assert (play.env_id, play.max_steps, play.seed, play.render_mode) == ("Acrobot-v1", 9, 3, "rgb_array")
+    monkeypatch.setenv("VECSERVER_OPENENV_ENV", "Pendulum-v1")
+    assert load().sessions.play.env_id == "Pendulum-v1"
+    assert load(openenv_env="MountainCar-v0").sessions.play.env_id == "MountainCar-v0"
+
+
+def test_openenvs_environment_exists():
+    """A server whose default environment is unknown does not start, and names those that look like it."""
+    with pytest.raises(ValueError, match=r"^openenv_env is 'CartPole'.*CartPole-v1"):
+        load(openenv_env="CartPole")
+
+
+@pytest.mark.parametrize("name", ["GYM_ENVIRONMENT_ID", "VECSERVER_OPENENV_ENV", "GYM_SEED", "GYM_MAX_STEPS"])
+def test_a_wrong_variable_of_openenvs_is_named(monkeypatch, name):
+    """By the name under which it was set."""
+    monkeypatch.setenv(name, "-x")
+    with pytest.raises(ValueError, match=f"^{name} is '-x'"):
+        load()
+
+
+def test_at_least_256_sessions_by_default():
+    """Trainers open one a generation."""
+    options = load(openenv_idle_timeout=5).sessions
+    assert options.limit >= 256
+    assert (options.idle_timeout, options.step_timeout) == (5.0, 60.0)

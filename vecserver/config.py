@@ -11,10 +11,13 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from vecserver.pools.spec import Caps
+from vecserver.control.openenv.sessions import SessionOptions
+from vecserver.pools.sessions.play import PlayOptions
+from vecserver.pools.spec import Caps, PoolSpec
+from vecserver.wire.errors import VecServerError
 
 __all__ = ["Settings", "is_loopback", "load"]
 
@@ -60,6 +63,13 @@ class Settings(BaseSettings):
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
             sockets and logs.
         insecure: Listen beyond this machine although nothing there asks for credentials or encrypts.
+        openenv_env: The environment of OpenEnv clients that name none. Also ``GYM_ENVIRONMENT_ID``.
+        openenv_sessions: OpenEnv sessions at once, each a process.
+        openenv_idle_timeout: Seconds without a message after which a session is ended.
+        openenv_step_timeout: Seconds that an environment may take for a message before its session is ended.
+        gym_render_mode: Render mode of sessions' environments. Only ``GYM_RENDER_MODE``, as the next two.
+        gym_max_steps: Steps after which a session's episode is truncated, if it is not over before.
+        gym_seed: Seed of a session's first reset that has none; the next one has the number after it.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
@@ -78,6 +88,25 @@ class Settings(BaseSettings):
     grace: float = Field(5.0, gt=0, allow_inf_nan=False)
     runtime_dir: Path = Field(default_factory=_default_runtime_dir)
     insecure: bool = False
+    openenv_env: str = Field(
+        PlayOptions().env_id,
+        validation_alias=AliasChoices("openenv_env", f"{_PREFIX}OPENENV_ENV", "GYM_ENVIRONMENT_ID"),
+    )
+    openenv_sessions: int = Field(SessionOptions().limit, ge=1)
+    openenv_idle_timeout: float = Field(SessionOptions().idle_timeout, gt=0, allow_inf_nan=False)
+    openenv_step_timeout: float = Field(SessionOptions().step_timeout, gt=0, allow_inf_nan=False)
+    gym_render_mode: str | None = Field(None, validation_alias="GYM_RENDER_MODE")
+    gym_max_steps: int | None = Field(None, ge=1, validation_alias="GYM_MAX_STEPS")
+    gym_seed: int | None = Field(None, ge=0, validation_alias="GYM_SEED")
+
+    @field_validator("openenv_env")
+    @classmethod
+    def _check_env(cls, value: str) -> str:
+        try:
+            PoolSpec(env_id=value, num_envs=1).check(Caps())
+        except VecServerError as error:
+            raise ValueError(error.message) from None
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
@@ -101,6 +130,22 @@ class Settings(BaseSettings):
         """The limits that the registry enforces."""
         return Caps(max_pools=self.max_pools, max_num_envs=self.max_num_envs, max_arena_bytes=self.max_arena_bytes)
 
+    @property
+    def sessions(self) -> SessionOptions:
+        """How OpenEnv's sessions are served."""
+        return SessionOptions(
+            play=PlayOptions(
+                env_id=self.openenv_env,
+                render_mode=self.gym_render_mode,
+                max_steps=self.gym_max_steps,
+                seed=self.gym_seed,
+            ),
+            limit=self.openenv_sessions,
+            idle_timeout=self.openenv_idle_timeout,
+            step_timeout=self.openenv_step_timeout,
+            start_timeout=self.start_timeout,
+        )
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address; a name other than ``localhost`` counts as reachable."""
@@ -108,6 +153,14 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _variable(name: str) -> str:
+    """The variable that a setting came from."""
+    ours = f"{_PREFIX}{name.upper()}"
+    if name.upper().startswith("GYM_"):
+        return name.upper()
+    return "GYM_ENVIRONMENT_ID" if name == "openenv_env" and not os.environ.get(ours) else ours
 
 
 def load(**given: Any) -> Settings:
@@ -128,5 +181,5 @@ def load(**given: Any) -> Settings:
         if not first["loc"]:
             raise ValueError(message) from None
         name = str(first["loc"][0])
-        source = name if name in explicit else f"{_PREFIX}{name.upper()}"
+        source = name if name in explicit else _variable(name)
         raise ValueError(f"{source} is {first['input']!r}: {message}") from None

@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import shutil
 import socket
 import sys
@@ -20,6 +21,8 @@ import uvicorn
 
 from vecserver.config import is_loopback
 from vecserver.control.app import create_app
+from vecserver.control.guards import MAX_BODY_BYTES
+from vecserver.control.openenv.sessions import Sessions
 from vecserver.pools.registry import Registry
 from vecserver.wire.errors import PortUnavailable
 
@@ -33,6 +36,9 @@ __all__ = ["run"]
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
+_OTHER_FILES: Final = 512
+"""Files that a server without sessions may have open."""
+
 _LAST_ANSWERS_S: Final = 2
 """Seconds that requests in flight have for their answers once all pools are gone."""
 
@@ -83,7 +89,9 @@ def run(
             start_timeout=settings.start_timeout,
             grace=settings.grace,
         )
-        app = create_app(registry, loopback_only=is_loopback(settings.host))
+        sessions = Sessions(settings.sessions)
+        _make_room_for(settings.openenv_sessions)
+        app = create_app(registry, sessions, loopback_only=is_loopback(settings.host))
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -91,10 +99,13 @@ def run(
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
+            ws_max_size=MAX_BODY_BYTES,
+            ws_per_message_deflate=False,  # small messages on a fast way: packing them takes longer than sending them
         )
         server = _Server(
             config,
             on_ready=on_ready,
+            on_stop=sessions.stop,
             drain=registry.close,
             abandon=lambda: _abandon(registry, directory),
         )
@@ -104,6 +115,17 @@ def run(
             server.run(sockets=[listener])
         finally:
             registry.close()
+            sessions.close()
+
+
+def _make_room_for(sessions: int) -> None:
+    """Raise the limit of open files, as far as this user may: a session has a connection and a process's socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * sessions + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+        )
 
 
 def _abandon(registry: Registry, directory: Path) -> None:
@@ -117,6 +139,7 @@ class _Server(uvicorn.Server):
     Args:
         config: uvicorn's.
         on_ready: Called once requests are accepted.
+        on_stop: Called in the event loop after the first signal.
         drain: Called in a thread of its own after the first signal, while requests are still answered.
         abandon: Called at the second signal, before the process exits at once.
     """
@@ -126,11 +149,13 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         *,
         on_ready: Callable[[], None],
+        on_stop: Callable[[], None],
         drain: Callable[[], None],
         abandon: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stop = on_stop
         self._drain = drain
         self._abandon = abandon
         self._signalled = False
@@ -153,6 +178,7 @@ class _Server(uvicorn.Server):
 
     async def main_loop(self) -> None:
         await super().main_loop()
+        self._on_stop()
         # not in this thread: signals, /healthz and the answers to requests in flight need it
         await asyncio.to_thread(self._drain)
 

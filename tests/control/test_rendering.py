@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vecserver.control.rendering import batch_to_json, to_json
+from vecserver.control.rendering import batch_to_json
 from vecserver.pools.results import Batch
+from vecserver.wire.json_values import to_json
 
 
 def rendered(value):

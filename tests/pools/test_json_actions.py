@@ -10,10 +10,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from tests.contract.compare import assert_same
-from vecserver.control.rendering import to_json
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidAction
+from vecserver.wire.json_values import to_json
 from vecserver.wire.opaque import OpaqueSpace
 
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)

@@ -37,6 +37,8 @@ NUMBERS = {
     "pool_stopping": 32,
     "worker_died": 33,
     "pool_split": 34,
+    "reset_needed": 35,
+    "session_lost": 36,
     "lease_held": 40,
     "lease_lost": 41,
     "sequence_stale": 42,

@@ -33,6 +33,19 @@ def serve(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen beyond this machine without any credentials.")
     ] = None,
+    openenv_env: Annotated[
+        str | None,
+        typer.Option(help="Environment of OpenEnv clients that name none.", show_default="CartPole-v1"),
+    ] = None,
+    openenv_sessions: Annotated[int | None, typer.Option(help="OpenEnv sessions at once.", show_default="512")] = None,
+    openenv_idle_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds without a message after which a session is ended.", show_default="1800"),
+    ] = None,
+    openenv_step_timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds that a session's environment may take for a message.", show_default="60"),
+    ] = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(help="What is written to stderr.", show_default="info; warning with --parent-fd")
     ] = None,
@@ -47,7 +60,8 @@ def serve(
     """Run a server until Ctrl+C or SIGTERM.
 
     Each setting may be a variable instead: VECSERVER_PORT, VECSERVER_DATA_PORT_RANGE and so on. Variables without an
-    option are VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR.
+    option are VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR, and for
+    OpenEnv's sessions GYM_ENVIRONMENT_ID (as --openenv-env), GYM_RENDER_MODE, GYM_MAX_STEPS and GYM_SEED.
     """
     from vecserver import config, serve
 
@@ -61,6 +75,10 @@ def serve(
             max_pools=max_pools,
             max_num_envs=max_num_envs,
             insecure=insecure,
+            openenv_env=openenv_env,
+            openenv_sessions=openenv_sessions,
+            openenv_idle_timeout=openenv_idle_timeout,
+            openenv_step_timeout=openenv_step_timeout,
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

@@ -9,41 +9,51 @@ from prometheus_client import CollectorRegistry
 
 from vecserver import __version__
 from vecserver.control.environments import environment_routes
-from vecserver.control.guards import BodyLimit, LoopbackHosts
+from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
+from vecserver.control.openenv.http import http_routes
+from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
 
 if TYPE_CHECKING:
+    from vecserver.control.openenv.sessions import Sessions
     from vecserver.pools.registry import Registry
 
 __all__ = ["create_app"]
+
+_API_VERSION = "1.0"
+"""Of the HTTP interface, as its prefix says it; the package's own is another."""
 
 _DESCRIPTION = (
     "Pools of Gymnasium environments. Trainers step them over ZeroMQ; this is how pools are made and watched."
 )
 
 
-def create_app(registry: Registry, *, loopback_only: bool = True) -> FastAPI:
+def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback_only: bool = True) -> FastAPI:
     """Build the app of one server.
 
     Args:
         registry: The pools; whoever made it closes it.
+        sessions: OpenEnv's sessions; whoever made them closes them. None for a server without them.
         loopback_only: Refuse requests whose Host header is no loopback name.
 
     Returns:
         An ASGI app.
     """
     app = FastAPI(
-        title="vecserver", version=__version__, description=_DESCRIPTION, redoc_url=None, redirect_slashes=False
+        title="vecserver", version=_API_VERSION, description=_DESCRIPTION, redoc_url=None, redirect_slashes=False
     )
     metrics = CollectorRegistry()
-    routers = (pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes())
+    routers = [pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes()]
+    if sessions is not None:
+        routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:
         app.include_router(router)
     install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     # the middleware added last is the outermost
     app.add_middleware(BodyLimit)
+    app.add_middleware(SameOrigin)
     if loopback_only:
         app.add_middleware(LoopbackHosts)
     app.add_middleware(RequestObserver, metrics=HttpMetrics(metrics))

@@ -1,4 +1,4 @@
-"""What is refused before any route sees it: requests for another host's name, and bodies too large."""
+"""What is refused before any route sees it: requests for another host's name or by another page, and large bodies."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from vecserver.wire.errors import MalformedMessage, MessageTooLarge
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts"]
+__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts", "SameOrigin"]
 
 MAX_BODY_BYTES: Final = 8 << 20
 """4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
 
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared, not bound
+"""The last one reaches this machine too, and OpenEnv's own examples use it. It is an address: no page can give it
+another meaning."""
+
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class LoopbackHosts:
@@ -37,6 +41,30 @@ class LoopbackHosts:
             if _without_port(host).lower() not in _LOOPBACK_NAMES:
                 refusal = MalformedMessage(
                     f"the Host header is {host!r}; this server answers to localhost, 127.0.0.1 and [::1] only"
+                )
+                await answer(refusal, scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class SameOrigin:
+    """Middleware that refuses what a page of another origin makes a browser do: to open a WebSocket, or to post.
+
+    Browsers let any page do both to any address, without a look at what comes back or, for a WebSocket, with one.
+    Programs send no Origin header.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request that no other origin makes, refuse any other."""
+        if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in _READING):
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if origin is not None and origin.partition("://")[2] != headers.get("host"):
+                refusal = MalformedMessage(
+                    f"the Origin header is {origin!r}, a page of another server than this, {headers.get('host')!r}"
                 )
                 await answer(refusal, scope)(scope, receive, send)
                 return

@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
-from vecserver.control.rendering import JsonResponse, to_json
+from vecserver.control.rendering import JsonResponse
 from vecserver.wire.errors import (
     InternalError,
     InvalidSpec,
@@ -22,6 +22,7 @@ from vecserver.wire.errors import (
     UnknownRoute,
     VecServerError,
 )
+from vecserver.wire.json_values import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

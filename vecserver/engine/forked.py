@@ -1,8 +1,9 @@
-"""A worker that is a copy of its host: it begins with the modules loaded that every worker needs.
+"""Processes that are copies of their parent: a pool's workers of its host, sessions of their nursery.
 
-A new interpreter takes a quarter of a second of a core to load them. A host may be copied before it has threads and a
-ZeroMQ context, and nothing of it may be left in the copy but memory: no descriptor, no signal handler, no function that
-runs at its exit, and no state of a random generator, which all copies would have in common.
+They begin with the modules loaded that they need; a new interpreter takes a quarter of a second of a core to load them.
+A host may be copied before it has threads and a ZeroMQ context, and nothing of it may be left in the copy but memory:
+no descriptor, no signal handler, no function that runs at its exit, and no state of a random generator, which all
+copies would have in common.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ import numpy as np
 from vecserver.engine.worker import main
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["fork_worker"]
+__all__ = ["fork_process", "fork_worker"]
 
 
 def fork_worker(fds: Sequence[int]) -> int:
@@ -37,22 +38,35 @@ def fork_worker(fds: Sequence[int]) -> int:
     Returns:
         The process id; the worker's exit code is the caller's to wait for.
     """
-    assert threading.active_count() == 1, "locks that other threads hold would stay locked in the copy"
     host_pid = os.getpid()
+    return fork_process(lambda: main(host_pid, *fds), fds)
+
+
+def fork_process(run: Callable[[], None], fds: Sequence[int]) -> int:
+    """Start a copy of this process that runs a function and ends.
+
+    Args:
+        run: What it does.
+        fds: The descriptors that it keeps; all others but stderr are closed there.
+
+    Returns:
+        The process id; the exit code is the caller's to wait for.
+    """
+    assert threading.active_count() == 1, "locks that other threads hold would stay locked in the copy"
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     pid = os.fork()
     if pid == 0:
-        _become_worker(host_pid, fds)
+        _become(run, fds)
     return pid
 
 
-def _become_worker(host_pid: int, fds: Sequence[int]) -> None:
-    """Run the worker and end; never returns into what the host was about."""
+def _become(run: Callable[[], None], fds: Sequence[int]) -> None:
+    """Run and end; never returns into what the host was about."""
     status = 1
     try:
         _forget_host(fds)
-        main(host_pid, *fds)
+        run()
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else 1

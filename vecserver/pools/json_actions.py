@@ -15,7 +15,7 @@ from gymnasium import spaces
 from vecserver.wire.errors import InvalidAction
 from vecserver.wire.layout import assemble, has_slot, leaf_spaces, leaf_values
 
-__all__ = ["batch_from_json"]
+__all__ = ["batch_from_json", "from_json"]
 
 
 def batch_from_json(space: spaces.Space[Any], actions: Any) -> Any:
@@ -44,7 +44,7 @@ def _rows(leaf: spaces.Space[Any], part: Any) -> Any:
     values = []
     for row, value in enumerate(part):
         try:
-            values.append(_from_json(leaf, value))
+            values.append(from_json(leaf, value))
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise InvalidAction(
                 f"row {row}: {value!r:.200} is not the JSON of an action of {leaf!s:.200}: {error}; nothing was "
@@ -55,14 +55,23 @@ def _rows(leaf: spaces.Space[Any], part: Any) -> Any:
 
 
 @singledispatch
-def _from_json(space: spaces.Space[Any], value: Any) -> Any:
+def from_json(space: spaces.Space[Any], value: Any) -> Any:
+    """Turn what JSON has of one action into what its space holds, if it holds it at all.
+
+    Args:
+        space: The space, which may still say no to what comes out.
+        value: Numbers, text, lists and objects.
+
+    Raises:
+        LookupError, TypeError, ValueError, OverflowError: The value has not the form that the space needs.
+    """
     del space  # a Text, or a custom space: what JSON has is all there is
     return value
 
 
-@_from_json.register(spaces.Box)
-@_from_json.register(spaces.MultiDiscrete)
-@_from_json.register(spaces.MultiBinary)
+@from_json.register(spaces.Box)
+@from_json.register(spaces.MultiDiscrete)
+@from_json.register(spaces.MultiBinary)
 def _array(space: spaces.Space[Any], value: Any) -> Any:
     array = np.asarray(value)
     if array.shape == (0,):  # an empty list says nothing of what it might hold
@@ -78,34 +87,34 @@ def _cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, 
     return cast
 
 
-@_from_json.register
+@from_json.register
 def _discrete(space: spaces.Discrete, value: Any) -> Any:
     return _array(space, value)[()]
 
 
-@_from_json.register
+@from_json.register
 def _dict(space: spaces.Dict, value: Any) -> Any:
-    return {key: _from_json(child, value[key]) for key, child in space.spaces.items()}
+    return {key: from_json(child, value[key]) for key, child in space.spaces.items()}
 
 
-@_from_json.register(spaces.Tuple)
+@from_json.register(spaces.Tuple)
 def _tuple(space: spaces.Tuple[Any], value: Any) -> Any:
-    return tuple(_from_json(child, part) for child, part in zip(space.spaces, value, strict=True))
+    return tuple(from_json(child, part) for child, part in zip(space.spaces, value, strict=True))
 
 
-@_from_json.register(spaces.Sequence)
+@from_json.register(spaces.Sequence)
 def _sequence(space: spaces.Sequence, value: Any) -> Any:
     if space.stack:
-        return _from_json(space.stacked_feature_space, value)
-    return tuple(_from_json(space.feature_space, item) for item in value)
+        return from_json(space.stacked_feature_space, value)
+    return tuple(from_json(space.feature_space, item) for item in value)
 
 
-@_from_json.register(spaces.OneOf)
+@from_json.register(spaces.OneOf)
 def _one_of(space: spaces.OneOf[Any], value: Any) -> Any:
     number, part = value
     if type(number) is not int or not 0 <= number < len(space.spaces):
         raise ValueError(f"{number!r:.40} is the number of none of its {len(space.spaces)} spaces")
-    return np.int64(number), _from_json(space.spaces[number], part)
+    return np.int64(number), from_json(space.spaces[number], part)
 
 
 def _dtype_of_edges(space: spaces.Graph) -> np.dtype[Any]:
@@ -114,7 +123,7 @@ def _dtype_of_edges(space: spaces.Graph) -> np.dtype[Any]:
     return np.dtype(space.edge_space.dtype)
 
 
-@_from_json.register
+@from_json.register
 def _graph(space: spaces.Graph, value: Any) -> Any:
     if not isinstance(value, dict):
         raise TypeError("an object with nodes, edges and edge_links is needed")

@@ -16,6 +16,8 @@
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
+    │   ├── ResetNeeded            no episode is under way in this session
+    │   ├── SessionLost            a session's process is gone; says how it ended
     │   ├── LeaseHeld, LeaseLost
     │   ├── SequenceStale, SequenceGap, SequenceConflict, EpochMismatch, StillRunning
     │   ├── PortUnavailable, HostStartFailed
@@ -59,10 +61,12 @@ __all__ = [
     "PortUnavailable",
     "ProtocolError",
     "RemoteError",
+    "ResetNeeded",
     "SequenceConflict",
     "SequenceGap",
     "SequenceStale",
     "ServerUnreachable",
+    "SessionLost",
     "StillRunning",
     "TransportUnavailable",
     "UnknownEnv",
@@ -244,6 +248,18 @@ class PoolSplit(RemoteError):
     """The pool is split: its parts step, and it does not itself. Join it first."""
 
     code, number, http_status = "pool_split", 34, 409
+
+
+class ResetNeeded(RemoteError):
+    """A session has no episode under way: it was never reset, or its episode is over."""
+
+    code, number, http_status = "reset_needed", 35, 409
+
+
+class SessionLost(RemoteError):
+    """A session's process is gone, its episode with it; the message says how it ended."""
+
+    code, number, http_status = "session_lost", 36, 410
 
 
 class LeaseHeld(RemoteError):

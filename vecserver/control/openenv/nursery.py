@@ -1,0 +1,315 @@
+"""The nursery as the web process sees it: started with the first session, asked for copies, watched, ended.
+
+Everything here belongs to the event loop's thread, but for ``close`` when that loop has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from vecserver.pools.sessions.answers import Answer, Ask, Kind
+from vecserver.pools.sessions.nursery import MAX_NOTE, Ended, Fork, Forked, Kill, read_note, write_note
+from vecserver.pools.sessions.process import HEAD
+from vecserver.pools.starting import ONE_THREAD
+from vecserver.wire.errors import HostStartFailed, SessionLost
+
+if TYPE_CHECKING:
+    from vecserver.pools.sessions.play import PlayOptions
+
+__all__ = ["Nursery", "SessionProcess"]
+
+_EXIT_CODE_S: Final = 2.0
+"""Seconds that the nursery may take to tell how a process ended whose socket is closed."""
+
+_FORKS_AT_ONCE: Final = 8
+"""Copies that are asked for at a time: more would only wait for each other, with their clients' deadlines running."""
+
+_PARTS_AT_ONCE: Final = 32
+"""Two a message: what sessions ask for in one round of the loop leaves together, before the process has to wait."""
+
+_KINDS: Final = tuple(Kind)
+_END_S: Final = 10.0
+"""Seconds that the nursery may take to leave, of which the environments have three to close."""
+
+
+class SessionProcess(asyncio.Protocol):
+    """A process of sessions: takes a message of each of them at a time, gives their answers.
+
+    Attributes:
+        number: Its number.
+        pid: Its process id.
+        sessions: The sessions that live there.
+        lost: Why no message is taken any more; None while they are.
+        ended: Holds its exit code once it has ended.
+    """
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        self.pid = 0
+        self.sessions: set[int] = set()
+        self.lost: str | None = None
+        self.ended: asyncio.Future[int] = loop.create_future()
+        self._loop = loop
+        self._transport: asyncio.WriteTransport | None = None
+        self._pending: dict[int, asyncio.Future[Answer]] = {}
+        self._outgoing: list[bytes] = []
+        self._partial = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is ready."""
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def ask(self, session: int, ask: Ask, data: bytes) -> asyncio.Future[Answer]:
+        """Send a session's message; the future holds its answer, or the SessionLost that came instead.
+
+        The caller sends no other one of this session before it is done.
+        """
+        future = self._loop.create_future()
+        if self.lost is not None or self._transport is None:
+            future.set_exception(SessionLost(self.lost or "the session is closed"))
+            return future
+        self._pending[session] = future
+        self._write(HEAD.pack(len(data), session, ask), data)
+        return future
+
+    def _write(self, *parts: bytes) -> None:
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing += parts
+        if len(self._outgoing) >= _PARTS_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if outgoing and self._transport is not None:
+            self._transport.write(b"".join(outgoing))
+
+    def data_received(self, data: bytes) -> None:
+        """Some answers, or a part of one."""
+        if self._partial:
+            data = self._partial + data
+        at = 0
+        while len(data) - at >= HEAD.size:
+            length, session, kind = HEAD.unpack_from(data, at)
+            end = at + HEAD.size + length
+            if len(data) < end:
+                break
+            pending = self._pending.pop(session, None)
+            if pending is not None and not pending.done():
+                pending.set_result(Answer(_KINDS[kind], data[at + HEAD.size : end]))
+            at = end
+        self._partial = data[at:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The process is gone, or about to be: its exit code says more, where it comes soon."""
+        del exc
+        self._transport = None
+        if self.lost is not None:
+            self._fail(self.lost)
+        elif self.ended.done():
+            self.give_up(_how_it_ended(self.ended.result()))
+        else:
+            silent = self._loop.call_later(_EXIT_CODE_S, self.give_up, "the session's process is gone")
+
+            def named(ended: asyncio.Future[int]) -> None:
+                silent.cancel()
+                if not ended.cancelled():
+                    self.give_up(_how_it_ended(ended.result()))
+
+            self.ended.add_done_callback(named)
+
+    def forget(self, session: int, why: str) -> None:
+        """End one of the sessions; the others stay."""
+        self.sessions.discard(session)
+        pending = self._pending.pop(session, None)
+        if pending is not None and not pending.done():
+            pending.set_exception(SessionLost(why))
+        if self._transport is not None:
+            self._write(HEAD.pack(0, session, Ask.END))
+
+    def give_up(self, why: str) -> None:
+        """Take no message any more and close the socket, upon which the process closes its environments and leaves."""
+        if self.lost is None:
+            self.lost = why
+        if self._transport is not None:
+            self._transport.abort()
+        self._fail(self.lost)
+
+    def _fail(self, why: str) -> None:
+        failed, self._pending = self._pending, {}
+        for pending in failed.values():
+            if not pending.done():
+                pending.set_exception(SessionLost(why))
+
+
+def _how_it_ended(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"the session's process left with exit code {exitcode}: its environment ended it"
+    with suppress(ValueError):
+        return f"the session's process was killed by {signal.Signals(-exitcode).name}"
+    return f"the session's process was killed by signal {-exitcode}"
+
+
+class Nursery:
+    """Starts sessions' processes.
+
+    Args:
+        options: What every session begins with.
+        start_timeout: Seconds until a session's process must exist.
+    """
+
+    def __init__(self, options: PlayOptions, start_timeout: float) -> None:
+        self._options = options
+        self._start_timeout = start_timeout
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting: dict[int, asyncio.Future[Forked]] = {}
+        self._processes: dict[int, SessionProcess] = {}
+        self._turns = asyncio.Semaphore(_FORKS_AT_ONCE)
+        self._last = 0
+
+    async def fork(self, *, shared: bool) -> SessionProcess:
+        """Start a process.
+
+        Args:
+            shared: Whether it is for many sessions.
+
+        Raises:
+            HostStartFailed: It could not be started.
+        """
+        async with self._turns:
+            loop = asyncio.get_running_loop()
+            self._last += 1
+            ours, theirs = socket.socketpair()
+            try:
+                with theirs:
+                    forked = await self._ask_for(Fork(self._last, shared), theirs, loop)
+            except BaseException:
+                ours.close()
+                raise
+            process = SessionProcess(forked.process, loop)
+            process.pid = forked.pid
+            self._processes[forked.process] = process
+            ours.setblocking(False)
+            await loop.connect_accepted_socket(lambda: process, ours)
+            return process
+
+    async def _ask_for(self, fork: Fork, theirs: socket.socket, loop: asyncio.AbstractEventLoop) -> Forked:
+        control = self._running(loop)
+        future: asyncio.Future[Forked] = loop.create_future()
+        self._starting[fork.process] = future
+        try:
+            socket.send_fds(control, [write_note(fork)], [theirs.fileno()])
+            async with asyncio.timeout(self._start_timeout):
+                forked = await future
+        except TimeoutError:
+            raise HostStartFailed(f"no session could be started within {self._start_timeout:g} s") from None
+        except OSError as error:
+            raise HostStartFailed(f"no session could be started: {error}") from None
+        finally:
+            self._starting.pop(fork.process, None)
+        if forked.failure:
+            raise HostStartFailed(f"no session could be started: {forked.failure}")
+        return forked
+
+    def kill(self, number: int) -> None:
+        """End a process at once; nothing where it has ended."""
+        if number in self._processes and self._control is not None:
+            with suppress(OSError):  # the nursery is gone, and its sessions with it
+                self._control.send(write_note(Kill(number)))
+
+    def _running(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
+        """The socket to the nursery, which is started if there is none."""
+        if self._control is not None:
+            return self._control
+        control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "vecserver.pools.sessions.nursery", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr,  # what environments print must not mix with what the server says
+                    pass_fds=(theirs.fileno(),),
+                    env={**os.environ, **ONE_THREAD, "PYGAME_HIDE_SUPPORT_PROMPT": "1"},
+                    process_group=0,
+                )
+            except OSError as error:
+                control.close()
+                raise HostStartFailed(f"no process for sessions could be started: {error}") from None
+        control.setblocking(False)
+        control.send(msgspec.msgpack.encode(self._options))
+        self._control, self._loop = control, loop
+        loop.add_reader(control, self._on_note)
+        return control
+
+    def _on_note(self) -> None:
+        assert self._control is not None
+        try:
+            data = self._control.recv(MAX_NOTE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._on_end()
+            return
+        note = read_note(data)
+        if isinstance(note, Forked):
+            starting = self._starting.get(note.process)
+            if starting is not None and not starting.done():
+                starting.set_result(note)
+        elif isinstance(note, Ended):
+            process = self._processes.pop(note.process, None)
+            if process is not None and not process.ended.done():
+                process.ended.set_result(note.exitcode)
+
+    def _on_end(self) -> None:
+        """The nursery is gone, and its sessions with it. The next session starts another."""
+        self._let_go()
+        for starting in self._starting.values():
+            if not starting.done():
+                starting.set_exception(HostStartFailed("the process that starts sessions ended"))
+        for process in self._processes.values():
+            process.give_up("the process that sessions are started by ended, and this one with it")
+        self._processes.clear()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _let_go(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            if self._loop is not None and not self._loop.is_closed():
+                self._loop.remove_reader(control)
+            control.close()
+
+    def stop(self, why: str) -> None:
+        """Have every process close its environments and leave, those too that are just being started."""
+        for starting in self._starting.values():
+            if not starting.done():
+                starting.set_exception(HostStartFailed(why))
+        for process in self._processes.values():
+            process.give_up(why)
+
+    def close(self) -> None:
+        """End the nursery, behind ``stop``; waits until it and its sessions are gone."""
+        self._let_go()
+        process, self._process = self._process, None
+        if process is not None:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
