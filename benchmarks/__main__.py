@@ -19,7 +19,7 @@ from benchmarks.cases import CASES, reached
 from benchmarks.row_overhead import row_overhead_us
 from vecserver.cli.measure.display import where_columns, where_rows
 from vecserver.cli.measure.matrix import as_json, compare_all
-from vecserver.cli.measure.peers import chosen_peers, not_installed, parse_interpreters
+from vecserver.cli.measure.peers import PACKAGES, chosen_peers, not_installed, parse_interpreters
 from vecserver.cli.measure.question import Question
 from vecserver.cli.measure.report import Report, table
 from vecserver.wire.errors import VecServerError
@@ -46,9 +46,11 @@ def markdown(results: Sequence[Report | CannotRun], aims: Sequence[Reached] = ()
 
 
 def _aim(aim: Reached) -> str:
-    rounds = f"{aim.lowest:.2f} to {aim.highest:.2f}"
-    met = "reached" if aim.met else "not reached"
-    return _row([aim.case, aim.transport, aim.beside, f"{aim.aim:g}", f"{aim.median:.2f}", rounds, met])
+    figures = ["–", "–", "not measured"]
+    if aim.median is not None:
+        met = "reached" if aim.met else "not reached"
+        figures = [f"{aim.median:.2f}", f"{aim.lowest:.2f} to {aim.highest:.2f}", met]
+    return _row([aim.case, aim.transport, aim.beside, f"{aim.aim:g}", *figures])
 
 
 def _report(report: Report) -> list[str]:
@@ -81,7 +83,7 @@ def _machine(report: Report) -> str:
 
 
 def _compare(options: argparse.Namespace) -> tuple[list[Report | CannotRun], list[Reached], list[str]]:
-    chosen = chosen_peers(parse_interpreters(options.peer))
+    chosen = chosen_peers(parse_interpreters(options.peer), native=True)
     results: list[Report | CannotRun] = []
     aims: list[Reached] = []
     questions = [
@@ -90,21 +92,21 @@ def _compare(options: argparse.Namespace) -> tuple[list[Report | CannotRun], lis
             num_envs=case.num_envs,
             transports=case.transports,
             parts=case.parts,
+            engines=(case.engine,),
             seconds=options.seconds,
             rounds=options.rounds,
             where=case.where,
             peers={
                 name: python
                 for name, python in chosen.interpreters.items()
-                if case.every_peer or name in ("async", "sync")
+                if name in case.peers or (case.every_peer and name in PACKAGES)
             },
         )
         for case in CASES
     ]
     for case, result in zip(CASES, compare_all(questions, _say), strict=True):
         results.append(result)
-        if isinstance(result, Report):
-            aims += reached(case, result)
+        aims += reached(case, result if isinstance(result, Report) else None)
     return results, aims, chosen.missing
 
 

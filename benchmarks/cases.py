@@ -6,6 +6,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from vecserver.cli.measure.peers import NATIVE
 from vecserver.cli.measure.report import CEILING
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Case:
     """One comparison.
 
     Attributes:
-        every_peer: Whether all peers that are found take part; Gymnasium's own do in any case.
+        engine: The pools' engine.
+        peers: Those of Gymnasium's own that take part.
+        every_peer: Whether all others that are found do too.
         where: Whether to find out where a batch's time goes.
     """
 
@@ -39,6 +42,8 @@ class Case:
     transports: tuple[str, ...]
     aims: tuple[Aim, ...] = field(default=())
     parts: tuple[int, ...] = (1,)
+    engine: str = "auto"
+    peers: tuple[str, ...] = ("async", "sync")
     every_peer: bool = False
     where: bool = False
 
@@ -62,6 +67,7 @@ CASES: Final = (
     ),
     Case("CartPole-v1", 256, ("shm", "tcp"), (Aim("shm", CEILING, 0.92), Aim("tcp", CEILING, 0.80)), where=True),
     Case("CartPole-v1", 128, ("tcp",), (Aim("tcp ÷2", CEILING, 0.75),), parts=(1, 2)),
+    Case("CartPole-v1", 1024, ("shm",), (Aim("shm", NATIVE, 0.80),), engine="native", peers=("native",)),
     Case("LunarLander-v3", 64, ("shm", "tcp"), (Aim("shm", CEILING, 0.90),)),
     Case("HalfCheetah-v5", 64, ("shm", "tcp"), (Aim("shm", CEILING, 0.90), Aim("tcp", CEILING, 0.80)), where=True),
     Case("ALE/Pong-v5", 32, ("shm",), (Aim("shm", CEILING, 0.90),)),
@@ -71,29 +77,35 @@ CASES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """What became of an aim: the median of each round's ratio, the lowest and the highest."""
+    """What became of an aim: the median of each round's ratio, the lowest and the highest; None where it has none."""
 
     case: str
     transport: str
     beside: str
     aim: float
-    median: float
-    lowest: float
-    highest: float
+    median: float | None = None
+    lowest: float | None = None
+    highest: float | None = None
 
     @property
-    def met(self) -> bool:
-        """Whether the median reaches the aim."""
-        return self.median >= self.aim
+    def met(self) -> bool | None:
+        """Whether the median reaches the aim; None where one of the two was not measured."""
+        return None if self.median is None else self.median >= self.aim
 
 
-def reached(case: Case, report: Report) -> Iterator[Reached]:
-    """Every aim of a case whose both subjects were measured."""
-    rates: Mapping[str, list[float]] = {subject.name: subject.rates for subject in report.subjects}
+def reached(case: Case, report: Report | None) -> Iterator[Reached]:
+    """Every aim of a case.
+
+    Args:
+        case: The case.
+        report: What was measured; None where nothing could be.
+    """
+    subjects = () if report is None else report.subjects
+    rates: Mapping[str, list[float]] = {subject.name: subject.rates for subject in subjects}
+    name = f"{case.env_id} × {case.num_envs}"
     for aim in case.aims:
-        own, other = rates.get(f"vecserver {aim.transport}"), rates.get(aim.beside)
-        if own is not None and other is not None:
-            ratios = [a / b for a, b in zip(own, other, strict=True)]
-            name = f"{case.env_id} × {case.num_envs}"
-            median = statistics.median(ratios)
-            yield Reached(name, aim.transport, aim.beside, aim.at_least, median, min(ratios), max(ratios))
+        own, other = rates.get(f"vecserver {aim.transport}", []), rates.get(aim.beside, [])
+        # a subject that was left out has no rounds, and one that made no step in a round has no ratio of it
+        ratios = [a / b for a, b in zip(own, other, strict=False) if b]
+        figures = (statistics.median(ratios), min(ratios), max(ratios)) if ratios else ()
+        yield Reached(name, aim.transport, aim.beside, aim.at_least, *figures)

@@ -10,34 +10,51 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from threading import BrokenBarrierError
 from time import perf_counter_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-import gymnasium
 import numpy as np
 from gymnasium.vector.utils import batch_space, iterate
 
 from vecserver.arena.plan import even_shards
 from vecserver.cli.measure.subjects import SEED, action_batches
+from vecserver.engine.make import EnvMaker
 
 if TYPE_CHECKING:
-    from multiprocessing.queues import SimpleQueue
     from multiprocessing.synchronize import Barrier
 
+_MAKE_S: Final = 120.0
+"""Seconds until all processes have made their environments; then those that have give up."""
 
-def _rounds(
-    env_id: str, num_envs: int, rows: tuple[int, int], rounds: int, start: Barrier, results: SimpleQueue[Any]
-) -> None:
-    """Step some rows in so many rounds; NextStep, as a pool does. Puts the rounds' nanoseconds."""
-    envs = [gymnasium.make(env_id) for _ in range(*rows)]
-    for row, env in enumerate(envs, rows[0]):
-        env.reset(seed=SEED + row)
+_start: Barrier | None = None
+
+
+def _meet_at(start: Barrier) -> None:
+    """Give this process the barrier: it can be inherited alone, not sent."""
+    global _start  # noqa: PLW0603 - what the executor's initializer hands on
+    _start = start
+
+
+def _rounds(env_id: str, num_envs: int, rows: tuple[int, int], rounds: int) -> Any:
+    """Step some rows in so many rounds; NextStep, as a pool does. Returns the rounds' nanoseconds."""
+    assert _start is not None
+    make = EnvMaker(env_id, {}, None)
+    try:
+        envs = [make() for _ in range(*rows)]
+        for row, env in enumerate(envs, rows[0]):
+            env.reset(seed=SEED + row)
+    except BaseException:
+        _start.abort()  # the others wait for this one
+        raise
     space = envs[0].action_space
     batched = batch_space(space, num_envs)
     batches = [list(iterate(batched, batch))[slice(*rows)] for batch in action_batches(space, num_envs)]
     over = [False] * len(envs)
     times = np.zeros(rounds, np.int64)
-    start.wait()
+    _start.wait(_MAKE_S)
     for i in range(rounds):
         began = perf_counter_ns()
         for row, (env, action) in enumerate(zip(envs, batches[i % len(batches)], strict=True)):
@@ -48,22 +65,25 @@ def _rounds(
                 _, _, terminated, truncated, _ = env.step(action)
                 over[row] = terminated or truncated
         times[i] = perf_counter_ns() - began
-    results.put((rows, times))
+    return times
 
 
 def bound(env_id: str, num_envs: int, rounds: int) -> float:
-    """The part of the ceiling that lockstep leaves."""
+    """The part of the ceiling that lockstep leaves.
+
+    Raises:
+        Exception: What an environment raised, or BrokenProcessPool where a process ended.
+    """
     context = multiprocessing.get_context("spawn")
     shards = even_shards(num_envs, min(len(os.sched_getaffinity(0)), num_envs))
-    start, results = context.Barrier(len(shards)), context.SimpleQueue()
-    processes = [
-        context.Process(target=_rounds, args=(env_id, num_envs, rows, rounds, start, results)) for rows in shards
-    ]
-    for process in processes:
-        process.start()
-    times = np.array([results.get()[1] for _ in processes])
-    for process in processes:
-        process.join()
+    start = context.Barrier(len(shards))
+    # where a process is killed the executor ends the others
+    with ProcessPoolExecutor(len(shards), context, _meet_at, (start,)) as processes:
+        futures = [processes.submit(_rounds, env_id, num_envs, rows, rounds) for rows in shards]
+        raised = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(raised, key=lambda error: isinstance(error, BrokenBarrierError)):  # the cause first
+        raise error
+    times = np.array([future.result() for future in futures])
     return float(times.mean() / times.max(axis=0).mean())
 
 
@@ -74,7 +94,10 @@ def main() -> None:
     parser.add_argument("num_envs", type=int)
     parser.add_argument("--rounds", type=int, default=2000)
     options = parser.parse_args()
-    part = bound(options.env_id, options.num_envs, options.rounds)
+    try:
+        part = bound(options.env_id, options.num_envs, options.rounds)
+    except Exception as error:  # noqa: BLE001 - whatever an environment raises
+        sys.exit(f"error: {options.env_id} could not be measured: {type(error).__name__}: {error}")
     print(f"{options.env_id} × {options.num_envs}: lockstep leaves {part:.2f} of the ceiling")
 
 

@@ -14,6 +14,7 @@ import platform
 import select
 import signal
 import socket
+import traceback
 from contextlib import ExitStack
 from dataclasses import dataclass
 from time import perf_counter_ns, sleep
@@ -206,11 +207,19 @@ def _wake(
     rung = []
     with ExitStack() as stack:
         there, back = make(stack), make(stack)
+        before = signal.signal(signal.SIGCHLD, _other_ended)  # or it would be waited for for ever
+        stack.callback(signal.signal, signal.SIGCHLD, before)
         pid = os.fork()
         if pid == 0:
-            _echo(there, back, woken, placement[1])
+            try:
+                _echo(there, back, woken, placement[1])
+            except BaseException:  # noqa: BLE001 - said here, for nobody above is to see it
+                traceback.print_exc()
+            finally:
+                os._exit(1)  # whatever it raised: what is below on the stack is the parent's
         stack.callback(os.waitpid, pid, 0)
         stack.callback(os.kill, pid, signal.SIGKILL)
+        stack.callback(signal.signal, signal.SIGCHLD, before)
         os.sched_setaffinity(0, {placement[0]})
         end = perf_counter_ns() + int(_LONGEST_S * 1e9)
         while len(rung) < _ROUNDS and perf_counter_ns() < end:
@@ -222,6 +231,10 @@ def _wake(
     us = (np.array(woken[: len(rung)]) - np.array(rung)) / 1e3
     p50, p90, p99 = np.percentile(us, [50, 90, 99])
     return Wake(primitive, cores, pause_s * 1e3, float(p50), float(p90), float(p99), len(rung))
+
+
+def _other_ended(_number: int, _frame: object) -> None:
+    raise ChildProcessError("the other process ended; what it says is above")
 
 
 def _echo(there: Channel, back: Channel, woken: memoryview, core: int) -> None:

@@ -1,16 +1,23 @@
 from __future__ import annotations
 
 import os
+import signal
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from time import process_time
+from typing import ClassVar
 
+import gymnasium
 import pytest
 
-from benchmarks import idle, waiting
+from benchmarks import cost_model, idle, waiting
 from benchmarks.__main__ import markdown
 from benchmarks.cases import Aim, Case, reached
+from benchmarks.cost_model import Point
+from benchmarks.lockstep_bound import bound
 from benchmarks.row_overhead import row_overhead_us
 from tests.cli.measure.test_report import made_up, reports
+from tests.environments import env_id
 from vecserver.cli.measure.matrix import CannotRun
 from vecserver.cli.measure.where import Part, WhereTimeGoes
 
@@ -39,9 +46,71 @@ class TestThePage:
         """The median of the rounds' ratios decides; what was not measured has none."""
         aims = list(reached(CASE, measured()))
         assert [(aim.beside, aim.lowest, aim.median, aim.highest, aim.met) for aim in aims] == [
-            ("ceiling", 0.4, 0.45, 0.6, False)
+            ("ceiling", 0.4, 0.45, 0.6, False),
+            ("RLMesh", None, None, None, None),
         ]
         assert "| CartPole-v1 × 64 | tcp | ceiling | 0.5 | 0.45 | 0.40 to 0.60 | not reached |" in markdown([], aims)
+
+    def test_an_aim_that_was_not_measured_stays_on_the_page(self):
+        """Whether one of its two subjects was left out or the whole case."""
+        lines = markdown([], [*reached(CASE, measured()), *reached(CASE, None)])
+        beside = [line for line in lines if "not measured" in line]
+        assert beside == [
+            "| CartPole-v1 × 64 | tcp | RLMesh | 5 | – | – | not measured |",
+            "| CartPole-v1 × 64 | tcp | ceiling | 0.5 | – | – | not measured |",
+            "| CartPole-v1 × 64 | tcp | RLMesh | 5 | – | – | not measured |",
+        ]
+
+
+class TestTheBoundOfLockstep:
+    def test_it_is_a_part_of_the_ceiling(self):
+        """Who waits for the slowest of each round loses something, and not all."""
+        assert 0 < bound("CartPole-v1", 4, 20) <= 1
+
+    def test_an_environment_that_cannot_be_made_ends_it(self):
+        """With the error itself, in every process."""
+        with pytest.raises(gymnasium.error.NameNotFound):
+            bound("NoSuchEnvironment-v0", 4, 20)
+
+    def test_one_that_fails_in_one_process_ends_it_too(self):
+        """Those that wait for it to begin are told, and the error is its own."""
+        with pytest.raises(OSError, match="no odd ones"):
+            bound("tests.cli.unsteady_environments:vectest/Odd-v0", 2, 20)
+
+    def test_a_process_that_is_killed_ends_it(self):
+        """As a crash in native code does."""
+        with pytest.raises(BrokenProcessPool):
+            bound(env_id("Kill-v0"), 2, 20)
+
+
+class TestTheModelOfCosts:
+    COSTS: ClassVar = {"batch": 30.0, "worker": 2.0, "shard": 0.5, "row": 0.25, "byte": 0.001}
+
+    @pytest.fixture(autouse=True)
+    def two_cores(self, monkeypatch):
+        """On one a row of a shard and a row of the batch are the same."""
+        monkeypatch.setattr(cost_model, "WORKERS", (1, 2))
+
+    def points(self):
+        shapes = list(cost_model.shapes())
+        return [Point(*shape, cost_model.predicted(self.COSTS, cost_model.factors(*shape))) for shape in shapes]
+
+    def test_a_third_of_the_shapes_is_kept_from_the_fit(self):
+        """Every number of rows, and every size of a row, is on both sides."""
+        seen, unseen = cost_model.held_out(self.points())
+        assert len(seen) == 2 * len(unseen)
+        assert not set(seen) & set(unseen)
+        for side in (seen, unseen):
+            assert {point.rows for point in side} == set(cost_model.ROWS)
+            assert {point.row_bytes for point in side} == set(cost_model.BYTES)
+
+    def test_what_follows_the_model_is_found_again(self):
+        """From the seen shapes alone; of the unseen ones one that does not follow it is the worst error."""
+        seen, unseen = cost_model.held_out(self.points())
+        costs = cost_model.fit({"tcp": seen}, self.COSTS["worker"])["tcp"]
+        assert costs == pytest.approx(self.COSTS, rel=1e-3)
+        unseen[0] = unseen[0]._replace(batch_us=2 * unseen[0].batch_us)
+        assert cost_model.errors(unseen, costs) == pytest.approx((0, 0.5), abs=1e-3)
 
 
 @pytest.mark.parametrize("primitive", waiting.CHANNELS)
@@ -56,6 +125,26 @@ def test_every_way_to_wait_wakes(primitive, monkeypatch):
         os.sched_setaffinity(0, allowed)
     assert wake.count >= 1
     assert 0 < wake.p50_us <= wake.p90_us <= wake.p99_us
+
+
+@pytest.mark.parametrize("primitive", waiting.CHANNELS)
+def test_the_other_process_raises_for_itself_alone(primitive, monkeypatch):
+    """It goes no further in what is the parent's, and the parent does not wait for it."""
+
+    def fail(*_arguments):
+        raise OSError("no such core")
+
+    allowed, owner = os.sched_getaffinity(0), os.getpid()
+    monkeypatch.setattr(waiting, "_echo", fail)
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(ChildProcessError, match="the other process ended"):
+            waiting._wake(primitive, waiting.CHANNELS[primitive], "same", (min(allowed),) * 2, 0.0)
+    finally:
+        if os.getpid() != owner:
+            os._exit(1)  # or it would go on with the tests
+        os.sched_setaffinity(0, allowed)
+    assert signal.getsignal(signal.SIGCHLD) == handler
 
 
 def test_every_call_that_is_costed_can_be_called():

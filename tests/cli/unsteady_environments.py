@@ -78,6 +78,15 @@ class LoudEnv(CountEnv):
         return super().reset(seed=seed, options=options)
 
 
+class OddEnv(CountEnv):
+    """Cannot be reset with an odd seed."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        if seed is not None and seed % 2:
+            raise OSError("no odd ones")
+        return super().reset(seed=seed, options=options)
+
+
 ENVIRONMENTS: dict[str, type[CountEnv]] = {
     "Hashed-v0": HashedEnv,
     "Clock-v0": ClockEnv,
@@ -86,6 +95,7 @@ ENVIRONMENTS: dict[str, type[CountEnv]] = {
     "Missing-v0": MissingEnv,
     "Growing-v0": GrowingEnv,
     "Loud-v0": LoudEnv,
+    "Odd-v0": OddEnv,
 }
 
 for _name, _cls in ENVIRONMENTS.items():

@@ -116,7 +116,7 @@ def bench(
         from vecserver.cli.measure.plot import check_can_plot
 
         check_can_plot(plot)
-    chosen = chosen_peers(parse_interpreters(peer or ()))
+    chosen = chosen_peers(parse_interpreters(peer or ()), native="native" in (engine or ()))
     questions = [
         Question(
             env_id=env_id,

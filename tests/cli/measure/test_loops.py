@@ -31,8 +31,8 @@ class TestAFixedRate:
                 busy(20 * MS)
             return 1
 
-        steps, batch_ns, _, due = paced_loop(step, 0.002, 0.04)
-        assert steps == due == len(batch_ns) == 20
+        steps, batch_ns, _, due, begun = paced_loop(step, 0.002, 0.04)
+        assert steps == due == begun == len(batch_ns) == 20
         for number in range(10):
             assert batch_ns[number] >= (20 - 2 * number) * MS
         assert min(batch_ns) < 10 * MS  # it has caught up
@@ -46,14 +46,26 @@ class TestAFixedRate:
             return 1
 
         began = perf_counter_ns()
-        _, batch_ns, took_ns, _ = paced_loop(step, 0.003, 0.03)
+        _, batch_ns, took_ns, *_ = paced_loop(step, 0.003, 0.03)
         assert all(call - began >= 3 * MS * number for number, call in enumerate(calls))
         assert min(batch_ns) >= 0
         assert took_ns >= 30 * MS
 
     def test_what_is_late_when_the_round_is_over_is_not_begun(self):
         """A rate that cannot be kept does not make the round longer; that batches are missing shows."""
-        _, batch_ns, took_ns, due = paced_loop(lambda: busy(5 * MS) or 1, 0.001, 0.02)
+        steps, _, took_ns, due, begun = paced_loop(lambda: busy(5 * MS) or 1, 0.001, 0.02)
+        assert steps == begun <= 6
         assert due == 20
-        assert len(batch_ns) <= 6
         assert took_ns < 1000 * MS
+
+    def test_a_batch_that_was_not_begun_counts_with_what_it_had_waited(self):
+        """A round that ends in a long batch is not quicker for those that it kept from being begun."""
+        _, batch_ns, took_ns, due, begun = paced_loop(lambda: busy(30 * MS) or 1, 0.001, 0.02)
+        assert (due, begun) == (20, 1)
+        assert batch_ns == [took_ns - number * MS for number in range(20)]
+
+    def test_a_rate_that_no_machine_keeps_takes_no_memory_for_it(self):
+        """Of ten million batches that were due few are listed."""
+        _, batch_ns, _, due, begun = paced_loop(lambda: busy(15 * MS) or 1, 1e-12, 0.01)
+        assert (due, begun) == (10 * MS, 1)
+        assert len(batch_ns) < 200_000

@@ -43,11 +43,13 @@ def make(env_id, num_envs, **_):
 def interpreter(tmp_path):
     """Makes another interpreter that has a package ``envpool``, which does as it is told."""
 
-    def made(step="pass", make="pass"):
+    def made(step="pass", make="pass", distribution="envpool"):
         (tmp_path / "envpool.py").write_text(FAKE.format(step=step, make=make))
-        info = tmp_path / "envpool-9.9.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: envpool\nVersion: 9.9\n")
+        if distribution is not None:
+            info = tmp_path / f"{distribution.replace('-', '_')}-9.9.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 9.9\n")
+            (info / "top_level.txt").write_text("envpool\n")
         program = tmp_path / "python"
         program.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} "$@"\n')
         program.chmod(0o755)
@@ -66,11 +68,20 @@ def test_a_peer_of_another_interpreter_is_measured(interpreter):
     assert sample.due is None
 
 
+@pytest.mark.parametrize(
+    ("distribution", "called"), [("envpool-fork", "envpool-fork 9.9"), (None, "envpool of unknown version")]
+)
+def test_a_peer_may_be_installed_as_something_else(interpreter, distribution, called):
+    """Forks are, and what is only on the path is not installed at all."""
+    with PeerSubject("envpool", interpreter(distribution=distribution), "CartPole-v1", 4) as peer:
+        assert peer.setting.startswith(f"{called}, ")
+
+
 def test_a_peer_is_asked_at_a_fixed_rate(interpreter):
     """As a pool is."""
     with PeerSubject("envpool", interpreter(), "CartPole-v1", 4, interval=0.005) as peer:
         sample = peer.measure(0.05)
-    assert (sample.due, len(sample.batch_ns)) == (10, 10)
+    assert (sample.due, sample.begun, len(sample.batch_ns)) == (10, 10, 10)
 
 
 def test_a_peer_that_cannot_be_made_says_why(interpreter):
@@ -89,14 +100,13 @@ def test_a_peer_that_ends_in_a_round_has_failed(interpreter):
 
 
 def test_a_peer_that_hangs_has_failed_and_is_ended(interpreter, monkeypatch):
-    """Some peers wait for ever for a worker that is gone."""
+    """Some peers wait for ever for a worker that is gone; nothing of it runs beside what is measured after it."""
     monkeypatch.setattr(peers, "_SLACK_S", 0.2)
     monkeypatch.setattr("vecserver.cli.measure.line_process._LEAVE_S", 0.1)
-    with (
-        PeerSubject("envpool", interpreter(step="time.sleep(60)"), "CartPole-v1", 4) as peer,
-        pytest.raises(PeerFailed, match="did not answer"),
-    ):
-        peer.measure(0.05)
+    with PeerSubject("envpool", interpreter(step="time.sleep(60)"), "CartPole-v1", 4) as peer:
+        with pytest.raises(PeerFailed, match="did not answer"):
+            peer.measure(0.05)
+        assert not members(peer.pid)
 
 
 def test_what_a_peer_left_in_its_group_is_ended_with_it(interpreter):
@@ -125,7 +135,7 @@ def members(group):
     return found
 
 
-@pytest.mark.parametrize("name", ["async", "sync"])
+@pytest.mark.parametrize("name", ["async", "sync", "native"])
 def test_gymnasiums_own_are_measured_too(name):
     """In a process of their own, as every peer."""
     with PeerSubject(name, sys.executable, "CartPole-v1", 2) as peer:
@@ -144,6 +154,11 @@ class TestWhichThereAre:
             "SubprocVecEnv (stable-baselines3), PufferLib (pufferlib-core), EnvPool (envpool), RLMesh (rlmesh), "
             "OpenEnv (openenv); where another interpreter has one: --peer NAME=PYTHON"
         )
+
+    def test_an_environments_own_vector_environment_is_a_peer_of_native_pools(self, monkeypatch):
+        """Others do not run it."""
+        monkeypatch.setattr(peers, "find_spec", lambda module: None)
+        assert list(chosen_peers({}, native=True).interpreters) == ["async", "sync", "native"]
 
     def test_another_interpreter_is_preferred(self, monkeypatch):
         """Who names one means it."""

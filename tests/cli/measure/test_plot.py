@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -17,12 +18,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 def report(num_envs, workers=(2,), env_id="CartPole-v1"):
     samples = {"ceiling": [Sample(3e5)], "AsyncVectorEnv": [Sample(2e4, [1])]}
-    measured = {name: Measured("ceiling" if name == "ceiling" else "peer", 1.0) for name in samples}
+    measured = {name: Measured("ceiling" if name == "ceiling" else "peer") for name in samples}
     pools = []
     for count in workers:
         name = f"vecserver shm w{count}"
-        samples[name], measured[name] = [Sample(1e3 * num_envs * count, [1])], Measured("pool", 1.0)
-        pools.append(PoolFacts(name, "shm", "envs", count, 1.0, 1, 1, [1] * count))
+        samples[name], measured[name] = [Sample(1e3 * num_envs * count, [1])], Measured("pool")
+        pools.append(PoolFacts(name, "shm", "envs", count, 1.0, 1.5, 1, 1, [1] * count))
     return Report(
         env_id=env_id,
         num_envs=num_envs,
@@ -60,6 +61,18 @@ def test_a_folder_that_is_not_there_is_found_before_anything_is_measured(monkeyp
     assert "there is no folder" in said.err
 
 
+@pytest.mark.parametrize(
+    ("name", "why"), [("x.xyz", "a picture's name ends in .png"), ("x.png", "it cannot be written")]
+)
+def test_a_file_that_cannot_be_drawn_is_found_before_anything_is_measured(monkeypatch, capsys, tmp_path, name, why):
+    """No such format, or a folder in its place."""
+    monkeypatch.setattr(plot, "find_spec", lambda name: object())
+    (tmp_path / "x.png").mkdir()
+    code, said = bench(monkeypatch, capsys, "--plot", str(tmp_path / name))
+    assert (code, said.out) == (1, "")
+    assert why in said.err
+
+
 class TestWhatIsDrawn:
     def test_rates_over_rows_are_a_line_a_subject(self):
         """In the order of the rows."""
@@ -76,7 +89,22 @@ class TestWhatIsDrawn:
         assert {name: [(x, subject.median) for x, subject in points] for name, points in lines.items()} == {
             "ceiling": [(1, 3e5), (4, 3e5)],
             "AsyncVectorEnv": [(1, 2e4), (4, 2e4)],
-            "vecserver shm envs": [(1, 4e3), (2, 8e3), (4, 1.6e4)],
+            "vecserver shm": [(1, 4e3), (2, 8e3), (4, 1.6e4)],
+        }
+
+    def test_what_was_left_to_be_chosen_is_a_line_of_its_own(self):
+        """It may be what another pool was asked for, and one line would have two points there."""
+        asked = [("shm envs w2", "envs", 2), ("shm auto w2", "envs", 2), ("shm envs auto", "envs", 2)]
+        asked += [("shm envs w1", "envs", 1), ("shm envs w2 ÷2", "envs", 2)]
+        samples = {f"vecserver {name}": [Sample(1e3, [1])] for name, _, _ in asked}
+        pools = [PoolFacts(f"vecserver {name}", "shm", engine, n, 1.0, 1.5, 1, 1, [1]) for name, engine, n in asked]
+        subjects = subject_reports(samples, dict.fromkeys(samples, Measured("pool")))
+        lines = plot._over_workers(replace(report(4), subjects=subjects, pools=pools))
+        assert {name: [x for x, _ in points] for name, points in lines.items()} == {
+            "vecserver shm envs": [1, 2],
+            "vecserver shm auto": [2],
+            "vecserver shm envs auto": [2],
+            "vecserver shm envs ÷2": [2],
         }
 
     def test_the_file_is_a_picture(self, tmp_path):

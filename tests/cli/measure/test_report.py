@@ -5,7 +5,8 @@ import pytest
 from vecserver.cli.measure import compare
 from vecserver.cli.measure.display import print_report
 from vecserver.cli.measure.peers import PeerFailed
-from vecserver.cli.measure.report import LeftOut, Measured, PoolFacts, Report, subject_reports
+from vecserver.cli.measure.question import Question
+from vecserver.cli.measure.report import LeftOut, Measured, PoolFacts, Report, subject_reports, table
 from vecserver.cli.measure.subjects import Sample
 from vecserver.cli.measure.where import Part, WhereTimeGoes
 
@@ -49,14 +50,32 @@ class TestTurns:
         assert left_out == [LeftOut("b", "it hangs")]
 
 
+class TestWhichPoolsAreAskedFor:
+    def question(self, url):
+        return Question(env_id="CartPole-v1", num_envs=2, seconds=1.0, rounds=1, workers=(1, 9), url=url)
+
+    def test_a_private_server_is_not_asked_for_what_it_refuses(self):
+        """Two rows have no nine workers: left out before anything starts."""
+        left_out = []
+        assert {choice.workers for choice in compare._possible(self.question(None), left_out)} == {1}
+        assert len(left_out) == 3
+
+    def test_another_server_judges_by_its_own_caps(self):
+        """This machine's say nothing about it."""
+        left_out = []
+        choices = compare._possible(self.question("http://elsewhere"), left_out)
+        assert {choice.workers for choice in choices} == {1, 9}
+        assert left_out == []
+
+
 def reports(**rates):
     samples = {name: [Sample(rate, [1_000_000, 3_000_000]) for rate in each] for name, each in rates.items()}
     samples["ceiling"] = [Sample(sample.steps_per_s) for sample in samples["ceiling"]]
-    return subject_reports(samples, {name: Measured("pool", 0.5) for name in rates})
+    return subject_reports(samples, {name: Measured("pool") for name in rates})
 
 
 MACHINE = {"cpu": "A CPU", "cores": 4, "affinity": [0, 2], "kernel": "Linux", "load_1m": 0.5}
-POOL = PoolFacts("vecserver tcp", "tcp", "envs", 2, 1.5, 4096, 50 << 20, [40 << 20, 41 << 20])
+POOL = PoolFacts("vecserver tcp", "tcp", "envs", 2, 0.25, 0.5, 4096, 50 << 20, [40 << 20, 41 << 20])
 
 
 def made_up(subjects, **more):
@@ -75,6 +94,25 @@ def made_up(subjects, **more):
     )
 
 
+class TestAFixedRate:
+    def subject(self, begun):
+        samples = {"pool": [Sample(100.0, [1_000_000] * 99 + [9_000_000], due=100, begun=begun)]}
+        (subject,) = subject_reports(samples, {"pool": Measured("pool")})
+        return subject, table(made_up([subject], rate=100.0))[1][0]
+
+    def test_a_rate_that_was_kept_has_times(self):
+        """One batch in a hundred may have waited when the round was over; its time counts."""
+        subject, line = self.subject(begun=99)
+        assert (subject.due, subject.begun, subject.kept, subject.max_ms) == (100, 99, True, 9.0)
+        assert [cell.strip() for cell in line] == ["pool", "100", "99 of 100", "yes", "1.00", "1.00", "1.08", "9.00"]
+
+    def test_one_that_was_not_has_none(self):
+        """They would say how long the round was."""
+        subject, line = self.subject(begun=98)
+        assert (subject.kept, subject.p99_ms) == (False, None)
+        assert [cell.strip() for cell in line] == ["pool", "100", "98 of 100", "no", "–", "–", "–", "–"]
+
+
 class TestReport:
     def test_a_ratio_is_taken_within_a_round(self):
         """On a machine that slows down by half, a constant ratio stays what it is."""
@@ -86,6 +124,17 @@ class TestReport:
         assert peer.of_async == 1.0
         assert (pool.lowest, pool.median, pool.highest) == (30, 48, 60)
         assert (pool.p50_ms, pool.p90_ms, pool.p99_ms, pool.max_ms) == (2.0, 3.0, 3.0, 3.0)
+
+    def test_a_round_without_a_step_loses_its_ratio_and_not_the_report(self):
+        """A slow environment may only have been reset in it."""
+        ceiling, pool = reports(ceiling=[100.0, 100.0, 100.0], pool=[50.0, 40.0, 0.0], AsyncVectorEnv=[0.0, 10.0, 0.0])[
+            :2
+        ]
+        assert (pool.of_ceiling, pool.of_ceiling_rounds) == (0.4, (0.0, 0.5))
+        assert (pool.of_async, pool.of_async_rounds) == (4, (4, 4))
+        still = reports(ceiling=[100.0], pool=[0.0], AsyncVectorEnv=[0.0])
+        assert [subject.of_async for subject in still] == [None] * 3
+        assert [line[2].strip() for line in table(made_up(still))[1]] == ["0%", "–", "–"]
 
     def test_without_peers_there_is_no_ratio_to_them(self):
         """The other figures are there."""
@@ -122,13 +171,14 @@ class TestReport:
         print_report(
             made_up(
                 reports(ceiling=[2.0], **{"vecserver tcp": [1.0]}),
-                where=[WhereTimeGoes("vecserver tcp", 400, 100.0, parts)],
+                where=[WhereTimeGoes("vecserver tcp", 397, 100.0, parts, 3)],
             )
         )
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         start = lines.index(["part", "vecserver", "tcp", "found"])
-        assert lines[start + 1 : start + 4] == [
+        assert lines[start + 1 : start + 5] == [
             ["client", "30.0", "30%", "measured"],
             ["workers", "70.0", "70%", "remainder"],
             ["batch", "100.0", "100%", "measured"],
+            ["left", "out", "3", "of", "400", "contradictory"],
         ]

@@ -85,6 +85,14 @@ def _gymnasium(kind: str, env_id: str, rows: int, _batches: list[Any]) -> Peer:
     return Peer(_NextStep(lambda actions: envs.step(actions)[2:4], rows), envs.close, "its defaults")
 
 
+def _native(env_id: str, rows: int, _batches: list[Any]) -> Peer:
+    """The environment's own vector environment: what a pool with engine ``native`` runs, with nothing in between."""
+    envs = gymnasium.make_vec(env_id, rows, vectorization_mode="vector_entry_point")
+    envs.reset(seed=SEED)
+    setting = f"{type(envs.unwrapped).__name__}, in one process"
+    return Peer(_NextStep(lambda actions: envs.step(actions)[2:4], rows), envs.close, setting)
+
+
 def _sb3(env_id: str, rows: int, _batches: list[Any]) -> Peer:
     vec_env = import_module("stable_baselines3.common.vec_env")
     # forks: as quick to step as other ways to start, which load PyTorch once a row
@@ -290,6 +298,7 @@ def _eventually(server: subprocess.Popen[bytes], connect: Callable[[], Any]) -> 
 ADAPTERS: Final[dict[str, Callable[[str, int, list[Any]], Peer]]] = {
     "async": partial(_gymnasium, "AsyncVectorEnv"),
     "sync": partial(_gymnasium, "SyncVectorEnv"),
+    "native": _native,
     "sb3": _sb3,
     "pufferlib": _pufferlib,
     "envpool": _envpool,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -93,4 +93,5 @@ def main(env_id: str, num_envs: int, rows: tuple[int, int], commands: Iterable[s
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]))
     _rows, _first, _end = map(int, sys.argv[3:6])
-    main(sys.argv[2], _rows, (_first, _end), sys.stdin)
+    with suppress(BrokenPipeError):  # Ctrl-C has ended whoever asks, before it knew of this process
+        main(sys.argv[2], _rows, (_first, _end), sys.stdin)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Self
 
 from vecserver.arena.plan import even_shards
 from vecserver.cli.measure.line_process import LineProcess
 from vecserver.cli.measure.subjects import Sample
-from vecserver.wire.errors import WorkerDied
+from vecserver.wire.errors import DeadlineExceeded, WorkerDied
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -22,6 +23,11 @@ __all__ = ["Ceiling"]
 
 _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """As a pool's workers: one process a core leaves no core for a second thread."""
+
+_MAKE_S: Final = 120.0
+"""Seconds to make the environments; as the peers have."""
+_SLACK_S: Final = 30.0
+"""Seconds that a round may take beyond its own: one that was begun is finished, and an environment may be slow."""
 
 
 class Ceiling:
@@ -33,6 +39,7 @@ class Ceiling:
 
     Raises:
         WorkerDied: A process ended before its environments were made; it has said why on stderr.
+        DeadlineExceeded: They were not made in time.
     """
 
     def __init__(self, env_id: str, num_envs: int) -> None:
@@ -45,7 +52,7 @@ class Ceiling:
                 arguments = (str(os.getpid()), env_id, str(num_envs), *map(str, rows))
                 command = (sys.executable, "-m", "vecserver.cli.measure.bare_loop", *arguments)
                 self._processes.append(LineProcess(command, {**os.environ, **_ONE_THREAD}))
-            self._answers()
+            self._answers(_MAKE_S)
             undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -66,6 +73,7 @@ class Ceiling:
 
         Raises:
             WorkerDied: A process ended; it has said why on stderr.
+            DeadlineExceeded: A process does not answer: an environment's step hangs.
         """
         return Sample(sum(self.rates(seconds)))
 
@@ -73,13 +81,22 @@ class Ceiling:
         """As ``measure``: environment steps a second of each process, in the order of ``shards``."""
         for process in self._processes:
             process.ask(str(seconds))
-        return [int(steps) * 1e9 / int(nanoseconds) for steps, nanoseconds in map(str.split, self._answers())]
+        return [
+            int(steps) * 1e9 / int(nanoseconds)
+            for steps, nanoseconds in map(str.split, self._answers(seconds + _SLACK_S))
+        ]
 
-    def _answers(self) -> list[str]:
+    def _answers(self, timeout: float) -> list[str]:
+        deadline = monotonic() + timeout
         try:
-            return [process.answer() for process in self._processes]
+            return [process.answer(max(0.0, deadline - monotonic())) for process in self._processes]
         except EOFError:
             raise WorkerDied("a process of the ceiling ended; what it says is above") from None
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"a process of the ceiling did not answer within {timeout:g} s: an environment hangs, or its steps are "
+                "too slow to be measured so"
+            ) from None
 
     def close(self) -> None:
         """End the processes; may be called again."""

@@ -44,6 +44,8 @@ __all__ = ["compare", "take_turns"]
 
 _WARM_UP: Final = 0.5
 """Length of the round that is not counted, as a part of one that is."""
+_ONE_BATCH_S: Final = 1e-9
+"""A turn that is over when its first batch is."""
 
 
 def compare(question: Question, progress: Callable[[str], None]) -> Report:
@@ -72,7 +74,7 @@ def compare(question: Question, progress: Callable[[str], None]) -> Report:
         where = []
         if question.where:
             whole = [choice for choice in choices if choice.name in samples and choice.parts == 1]
-            where = where_time_goes(question, whole, ceiling, progress)
+            where = where_time_goes(question, whole, ceiling, progress, left_out)
         return Report(
             env_id=question.env_id,
             num_envs=question.num_envs,
@@ -92,11 +94,13 @@ def compare(question: Question, progress: Callable[[str], None]) -> Report:
 
 
 def _possible(question: Question, left_out: list[LeftOut]) -> list[PoolChoice]:
-    """The pools that may be asked for.
+    """The pools that may be asked for. A server that ran before knows its own caps, and says itself what it refuses.
 
     Raises:
         VecServerError: None may.
     """
+    if question.url is not None:
+        return question.pools()
     choices, refused = [], []
     for choice in question.pools():
         try:
@@ -170,6 +174,7 @@ class _Field:
         self._batches = action_batches(self._action_space(), question.num_envs)
         self._server: LocalServer | None = None
         self._pools: dict[str, tuple[PoolChoice, RemoteVectorEnv]] = {}
+        self._first_batch_s: dict[str, float] = {}
         self.subjects: dict[str, Subject] = {}
         self.measured: dict[str, Measured] = {}
 
@@ -193,14 +198,13 @@ class _Field:
                 self._left_out.append(LeftOut(title, str(error)))
                 continue
             self.subjects[title] = self._stack.enter_context(peer)
-            self.measured[title] = Measured("peer", peer.first_batch_s, peer.setting)
+            self.measured[title] = Measured("peer", peer.setting)
 
     def add_ceiling(self) -> Ceiling:
         """Add the ceiling, before all others in the report; at a fixed rate nothing is compared with it."""
-        began = perf_counter()
         ceiling = self._stack.enter_context(Ceiling(self._question.env_id, self._question.num_envs))
         if self._question.rate is None:
-            self.measured[CEILING] = Measured("ceiling", perf_counter() - began, f"{len(ceiling.pids)} processes")
+            self.measured[CEILING] = Measured("ceiling", f"{len(ceiling.pids)} processes")
             self.subjects = {CEILING: ceiling, **self.subjects}
         return ceiling
 
@@ -243,8 +247,10 @@ class _Field:
         else:
             envs.reset(seed=SEED)
             self.subjects[choice.name] = PartsSubject(envs.split(choice.parts), self._batches)
+        self.subjects[choice.name].measure(_ONE_BATCH_S)
         self._pools[choice.name] = choice, envs
-        self.measured[choice.name] = Measured("pool", perf_counter() - began)
+        self._first_batch_s[choice.name] = perf_counter() - began
+        self.measured[choice.name] = Measured("pool")
 
     def pool_facts(self) -> list[PoolFacts]:
         """What the server and the pools themselves say of them; they are whole again afterwards."""
@@ -255,14 +261,14 @@ class _Field:
                 self._facts(choice, envs.stats(), client.get_pool(envs.pool)) for choice, envs in self._pools.values()
             ]
 
-    @staticmethod
-    def _facts(choice: PoolChoice, stats: Stats, view: dict[str, Any]) -> PoolFacts:
+    def _facts(self, choice: PoolChoice, stats: Stats, view: dict[str, Any]) -> PoolFacts:
         return PoolFacts(
             subject=choice.name,
             transport=choice.transport,
             engine=view["engine"],
             workers=view["workers"],
             creation_s=view["creation_s"],
+            first_batch_s=self._first_batch_s[choice.name],
             arena_bytes=stats.arena_bytes,
             host_rss_bytes=stats.host_rss_bytes,
             worker_rss_bytes=stats.rss_bytes,

@@ -37,10 +37,12 @@ def where_columns(where: list[WhereTimeGoes]) -> tuple[str, ...]:
 
 
 def where_rows(where: list[WhereTimeGoes]) -> Iterator[tuple[str, ...]]:
-    """A line a part, and the whole batch below."""
+    """A line a part, the whole batch below, and how many batches could not be taken apart, if any."""
     for parts in zip(*(one.parts for one in where), strict=True):
         yield parts[0].name, *(f"{part.us:8.1f} {part.per_cent:4.0f}%" for part in parts), parts[0].found
     yield "batch", *(f"{one.batch_us:8.1f}  100%" for one in where), "measured"
+    if any(one.left_out for one in where):
+        yield "left out", *(f"{one.left_out} of {one.batches + one.left_out}" for one in where), "contradictory"
 
 
 def facts(report: Report) -> dict[str, str]:
@@ -56,11 +58,10 @@ def facts(report: Report) -> dict[str, str]:
     if report.rate is not None:
         pairs["±"] = "times count from when a batch was due, not from when it was begun"
     pairs |= {subject.name: subject.setting for subject in report.subjects if subject.setting}
-    first_batch_s = {subject.name: subject.first_batch_s for subject in report.subjects}
     for pool in report.pools:
         workers = " + ".join(_mib(size) for size in pool.worker_rss_bytes)
         pairs[pool.subject] = (
-            f"engine {pool.engine}, workers {pool.workers}, first batch after {first_batch_s[pool.subject]:.2f} s, "
+            f"engine {pool.engine}, workers {pool.workers}, first batch after {pool.first_batch_s:.2f} s, "
             f"arena {pool.arena_bytes >> 10} KiB, resident MiB: host {_mib(pool.host_rss_bytes)}, workers {workers}"
         )
     if report.server_rss_bytes is not None:

@@ -13,6 +13,9 @@ __all__ = ["closed_loop", "paced_loop"]
 _WATCH_NS: Final = 200_000
 """Before a batch is due the clock is watched for so long: a sleep ends up to a tenth of a millisecond late."""
 
+_LISTED: Final = 100_000
+"""Batches of a round, at most, that were not begun and are listed: a rate that no machine keeps has any number."""
+
 
 def closed_loop(step: Callable[[], int], seconds: float) -> tuple[int, list[int], int]:
     """Begin a batch as soon as the one before it is there.
@@ -34,7 +37,7 @@ def closed_loop(step: Callable[[], int], seconds: float) -> tuple[int, list[int]
     return steps, batch_ns, now - first
 
 
-def paced_loop(step: Callable[[], int], interval: float, seconds: float) -> tuple[int, list[int], int, int]:
+def paced_loop(step: Callable[[], int], interval: float, seconds: float) -> tuple[int, list[int], int, int, int]:
     """Begin a batch whenever one is due, or late where the one before it is.
 
     A batch counts from when it was due, not from when it was begun: one that is slow makes those behind it slow, as it
@@ -46,7 +49,9 @@ def paced_loop(step: Callable[[], int], interval: float, seconds: float) -> tupl
         seconds: How long batches are due; of those that are late by then none is begun.
 
     Returns:
-        As ``closed_loop``, with the nanoseconds counted from when a batch was due; and how many batches were due.
+        As ``closed_loop``, with the nanoseconds counted from when a batch was due, for every batch that was due: one
+        that was not begun counts with how long it had waited in the end, which is less than it would have taken. And
+        how many were due, and how many of them were begun: those come first.
     """
     interval_ns = max(1, round(interval * 1e9))
     due = max(1, int(seconds * 1e9) // interval_ns)
@@ -60,7 +65,9 @@ def paced_loop(step: Callable[[], int], interval: float, seconds: float) -> tupl
         steps += step()
         now = perf_counter_ns()
         batch_ns.append(now - intended)
-    return steps, batch_ns, max(now - first, due * interval_ns), due
+    begun = len(batch_ns)
+    batch_ns += [now - (first + number * interval_ns) for number in range(begun, min(due, begun + _LISTED))]
+    return steps, batch_ns, max(now - first, due * interval_ns), due, begun
 
 
 def _wait_until(instant: int) -> None:

@@ -12,10 +12,11 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import suppress
 from importlib import metadata, util
 from itertools import cycle
 from pathlib import Path
-from time import perf_counter, sleep
+from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from gymnasium.vector.utils import batch_space
@@ -37,7 +38,10 @@ DISTRIBUTIONS: Final = {
     "rlmesh": "rlmesh",
     "openenv": "openenv",
 }
-"""Peers that are packages of their own, by name."""
+"""Peers that are packages of their own, by name: what they are usually installed as."""
+
+_MODULES: Final = {"sb3": "stable_baselines3"}
+"""Those of them whose module is called otherwise."""
 
 
 def _beside(name: str) -> Any:
@@ -88,14 +92,13 @@ def main(name: str, env_id: str, rows: int, commands: Iterable[str]) -> None:
     with answers:
         adapters = _beside("adapters")
         try:
-            began = perf_counter()
+            version = _version(name)
             batches = _batches(adapters.make_env(env_id), rows, adapters.SEED)
             peer = adapters.ADAPTERS[name](env_id, rows, batches)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from being made is for the report
             answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
             return
-        ready = {"setting": peer.setting, "version": _version(name), "first_batch_s": perf_counter() - began}
-        answers.write(json.dumps(ready) + "\n")
+        answers.write(json.dumps({"setting": peer.setting, "version": version}) + "\n")
         try:
             _obey(peer, batches, commands, answers.write)
         finally:
@@ -103,7 +106,13 @@ def main(name: str, env_id: str, rows: int, commands: Iterable[str]) -> None:
 
 
 def _version(name: str) -> str:
-    distribution = DISTRIBUTIONS.get(name, "gymnasium")
+    """What is installed of a peer: a fork of it, or one that was built here, may have another name, or none."""
+    usual = DISTRIBUTIONS.get(name, "gymnasium")
+    module = _MODULES.get(name, name if name in DISTRIBUTIONS else "gymnasium")
+    installed = metadata.packages_distributions().get(module, [])
+    if not installed:
+        return f"{usual} of unknown version"
+    distribution = usual if usual in installed else installed[0]
     return f"{distribution} {metadata.version(distribution)}"
 
 
@@ -121,4 +130,5 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _end_with_parent(int(sys.argv[1]))
-    main(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.stdin)
+    with suppress(BrokenPipeError):  # Ctrl-C has ended whoever asks, before it knew of this process
+        main(sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.stdin)

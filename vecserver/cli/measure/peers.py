@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASYNC",
+    "NATIVE",
     "PACKAGES",
     "Chosen",
     "PeerFailed",
@@ -36,7 +37,9 @@ __all__ = [
 
 ASYNC: Final = "AsyncVectorEnv"
 
-_GYMNASIUM: Final = {"async": ASYNC, "sync": "SyncVectorEnv"}
+NATIVE: Final = "vector env in process"
+
+_GYMNASIUM: Final = {"async": ASYNC, "sync": "SyncVectorEnv", "native": NATIVE}
 
 PACKAGES: Final = {
     "sb3": ("SubprocVecEnv", "stable_baselines3"),
@@ -86,9 +89,14 @@ def parse_interpreters(texts: Iterable[str]) -> dict[str, str]:
     return interpreters
 
 
-def chosen_peers(interpreters: Mapping[str, str]) -> Chosen:
-    """All peers that are installed in this interpreter or are said to be in another."""
-    found = dict.fromkeys(_GYMNASIUM, sys.executable)
+def chosen_peers(interpreters: Mapping[str, str], *, native: bool = False) -> Chosen:
+    """All peers that are installed in this interpreter or are said to be in another.
+
+    Args:
+        interpreters: What ``parse_interpreters`` gave.
+        native: Whether the environment's own vector environment is one, as it is beside pools with that engine.
+    """
+    found = {name: sys.executable for name in _GYMNASIUM if native or name != "native"}
     missing = []
     for name, (_, module) in PACKAGES.items():
         if name in interpreters:
@@ -137,7 +145,6 @@ class PeerSubject:
             self._process.close()
             raise
         self.setting = f"{made['version']}, {made['setting']}"
-        self.first_batch_s: float = made["first_batch_s"]
 
     def __enter__(self) -> Self:
         return self
@@ -156,10 +163,14 @@ class PeerSubject:
         """Step for so long.
 
         Raises:
-            PeerFailed: It ended, or does not answer.
+            PeerFailed: It ended, or does not answer. Nothing of it is left then.
         """
         self._process.ask(f"{seconds}" if self._interval is None else f"{seconds} {self._interval}")
-        done = self._answer(seconds + _SLACK_S)
+        try:
+            done = self._answer(seconds + _SLACK_S)
+        except PeerFailed:
+            self._process.close()  # one that hangs may spin, on a core that the others are measured on
+            raise
         return Sample(done["steps"] * 1e9 / done["took_ns"], done["batch_ns"], *done["due"])
 
     def _answer(self, timeout: float) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from importlib import import_module
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_can_plot", "draw"]
 
+_FORMATS: Final = (".png", ".svg", ".pdf")
 _WIDTH, _HEIGHT, _DPI = 7.0, 4.0, 130
 _STYLES: Final = {CEILING: ("black", "--"), ASYNC: ("firebrick", ":")}
 _PEER_STYLE: Final = ("0.6", ":")
@@ -33,12 +35,16 @@ def check_can_plot(path: Path) -> None:
     """Before anything is measured: whether the picture can be drawn in the end.
 
     Raises:
-        LocalError: Matplotlib is not installed, or there is no such folder.
+        LocalError: Matplotlib is not installed, knows no such format, or the file cannot be written.
     """
     if find_spec("matplotlib") is None:
         raise LocalError("--plot needs Matplotlib: pip install 'vecserver[plot]'")
     if not path.parent.is_dir():
         raise LocalError(f"--plot {path}: there is no folder {path.parent}")
+    if path.suffix.lower() not in _FORMATS:
+        raise LocalError(f"--plot {path}: a picture's name ends in {', '.join(_FORMATS)}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
+        raise LocalError(f"--plot {path}: it cannot be written")
 
 
 def draw(reports: Sequence[Report], path: Path) -> None:
@@ -80,7 +86,10 @@ def _over_rows(reports: Sequence[Report]) -> _Lines:
 
 
 def _over_workers(report: Report) -> _Lines:
-    """Pools that differ in their workers alone are one line; what has none is level."""
+    """Pools that were asked for in the same way but for their workers are one line; what has none is level.
+
+    One whose workers or engine were left to be chosen is a line of its own: it may have as many as one of the others.
+    """
     subjects = {subject.name: subject for subject in report.subjects}
     counts = _worker_counts(report)
     lines: _Lines = defaultdict(list)
@@ -88,8 +97,12 @@ def _over_workers(report: Report) -> _Lines:
         if subject.name in _STYLES:
             lines[subject.name] = [(count, subject) for count in (counts[0], counts[-1])]
     for pool in sorted(report.pools, key=lambda pool: pool.workers):
-        lines[f"vecserver {pool.transport} {pool.engine}"].append((pool.workers, subjects[pool.subject]))
+        lines[_but_for_workers(pool.subject)].append((pool.workers, subjects[pool.subject]))
     return lines
+
+
+def _but_for_workers(subject: str) -> str:
+    return " ".join(word for word in subject.split() if not (word[0] == "w" and word[1:].isdecimal()))
 
 
 def _panel(axes: Any, lines: _Lines, title: str, axis: str) -> None:

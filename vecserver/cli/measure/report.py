@@ -49,12 +49,10 @@ class Measured:
     """What a subject is.
 
     Attributes:
-        first_batch_s: Seconds from nothing to the first batch.
         setting: How it was made; empty for pools, of which ``PoolFacts`` says more.
     """
 
     kind: Literal["ceiling", "peer", "pool"]
-    first_batch_s: float
     setting: str = ""
 
 
@@ -68,7 +66,8 @@ class SubjectReport:
         setting: How a peer was made.
         rates: Environment steps a second, a round each; the three figures after it are theirs.
         p50_ms: Milliseconds of a batch, median over all rounds; None for the ceiling, which steps none. At a fixed rate
-            they count from when the batch was due. The three after it likewise.
+            they count from when the batch was due; None where the rate was not kept: they would say how long the round
+            was. The three after it likewise.
         of_ceiling: Median of each round's ratio to the ceiling; None at a fixed rate.
         of_async: Likewise to ``AsyncVectorEnv``; None where it was left out.
         of_ceiling_rounds: The lowest and the highest of these ratios.
@@ -76,7 +75,6 @@ class SubjectReport:
         due: Batches that were due, at a fixed rate.
         begun: Those of them that were begun before their round was over.
         kept: Whether the rate was kept.
-        first_batch_s: Seconds from nothing to the first batch.
     """
 
     name: str
@@ -97,18 +95,24 @@ class SubjectReport:
     due: int | None
     begun: int | None
     kept: bool | None
-    first_batch_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFacts:
-    """A pool that was measured, and the resident memory of its processes after the last round."""
+    """A pool that was measured, and the resident memory of its processes after the last round.
+
+    Attributes:
+        creation_s: Seconds that the server took to make it.
+        first_batch_s: Seconds from the call of ``make_vec``, the server running, to the return of the first step: its
+            creation, the attachment, the reset and the step; of a split pool the first step of all parts.
+    """
 
     subject: str
     transport: str
     engine: str
     workers: int
     creation_s: float
+    first_batch_s: float
     arena_bytes: int
     host_rss_bytes: int
     worker_rss_bytes: list[int]
@@ -168,11 +172,12 @@ def _subject_report(
 ) -> SubjectReport:
     own = rates[name]
     batch_ns = [nanoseconds for sample in samples for nanoseconds in sample.batch_ns]
-    times: list[float | None] = [None] * 4
-    if batch_ns:
-        times = [float(ns) / 1e6 for ns in np.percentile(batch_ns, [50, 90, 99, 100])]
     at_a_rate = samples[0].due is not None
-    due = sum(sample.due or 0 for sample in samples)
+    due, begun = sum(sample.due or 0 for sample in samples), sum(sample.begun or 0 for sample in samples)
+    kept = begun >= _KEPT * due if at_a_rate else None
+    times: list[float | None] = [None] * 4
+    if batch_ns and kept is not False:
+        times = [float(ns) / 1e6 for ns in np.percentile(batch_ns, [50, 90, 99, 100])]
     of_ceiling = _ratios(own, None if at_a_rate else rates.get(CEILING))
     of_async = _ratios(own, None if at_a_rate else rates.get(ASYNC))
     return SubjectReport(
@@ -192,15 +197,14 @@ def _subject_report(
         of_async=statistics.median(of_async) if of_async else None,
         of_async_rounds=(min(of_async), max(of_async)) if of_async else None,
         due=due if at_a_rate else None,
-        begun=len(batch_ns) if at_a_rate else None,
-        kept=len(batch_ns) >= _KEPT * due if at_a_rate else None,
-        first_batch_s=measured.first_batch_s,
+        begun=begun if at_a_rate else None,
+        kept=kept,
     )
 
 
 def _ratios(own: Sequence[float], other: Sequence[float] | None) -> list[float]:
-    """Each round's; none where there is nothing to compare with."""
-    return [] if other is None else [a / b for a, b in zip(own, other, strict=True)]
+    """Each round's; none where there is nothing to compare with, or a round in which that made no step."""
+    return [] if other is None else [a / b for a, b in zip(own, other, strict=True) if b]
 
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -218,7 +222,7 @@ def table(report: Report) -> tuple[list[str], list[list[str]]]:
 def _row(subject: SubjectReport) -> tuple[str, ...]:
     return (
         f"{subject.median:,.0f}",
-        f"{50 * (subject.highest - subject.lowest) / subject.median:.0f}%",
+        f"{50 * (subject.highest - subject.lowest) / subject.median:.0f}%" if subject.median else "–",
         *(_figure(value, 2) for value in (subject.p50_ms, subject.p90_ms, subject.p99_ms)),
         _figure(subject.of_ceiling, 3),
         _half(subject.of_ceiling_rounds, 2),

@@ -33,13 +33,15 @@ class Sample:
     Attributes:
         steps_per_s: Environment steps a second, steps that only reset a row left out.
         batch_ns: Nanoseconds of each batch, as its caller saw it; empty for a subject that steps no batches. At a fixed
-            rate they count from when the batch was due.
+            rate they count from when the batch was due, and one that was not begun has what it had waited by the end.
         due: How many batches were due, at a fixed rate; None where each begins when the one before it is there.
+        begun: How many of them were begun.
     """
 
     steps_per_s: float
     batch_ns: list[int] = field(default_factory=list)
     due: int | None = None
+    begun: int | None = None
 
 
 class Subject(Protocol):
@@ -93,11 +95,11 @@ class VectorSubject:
 
         if self._interval is None:
             steps, batch_ns, took_ns = closed_loop(step_batch, seconds)
-            due = None
+            due = begun = None
         else:
-            steps, batch_ns, took_ns, due = paced_loop(step_batch, self._interval, seconds)
+            steps, batch_ns, took_ns, due, begun = paced_loop(step_batch, self._interval, seconds)
         self._over = over
-        return Sample(steps * 1e9 / took_ns, batch_ns, due)
+        return Sample(steps * 1e9 / took_ns, batch_ns, due, begun)
 
 
 class Part(Protocol):

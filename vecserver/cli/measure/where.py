@@ -2,7 +2,7 @@
 
 Of each batch there is a chain of instants, from the call of ``step`` to its return, along the worker that ended last.
 The parts between them are measured and sum to the batch. One is divided further by calculation: a worker's time into
-what the bare loop takes for its rows, in the same run, and the rest.
+what the bare loop takes for its rows, in the same run, and the rest. A batch whose instants cannot be is left out.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 from vecserver.arena.doorbell import Doorbell
 from vecserver.arena.plan import even_shards
+from vecserver.cli.measure.report import LeftOut
 from vecserver.cli.measure.stamps import HOST, Stamps, worker_line
 from vecserver.cli.measure.subjects import SEED, action_batches
 from vecserver.engine.make import EnvMaker
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
-__all__ = ["Part", "WhereTimeGoes", "parts_of", "where_time_goes"]
+__all__ = ["NoChains", "Part", "WhereTimeGoes", "parts_of", "where_time_goes"]
 
 _ROUNDS: Final = 5
 _BATCHES: Final = 80
@@ -51,8 +52,14 @@ _WARM: Final = 10
 _START_S: Final = 120.0
 _GRACE_S: Final = 5.0
 _REACH_S: Final = 5.0
+_BACK_NS: Final = 5_000
+"""How far an instant may lie before the one it follows: the clocks of two cores differ by less than a microsecond."""
 
 _Table = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+
+
+class NoChains(Exception):
+    """Most batches' instants contradict each other; says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,7 @@ class Part:
 
     Attributes:
         name: ``client``, ``wire``, ``host``, ``bells``, ``workers`` or ``environment``.
-        us: Microseconds.
+        us: Microseconds. A remainder is below nought where the bare loop was slower than the worker.
         per_cent: Of the batch.
         found: How: ``measured``, ``bare loop`` (the time that the bare loop takes for these rows) or ``remainder``.
     """
@@ -80,16 +87,22 @@ class WhereTimeGoes:
         subject: The pool.
         batches: How many were measured: half of them are left, those next to the median.
         batch_us: Microseconds of a batch, the mean of these; its parts sum to it.
+        left_out: Batches beside these, whose instants contradict each other.
     """
 
     subject: str
     batches: int
     batch_us: float
     parts: list[Part]
+    left_out: int = 0
 
 
 def where_time_goes(
-    question: Question, choices: Sequence[PoolChoice], ceiling: Ceiling, progress: Callable[[str], None]
+    question: Question,
+    choices: Sequence[PoolChoice],
+    ceiling: Ceiling,
+    progress: Callable[[str], None],
+    left_out: list[LeftOut],
 ) -> list[WhereTimeGoes]:
     """Measure each pool once more, with a host of its own.
 
@@ -98,6 +111,7 @@ def where_time_goes(
         choices: The pools.
         ceiling: The bare loops.
         progress: Called with a sentence now and then.
+        left_out: Told of pools whose batches cannot be taken apart.
 
     Raises:
         VecServerError: A pool cannot be made.
@@ -111,7 +125,10 @@ def where_time_goes(
             for _ in range(_ROUNDS):
                 pool.run(question.seconds)
                 row_ns.append(_bare_row_ns(ceiling, question.seconds / _ROUNDS))
-            results.append(parts_of(choice.name, *pool.chains(), float(np.median(row_ns))))
+            try:
+                results.append(parts_of(choice.name, *pool.chains(), float(np.median(row_ns))))
+            except NoChains as error:
+                left_out.append(LeftOut(f"{choice.name}, where its time goes", str(error)))
     return results
 
 
@@ -235,6 +252,7 @@ class _StampedPool:
         called, finished = workers[last, np.arange(len(own))].T
         rows = np.array([end - first for first, end in self._shards])[last]
         began, left, heard, returned = own.T
+        called[(workers[:, :, 0] < began).any(axis=0)] = 0  # one worker's stamps are missing: it may have been the last
         if self._direct:
             chain = [began, left, called, finished, heard, returned]
             names = ["client", "bells", "workers", "bells", "client"]
@@ -254,8 +272,16 @@ def parts_of(subject: str, chain: _Table, rows: _Table, names: Sequence[str], ro
         rows: Rows of the worker that ended last, a batch each.
         names: What happens between two instants.
         row_ns: Nanoseconds that the bare loop takes for a row.
+
+    Raises:
+        NoChains: Not half of the batches can be taken apart.
     """
-    # one who is woken may begin before its waker has noted that it woke it
+    sound = _sound(chain, names)
+    count = int(np.count_nonzero(sound))
+    if 2 * count <= len(chain):
+        raise NoChains(f"in {len(chain) - count} of {len(chain)} batches what was noted contradicts itself")
+    chain, rows = chain[sound], rows[sound]
+    # each instant at the earliest of those behind it: a waker's note is late where the one it woke took its core
     chain = np.minimum.accumulate(chain[:, ::-1], axis=1)[:, ::-1]
     total = chain[:, -1] - chain[:, 0]
     low, high = np.percentile(total, [25, 75])
@@ -264,12 +290,28 @@ def parts_of(subject: str, chain: _Table, rows: _Table, names: Sequence[str], ro
     spans = np.diff(chain[usual], axis=1).mean(axis=0) / 1e3
     for name, span in zip(names, spans, strict=True):
         us[name] += float(span)
-    us["environment"] = min(us["workers"], row_ns / 1e3 * float(rows[usual].mean()))
+    us["environment"] = row_ns / 1e3 * float(rows[usual].mean())
     us["workers"] -= us["environment"]
     batch_us = float(total[usual].mean()) / 1e3
     found = {"environment": "bare loop", "workers": "remainder"}
     parts = [Part(name, part, 100 * part / batch_us, found.get(name, "measured")) for name, part in us.items()]
-    return WhereTimeGoes(subject, len(total), batch_us, parts)
+    return WhereTimeGoes(subject, count, batch_us, parts, len(sound) - count)
+
+
+def _sound(chain: _Table, names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which batches have all of their instants, within the batch and in their order.
+
+    One may come late: the note that the workers were rung. The one that was rung may have taken its waker's core, and
+    then the note waits for as long as the worker runs. What comes before the ring bounds it all the same.
+    """
+    rung = names.index("workers") - 1 if "workers" in names[1:] else None
+    in_order = np.ones(len(chain), np.bool_)
+    for span, took in enumerate(np.diff(chain, axis=1).T):
+        if span == rung:
+            took = chain[:, span + 1] - chain[:, max(0, span - 1)]  # noqa: PLW2901 - the span that holds in any case
+        in_order &= took >= -_BACK_NS
+    within = (chain >= chain[:, :1]) & (chain <= chain[:, -1:])
+    return in_order & within.all(axis=1) & (chain > 0).all(axis=1)
 
 
 def _start(question: Question, choice: PoolChoice, folder: Path) -> HostStart:
