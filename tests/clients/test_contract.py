@@ -10,7 +10,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import vecserver_client as vs
 from tests.clients.looped import LoopedVectorEnv
-from tests.contract.vector_contract import COUNT, NEXT_STEP, VectorEnvContract, in_every_mode
+from tests.contract.vector_contract import COUNT, NEXT_STEP, REAL_ENVIRONMENTS, VectorEnvContract, in_every_mode
 from vecserver_client import factory
 from vecserver_client.transport import ZmqTransport
 
@@ -45,9 +45,15 @@ class RemoteContract(VectorEnvContract):
 
 
 class TestTcp(RemoteContract):
-    """One message a batch over tcp: the whole contract."""
+    """One message a batch over tcp: the whole contract; of the real environments every fourth, ``make slow`` has them all."""
 
     options: ClassVar = {"transport": "tcp"}
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "steps"), REAL_ENVIRONMENTS[::4])
+    def test_real_environments_equal_the_oracle(self, pair, mode, name, num_envs, steps):
+        """Gymnasium's own environments give the same to the bit, across the ends of episodes."""
+        super().test_real_environments_equal_the_oracle(pair, mode, name, num_envs, steps)
 
 
 class LocalContract(VectorEnvContract):

@@ -91,7 +91,7 @@ def test_parts_that_step_in_any_order_equal_an_oracle_each(make, form, mode):
         for seed, (part, oracle) in enumerate(zip(parts, oracles, strict=True)):
             assert_same(part.reset(seed=100 * seed), oracle.reset(seed=100 * seed), f"reset of part {seed}")
         begun: dict[int, np.ndarray] = {}
-        for number in range(120):
+        for number in range(60):
             which = int(rng.integers(len(parts)))
             part, oracle = parts[which], oracles[which]
             if which in begun:

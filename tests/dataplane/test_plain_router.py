@@ -206,7 +206,7 @@ requests = st.lists(
 )
 
 
-@fixed(150)
+@fixed(80)
 @given(requests, st.lists(st.integers(1, 50_000), min_size=1, max_size=6), st.booleans())
 def test_any_cut_of_a_conversation_gives_the_same_messages(sent, cuts, pinged):
     """From the first byte of the greeting on; signs of life between messages are answered and are none themselves."""

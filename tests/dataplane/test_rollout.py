@@ -97,6 +97,9 @@ class Rollout:
     def poll(self) -> bool:
         return self.running and self.broken is not None
 
+    def settle(self) -> None:
+        """There are no parts."""
+
     def collect(self) -> Outcome:
         return Outcome(0, b"", self.broken)
 
