@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from gymnasium.spaces import Space
 
+    from vecserver.wire.errors import VecServerError
     from vecserver_client.link import Watched
     from vecserver_client.vector_env import ArenaVectorEnv, StepReturn
 
@@ -27,6 +28,13 @@ _LOOK_S: Final = 1.0
 """Between two looks at a part that says nothing: an answer that was lost is asked for again by then."""
 
 Array = np.ndarray[Any, Any]
+
+
+def _say_whose(error: VecServerError, part: ArenaVectorEnv) -> None:
+    """Say of which rows of the whole an error of a part speaks."""
+    first, last = part.rows.start, part.rows.stop - 1
+    error.details["part_rows"] = [first, last]
+    error.add_note(f"of the worker with rows {first} to {last}, and of no other: its row 0 is row {first} of the whole")
 
 
 class Arrivals:
@@ -50,7 +58,13 @@ class Arrivals:
         for part, batch in zip(parts, batches, strict=True):
             part.check_step(batch)
         for part, batch in zip(parts, batches, strict=True):
-            part.step_async(batch)
+            try:
+                part.step_async(batch)
+            except InvalidAction as error:
+                _say_whose(error, part)
+                if sent := sum(len(each.rows) for each in parts[: parts.index(part)]):
+                    error.add_note(f"the {sent} rows before it were sent, and are to be received")
+                raise
             self._under_way.append(part)
 
     def _of_rows(self, rows: Array) -> list[ArenaVectorEnv]:
@@ -124,10 +138,8 @@ class Arrivals:
                 self._under_way.remove(part)  # also where it raises: its step is over then
                 try:
                     self._arrived.append((part, part.step_wait()))
-                except EnvFault as fault:
-                    first, last = part.rows.start, part.rows.stop - 1
-                    fault.details["part_rows"] = [first, last]
-                    fault.add_note(f"of the worker with rows {first} to {last}: its row 0 is row {first} of the whole")
+                except (EnvFault, InvalidAction) as error:
+                    _say_whose(error, part)
                     raise
                 finally:
                     if part.pending_call is not None:

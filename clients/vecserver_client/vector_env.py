@@ -391,6 +391,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             DeadlineExceeded: They did not come in time; nothing is lost, receive again.
             EnvFault: An environment raised; results of other workers are received next. Its rows are those of one
                 worker, counted from 0: ``details["part_rows"]`` has the first and the last of them in the whole.
+            InvalidAction: A worker's rows were sent a value outside the space: they were not stepped, and can be sent
+                again; the rows are named as in an EnvFault.
         """
         batches, rows = self._arrivals().recv(min_rows, self.step_timeout if timeout is None else timeout)
         observations, rewards, terminated, truncated, infos = zip(*batches, strict=True)

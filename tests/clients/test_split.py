@@ -568,6 +568,28 @@ def test_rows_that_do_not_go_together_are_refused(make, rows, count):
 
 
 @in_every_form
+def test_a_value_outside_the_space_names_its_worker(make, form):
+    """Its rows are not stepped and can be sent again; those of the others are received."""
+    envs = make(form, num_envs=4)
+    envs.reset(seed=0)
+    refused, rows = None, []
+    try:
+        envs.send(np.array([0, 0, 0, 7]))
+    except InvalidAction as error:
+        refused = error
+    while envs.pending_rows:
+        try:
+            rows += envs.recv()[4]["env_id"].tolist()
+        except InvalidAction as error:
+            refused = error
+    assert refused is not None
+    assert refused.details["part_rows"] == [2, 3]
+    assert rows == [0, 1]
+    envs.send(np.array([0, 0]), [2, 3])
+    assert envs.recv(2)[0][:, 2].tolist() == [1.0, 1.0]
+
+
+@in_every_form
 def test_a_fault_of_one_worker_loses_no_result_of_another(make, form):
     """It is raised once; what else arrived is received afterwards."""
     envs = make(form, env_id("Raise-v0"), 4, seed=0)

@@ -181,3 +181,19 @@ def test_the_address_of_their_examples(server):
     """0.0.0.0 is this machine, and a name that a page cannot take."""
     port = server.url.rpartition(":")[2]
     assert json.loads(httpx.get(f"http://0.0.0.0:{port}/health", trust_env=False).content) == {"status": "healthy"}
+
+
+def test_a_reset_that_is_refused_leaves_no_session(server, bare):
+    """Nobody was told its name: it would count until it was idle for too long."""
+    for body in ({"env_id": "Nope-v0"}, {"kwargs": {"nope": 1}}, {"seed": 2**64}):
+        assert 400 <= bare("POST", "/reset", json=body).status_code < 500
+    assert not server.sessions._open
+
+
+def test_a_page_of_another_server_gets_nothing_by_an_image(bare):
+    """A browser asks for whatever a page embeds; a link that a person follows is something else."""
+    address = "/schema?env_id=CartPole-v1"
+    embedded = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+    problem(bare("GET", address, headers=embedded), "malformed_message", 400)
+    assert bare("GET", address, headers={**embedded, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+    assert bare("GET", address, headers={**embedded, "Sec-Fetch-Site": "same-origin"}).status_code == 200

@@ -48,10 +48,10 @@ class LoopbackHosts:
 
 
 class SameOrigin:
-    """Middleware that refuses what a page of another origin makes a browser do: to open a WebSocket, or to post.
+    """Middleware that refuses what a page of another origin makes a browser do: to open a WebSocket, to post, to get.
 
-    Browsers let any page do both to any address, without a look at what comes back or, for a WebSocket, with one.
-    Programs send no Origin header.
+    Browsers let any page do so to any address, without a look at what comes back or, for a WebSocket, with one.
+    Programs send no Origin header, and none of those that say where a browser's request comes from.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -59,8 +59,12 @@ class SameOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request that no other origin makes, refuse any other."""
+        headers = Headers(scope=scope)
+        if scope["type"] == "http" and headers.get("sec-fetch-site") == "cross-site" and _is_embedded(headers):
+            refusal = MalformedMessage("a page of another server asks for this: open the address itself")
+            await answer(refusal, scope)(scope, receive, send)
+            return
         if scope["type"] == "websocket" or (scope["type"] == "http" and scope["method"] not in _READING):
-            headers = Headers(scope=scope)
             origin = headers.get("origin")
             if origin is not None and origin.partition("://")[2] != headers.get("host"):
                 refusal = MalformedMessage(
@@ -69,6 +73,11 @@ class SameOrigin:
                 await answer(refusal, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _is_embedded(headers: Headers) -> bool:
+    """Whether a browser asks for what a page embeds, an image or a script say, and not for a link that was followed."""
+    return headers.get("sec-fetch-mode") != "navigate"
 
 
 def _without_port(host: str) -> str:

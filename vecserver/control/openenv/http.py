@@ -214,8 +214,14 @@ def http_routes(sessions: Sessions) -> APIRouter:
     )
     async def reset(request: Request) -> Response:
         body = await _body_of(request)
+        had = clients.find(request)
         name, session = await clients.find_or_open(request)
-        answer = JsonResponse(await clients.ask(name, session, {"type": "reset", "data": body}))
+        try:
+            answer = JsonResponse(await clients.ask(name, session, {"type": "reset", "data": body}))
+        except BaseException:
+            if session is not had:  # nobody was told its name
+                clients.forget(name)
+            raise
         answer.headers[HEADER] = name
         answer.set_cookie(COOKIE, name, httponly=True, samesite="lax")
         return answer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from typing import Annotated, Any, Final, NoReturn
@@ -21,6 +22,8 @@ from vecserver.wire.errors import EnvCreationFailed, EnvFault, ResetNeeded
 from vecserver.wire.json_values import to_json, to_json_value
 
 __all__ = ["NeedsOwnProcess", "Play", "PlayOptions", "ResetData"]
+
+_log = logging.getLogger(__name__)
 
 _HARMLESS: Final = ("gymnasium.envs.classic_control.", "gymnasium.envs.toy_text.")
 """Gymnasium's environments in plain Python: they cannot crash, hang or fill their process if made as registered."""
@@ -46,6 +49,10 @@ class PlayOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
 
 
+_MAX_SEED: Final = 2**63 - 1
+"""The largest seed that JSON's readers keep exactly."""
+
+
 class ResetData(msgspec.Struct, frozen=True, kw_only=True):
     """What a reset may say; what else a client sends along is not looked at, as OpenEnv's own server does it.
 
@@ -57,7 +64,7 @@ class ResetData(msgspec.Struct, frozen=True, kw_only=True):
         options: Passed to the environment's ``reset``.
     """
 
-    seed: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    seed: Annotated[int, msgspec.Meta(ge=0, le=_MAX_SEED)] | None = None
     episode_id: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     env_id: Annotated[str, msgspec.Meta(max_length=255)] | None = None
     kwargs: dict[str, Any] | None = None
@@ -86,6 +93,13 @@ class _Made:
             raise EnvCreationFailed(
                 f"{env_id} could not be made: {fault['type']}: {fault['message']}", faults=[fault]
             ) from error
+
+    def close(self) -> None:
+        """Close the environment; what it raises is reported, and nothing else: it is not wanted any more."""
+        try:
+            self.env.close()
+        except Exception:  # noqa: BLE001 - an environment may raise anything
+            _log.exception("%s raised while it was closed", self.env_id)
 
     def is_from(self, env_id: str, kwargs: dict[str, Any]) -> bool:
         return self.env_id == env_id and self.kwargs == kwargs
@@ -194,7 +208,7 @@ class Play:
     def close(self) -> None:
         """Close the environment."""
         if self._made is not None:
-            self._made.env.close()
+            self._made.close()
 
     def _make(self, data: ResetData) -> _Made:
         made = self._made
@@ -208,9 +222,9 @@ class Play:
         if self._shared and not _is_harmless(env_id, kwargs, self._options):
             raise NeedsOwnProcess
         new = _Made(env_id, kwargs, self._options)
-        if made is not None:
-            made.env.close()
         self._made, self._under_way, self._done = new, False, False
+        if made is not None:
+            made.close()
         return new
 
     def _next_seed(self, given: int | None) -> int | None:
