@@ -45,7 +45,7 @@ class RemoteContract(VectorEnvContract):
 
 
 class TestTcp(RemoteContract):
-    """One message a batch over tcp: the whole contract; of the real environments every fourth, ``make slow`` has them all."""
+    """One message a batch over tcp: the whole contract, with samples of environments that ``make slow`` has all of."""
 
     options: ClassVar = {"transport": "tcp"}
 
@@ -54,6 +54,12 @@ class TestTcp(RemoteContract):
     def test_real_environments_equal_the_oracle(self, pair, mode, name, num_envs, steps):
         """Gymnasium's own environments give the same to the bit, across the ends of episodes."""
         super().test_real_environments_equal_the_oracle(pair, mode, name, num_envs, steps)
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Mixed-v0", 5, {})])
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Values in the slot and beside it are the same to the bit."""
+        super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
 class LocalContract(VectorEnvContract):

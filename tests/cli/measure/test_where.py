@@ -22,6 +22,7 @@ def report():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 class TestTheWholeCommand:
     def test_every_pool_is_looked_into(self, report):
         """Over each transport and with each engine."""
