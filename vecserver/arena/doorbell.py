@@ -106,12 +106,18 @@ class FinishLine:
         except BlockingIOError:
             self.bell.take()
 
-    def cross(self) -> None:
-        """Say that one worker has finished."""
+    def cross(self) -> bool:
+        """Say that one worker has finished.
+
+        Returns:
+            Whether it was the last one, and has rung.
+        """
         try:
             os.eventfd_read(self._tokens_fd)
         except BlockingIOError:
             self.bell.ring()
+            return True
+        return False
 
 
 def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:

@@ -45,7 +45,12 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
         title="vecserver", version=_API_VERSION, description=_DESCRIPTION, redoc_url=None, redirect_slashes=False
     )
     metrics = CollectorRegistry()
-    routers = [pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes()]
+    routers = [
+        pool_routes(registry),
+        environment_routes(),
+        observe_routes(registry, metrics, sessions),
+        _index_routes(),
+    ]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:

@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vecserver.arena.tally import Tally
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.layout import SlotViews
 
 __all__ = ["ActionArea", "Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "attribute_of", "fault_of"]
+
+# as plain names: an attribute of a class is looked up anew at every use
+_STEPS, _EPISODES = WorkerLine.STEPS, WorkerLine.EPISODES
 
 _WRAPPER_CLASSES: Final = "__wrapper_classes__"
 
@@ -160,6 +164,7 @@ class Shard:
         action_area: The arena's action area.
         codes: The dtype codes of the action leaves.
         line: The worker's line of words: the row being stepped, and its counters.
+        tally: What else the worker counts.
     """
 
     def __init__(
@@ -171,6 +176,7 @@ class Shard:
         action_area: memoryview,
         codes: memoryview,
         line: memoryview,
+        tally: Tally,
     ) -> None:
         self.first = first
         self.size = end - first
@@ -186,6 +192,7 @@ class Shard:
             for slot in slots
         ]
         self.line = line
+        self.tally = tally
         self._format = actions
         self.area = ActionArea(actions, action_area, codes, self.rows)
         """Where the next step's actions are."""
@@ -197,8 +204,10 @@ class Shard:
 
     def count(self, steps: int, episodes: int) -> None:
         """Add to the worker's counters, where the host and observers read them."""
-        self.line[WorkerLine.STEPS] += steps
-        self.line[WorkerLine.EPISODES] += episodes
+        line = self.line
+        line[_STEPS] += steps
+        if episodes:
+            line[_EPISODES] += episodes
 
     def take_side(self, rows: Sequence[bytes]) -> None:
         """Take the side values of the shard's next actions, one encoded row each."""
@@ -247,6 +256,9 @@ class Engine(Protocol):
         Raises:
             RowFaults: Environments raised; the other rows have stepped.
         """
+
+    def settle(self) -> None:
+        """Count what the last step brought; called when its end has been told, so that nobody waits for it."""
 
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows; rows that are left out get their last observation again.
