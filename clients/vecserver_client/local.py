@@ -85,7 +85,9 @@ class LocalVectorEnv(ArenaVectorEnv):
         wrappers: Gymnasium's wrappers by name, as in ``make_vec``.
         info: Which of the environments' infos arrive, as in ``make_vec``.
         episode_statistics: Report return, length and time of each episode that ends, as in ``make_vec``.
-        step_timeout: Seconds that a batch may take before DeadlineExceeded is raised; it stays pending.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
+        on_failure: What the death of a worker means, as in ``make_vec``.
+        restart_budget: How many may be replaced within a minute, as in ``make_vec``.
         render_mode: With an id, passed to ``gymnasium.make``.
         **env_kwargs: With an id, passed to ``gymnasium.make``.
 
@@ -117,6 +119,8 @@ class LocalVectorEnv(ArenaVectorEnv):
         info: str | Sequence[str] = "all",
         episode_statistics: bool = False,
         step_timeout: float = 60.0,
+        on_failure: str = "truncate",
+        restart_budget: int | None = 30,
         render_mode: str | None = None,
         **env_kwargs: Any,
     ) -> None:
@@ -140,6 +144,8 @@ class LocalVectorEnv(ArenaVectorEnv):
             info=info if isinstance(info, str) else list(info),
             episode_statistics=episode_statistics,
             step_timeout=step_timeout,
+            on_failure=on_failure,
+            restart_budget=restart_budget,
         )
         given = None if isinstance(observation_mode, str) else _given_spaces(observation_mode)
         host, anchor = _start(makers, spec, max_concurrency, given)

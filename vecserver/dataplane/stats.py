@@ -37,6 +37,7 @@ def pool_stats(host: Host) -> Callable[[int, int, str, float], Stats]:
             worker_pids=pids,
             rss_bytes=[_rss(pid) for pid in pids],
             host_rss_bytes=_rss(os.getpid()),
+            restarts=dict(host.restarts),
         )
 
     return gather

@@ -208,6 +208,7 @@ class Stats(msgspec.Struct, frozen=True):
         batches: STEP requests begun; ``env_steps`` counts rows stepped in them, autoreset steps left out.
         episodes: Episodes that ended.
         rss_bytes: Resident memory of each worker.
+        restarts: How many workers were replaced, by what had become of them.
     """
 
     state: str
@@ -224,6 +225,7 @@ class Stats(msgspec.Struct, frozen=True):
     worker_pids: list[int]
     rss_bytes: list[int]
     host_rss_bytes: int
+    restarts: dict[str, int] = {}
 
 
 T = TypeVar("T")
