@@ -222,6 +222,7 @@ def _start(
     given_up = os.eventfd(0, os.EFD_CLOEXEC)
     try:
         anchor.run(partial(_start_host, host, given_up), partial(os.eventfd_write, given_up, 1))
+        host.launch_by = anchor.call
         if given is not None:
             refuse_differing([given[1], host.described.observation_space])
     except BaseException as error:
@@ -318,6 +319,8 @@ class _CrewLink:
         from vecserver.wire.messages import Reset
 
         if isinstance(request, Reset):
+            if self._host.broken is not None:
+                self._revive()
             self._begin(partial(self._host.begin_reset, request), timeout, fills_slot=True)
             return
         with _by_pickle():  # values that are set are given out to the workers
@@ -330,7 +333,10 @@ class _CrewLink:
             )
         if self._host.broken is not None:
             reason = self._host.broken.message
-            raise PoolBroken(f"these environments cannot step any more: {reason}; make them again", reason=reason)
+            raise PoolBroken(
+                f"these environments cannot step any more: {reason}; reset them, which has them made again, or close",
+                reason=reason,
+            )
         if self._abandoned:
             self._wait(timeout)
             self._host.collect()
@@ -338,6 +344,9 @@ class _CrewLink:
         with self._whole():
             begin()
             self._pending, self._fills_slot = True, fills_slot
+
+    def _revive(self) -> None:
+        """Have the workers made again, where they are all here."""
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -422,6 +431,11 @@ class _ArenaLink(_CrewLink):
     def __init__(self, host: Host, *, copy: bool) -> None:
         super().__init__(host, copy=copy)
         self._parts: list[_PartLink] = []
+
+    def _revive(self) -> None:
+        if os.getpid() == self._owner:
+            self._host.revive()
+            self._abandoned = self._torn = False
 
     @property
     def workers(self) -> int:

@@ -211,9 +211,7 @@ class EnvsEngine:
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""
         self._copy_observations(self._slot, slot, slice(None))
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
+        self._shard.reset_flags(self._slot, slot, command.mask)
         self._slot = slot
         write = self._writers[slot]
         infos: list[tuple[int, dict[str, Any]]] = []

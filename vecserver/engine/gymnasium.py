@@ -214,8 +214,7 @@ class _VectorEngine:
 
     def bind(self, shard: Shard, slot: int = 0) -> None:
         """Take the part of the arena to work on: always all its rows."""
-        del slot
-        self._shard = shard
+        self._shard, self._slot = shard, slot
         self._side = SideLeaves(self.info.observation_space)
         self._aside = self._aside or side_rows(self.info.observation_space, self._size)
 
@@ -257,6 +256,7 @@ class _VectorEngine:
         return infos
 
     def _write(self, slot: int, observations: Any) -> None:
+        self._slot = slot
         parts: Iterable[Any] = leaf_values(self.info.observation_space, observations)
         if self._aside is not None:
             parts, side = self._side.split(parts)
@@ -288,9 +288,7 @@ class _VectorEngine:
         else:
             self._done = np.zeros(self._size, np.bool_)
         observations, infos = self._guarded(partial(self._envs.reset, seed=command.seeds, options=options))
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
+        self._shard.reset_flags(self._slot, slot, command.mask)
         self._write(slot, observations)
         if self._statistics is not None:
             self._statistics.restart(command.mask)

@@ -24,10 +24,12 @@ class InfoOptions:
     Attributes:
         info: ``all``, ``none``, ``episode`` (none but the episode statistics), or the environments' keys to send.
         episode_statistics: Send the return, length and time of each episode that ended.
+        always: Keys that are sent whatever ``info`` says.
     """
 
     info: str | list[str] = "all"
     episode_statistics: bool = False
+    always: frozenset[str] = frozenset()
 
     @property
     def sends_statistics(self) -> bool:
@@ -38,8 +40,8 @@ class InfoOptions:
     def keys(self) -> frozenset[str] | None:
         """The top-level keys of the environments' infos that are sent; None for all."""
         if isinstance(self.info, str):
-            return None if self.info == "all" else frozenset()
-        return frozenset(self.info)
+            return None if self.info == "all" else self.always
+        return self.always.union(self.info)
 
     @property
     def sends_final_info(self) -> bool:
