@@ -434,13 +434,13 @@ def test_a_frame_that_took_too_long_does_not_get_in_the_way(opened, tmp_path):
 
     envs = opened([env_class(render=render)] * 2, workers=1)
     envs.reset()
-    envs.step_timeout = 0.2
+    envs.patience = 0.2
     with pytest.raises(DeadlineExceeded, match="rows 0 to 1"):
         envs.render()
     with pytest.raises(DeadlineExceeded, match="busy"):
         envs.step(np.zeros(2, np.int64))
     gate.touch()
-    envs.step_timeout = LONG_S
+    envs.patience = LONG_S
     assert envs.step(np.zeros(2, np.int64))[0].shape == (2, 2)
 
 

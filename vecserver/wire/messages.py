@@ -5,7 +5,7 @@ Values that environments decide (infos, arguments, results) are ``codec`` bytes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
+    "REPLACEMENT_S",
     "Attach",
     "Attached",
     "Call",
@@ -36,6 +37,11 @@ __all__ = [
     "encode_error",
     "pack_options",
 ]
+
+
+REPLACEMENT_S: Final = 10.0
+"""Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then, and
+the answer comes when another has made its environments."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,7 +79,7 @@ class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         action_space: Single action space, likewise.
         layout: ``Layout.describe()``; ``layout_hash`` is its hash.
         metadata: The environments' metadata, JSON values.
-        step_timeout: Seconds that a batch may take.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is replaced.
         max_request: Largest body of a request, in bytes.
         row_observation_spaces: One a row where they may differ in their bounds; None, and not sent, where not.
     """
