@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from queue import SimpleQueue
+from threading import Event
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Anchor:
         if self._thread is None:
             self._thread = threading.Thread(target=self._hold, name="vecserver-anchor", daemon=True)
             self._thread.start()
-        finished, errors = threading.Event(), []
+        finished, errors = Event(), []
 
         def work() -> None:
             try:
