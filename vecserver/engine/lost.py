@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
+import numpy as np
+from gymnasium.vector import VectorWrapper
+from gymnasium.vector.utils import concatenate, create_empty_array
 
 from vecserver.wire.codec import unpack
 from vecserver.wire.layout import assemble
@@ -13,9 +16,13 @@ from vecserver.wire.side import SideLeaves
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from vecserver.engine.channel import Lost
+    from gymnasium import spaces
+    from gymnasium.vector import AutoresetMode, VectorEnv
 
-__all__ = ["ENV_FAILURE", "LostRow", "makes_lost_rows"]
+    from vecserver.engine.channel import Lost
+    from vecserver.engine.make import EnvMaker
+
+__all__ = ["ENV_FAILURE", "LostRow", "LostVectorMaker", "makes_lost_rows"]
 
 ENV_FAILURE: Final = "env_failure"
 """The key of an info that names what ended the environment of its row."""
@@ -51,7 +58,13 @@ class LostRow(gymnasium.Wrapper[Any, Any, Any, Any]):
         lost = self._lost
         if not lost.over[self._index]:
             self._tells = lost.autoreset_mode == "SameStep"  # where the info of this step goes into that of the last
-            return self._last_observation(), 0.0, False, True, {ENV_FAILURE: lost.cause}
+            return (
+                _last_observation(self.env.observation_space, lost, self._index),
+                0.0,
+                False,
+                True,
+                {ENV_FAILURE: lost.cause},
+            )
         if lost.autoreset_mode == "Disabled":
             return self.env.step(action)  # as a row is stepped whose episode is over
         observation, info = self.reset()
@@ -66,15 +79,14 @@ class LostRow(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._tells, info = False, {**info, ENV_FAILURE: self._lost.cause}
         return observation, info
 
-    def _last_observation(self) -> Any:
-        space = self.env.observation_space
-        leaves: Any = unpack(self._lost.observations[self._index])
-        side = SideLeaves(space)
-        if side:
-            told = self._lost.side
-            values = [None] * len(side) if told is None else unpack(told[self._index])
-            leaves = side.weave(leaves, values)
-        return assemble(space, iter(leaves))
+
+def _last_observation(space: spaces.Space[Any], lost: Lost, index: int) -> Any:
+    leaves: Any = unpack(lost.observations[index])
+    side = SideLeaves(space)
+    if side:
+        values = [None] * len(side) if lost.side is None else unpack(lost.side[index])
+        leaves = side.weave(leaves, values)
+    return assemble(space, iter(leaves))
 
 
 def makes_lost_rows(
@@ -88,3 +100,71 @@ def makes_lost_rows(
         first: Number of the first of them.
     """
     return lambda row: LostRow(make(row), lost, row - first)
+
+
+class LostVectorMaker:
+    """Makes a vector environment in the place of one that was lost.
+
+    Args:
+        make: Makes it.
+        lost: What is known of its rows.
+    """
+
+    def __init__(self, make: EnvMaker, lost: Lost) -> None:
+        self._make = make
+        self._lost = lost
+
+    def vector(self, num_envs: int, autoreset_mode: AutoresetMode) -> VectorEnv[Any, Any, Any]:
+        """Make it; errors as ``EnvMaker.vector``."""
+        envs = self._make.vector(num_envs, autoreset_mode)
+        return _LostVector(envs, self._lost) if self._lost.under_way else envs
+
+
+class _LostVector(VectorWrapper[Any, Any, Any]):
+    """As ``LostRow``, for all rows of a vector environment at once: it resets them together or not at all.
+
+    So an episode that was over already ends once more, after no step.
+    """
+
+    def __init__(self, env: VectorEnv[Any, Any, Any], lost: Lost) -> None:
+        super().__init__(env)
+        self._lost = lost
+        self._is_lost, self._is_due = True, False
+
+    def step(self, actions: Any) -> Any:
+        """Step it, or end what was lost, or make the reset that is due then."""
+        if not self._is_lost and not self._is_due:
+            return self.env.step(actions)
+        none, over = np.zeros(self.num_envs, np.bool_), self._is_lost
+        rewards, truncated = np.zeros(self.num_envs), np.full(self.num_envs, over)
+        observations, infos = self._ended() if over else self.reset()
+        return observations, rewards, none, truncated, infos
+
+    def _ended(self) -> tuple[Any, dict[str, Any]]:
+        lost, mode = self._lost, self._lost.autoreset_mode
+        rows = [_last_observation(self.single_observation_space, lost, row) for row in range(self.num_envs)]
+        infos: dict[str, Any] = {}
+        for row in range(self.num_envs):
+            infos = self._add_info(infos, {ENV_FAILURE: lost.cause}, row)
+        last = _batched(self.single_observation_space, rows)
+        self._is_lost, self._is_due = False, mode == "NextStep"
+        if mode != "SameStep":
+            return last, infos
+        observations, begun = self.reset()
+        finals: dict[str, Any] = {"final_info": infos}
+        for row, observation in enumerate(rows):
+            finals = self._add_info(finals, {"final_obs": observation}, row)
+        finals["_final_info"] = np.ones(self.num_envs, np.bool_)
+        return observations, {**begun, **infos, **finals}
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset it."""
+        self._is_lost = self._is_due = False
+        if seed is None and options is None:
+            seed = self._lost.seeds[0]
+        return self.env.reset(seed=seed, options=options)
+
+
+def _batched(space: spaces.Space[Any], rows: list[Any]) -> Any:
+    empty: Any = create_empty_array(space, len(rows))
+    return concatenate(space, rows, empty)

@@ -45,7 +45,7 @@ from vecserver.engine.channel import (
     send,
 )
 from vecserver.engine.infos import InfoOptions
-from vecserver.engine.lost import ENV_FAILURE, makes_lost_rows
+from vecserver.engine.lost import ENV_FAILURE, LostVectorMaker, makes_lost_rows
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.place import Place
@@ -129,11 +129,13 @@ def _measured(start: Start) -> float | None:
         return None
 
 
-def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
-    """How rows are made, also in the place of lost ones."""
-    make = _plain_maker(start)
+def _maker(start: Start) -> Any:
+    """How rows are made, also in the place of lost ones: what the engine takes."""
+    make: Any = _plain_maker(start)
     if start.lost is None:
         return make
+    if start.engine in VECTORISED:
+        return LostVectorMaker(make, start.lost)
     return makes_lost_rows(make, start.lost, start.rows[0])
 
 

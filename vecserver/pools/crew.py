@@ -143,6 +143,7 @@ class Crew:
         self._told: list[Any] = []  # the last messages, one a worker, and their descriptors: see ``tell_again``
         self._told_fds: list[Sequence[int]] = []
         self._watched = select.poll()
+        self._watched_fds: dict[int, int] = {}
         self._watched_as = -1  # the replacements' ``changes`` then
 
     def _man(self, plan: ArenaPlan) -> None:
@@ -407,7 +408,7 @@ class Crew:
             left = deadline - monotonic()
             for fd, _ in self._all_watched().poll(max(0.0, min(left, self.replacements.look_s)) * 1000):
                 if fd != self.done_fd:
-                    self.attend(self.worker_fds[fd])
+                    self.attend(self._watched_fds[fd])
             self.replacements.look()
             finished = self.poll()
             if left <= 0:
@@ -417,7 +418,8 @@ class Crew:
     def _all_watched(self) -> select.poll:
         if self._watched_as != self.replacements.changes:
             self._watched_as, self._watched = self.replacements.changes, select.poll()
-            for fd in (self.done_fd, *self.worker_fds):
+            self._watched_fds = self.worker_fds  # as they are until the next look, whatever happens in between
+            for fd in (self.done_fd, *self._watched_fds):
                 self._watched.register(fd, select.POLLIN)
         return self._watched
 

@@ -40,8 +40,8 @@ __all__ = [
 
 
 REPLACEMENT_S: Final = 10.0
-"""Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then, and
-the answer comes when another has made its environments."""
+"""Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then,
+and the answer comes when another has made its environments."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
