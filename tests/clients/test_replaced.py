@@ -331,6 +331,24 @@ def test_an_engine_of_gymnasiums_goes_on_too(make, kill, engine, mode):
             rows.step(actions_of(envs, number))
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_an_episode_that_was_lost_has_no_statistics(make, kill, mode):
+    """What its worker knew is gone with it; the next episode of the row is reported as ever."""
+    envs = make("tcp", autoreset_mode=mode, episode_statistics=True, length=4)
+    envs.reset(seed=50)
+    envs.step(np.ones(6, int))
+    kill(envs, 1)
+    told = []
+    for _ in range(12):
+        *_, infos = envs.step(np.ones(6, int))
+        if "env_failure" in infos:
+            assert not infos.get("_episode", np.zeros(6, bool))[2:4].any()
+        elif "_episode" in infos and infos["_episode"][2]:
+            told.append(infos["episode"]["l"][2])
+    assert told
+    assert set(told) == {4}
+
+
 @in_every_mode
 def test_a_native_engine_goes_on_too(make, kill, mode):
     """Its rows have one life: all of a worker's are lost, and begin anew together; the other worker's go on."""

@@ -87,7 +87,7 @@ class EnvsEngine:
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
         self._final, self._kept = infos.final(), infos.rows()
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._statistics = EpisodeStatistics(*rows, autoreset_mode, infos.lost) if infos.sends_statistics else None
         self._aside: list[bytes] | None = None
 
     def _check_spaces(self, row: int) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vecserver.engine.channel import Lost
+
 __all__ = ["EpisodeStatistics"]
 
 _DECIMALS = 6
@@ -26,9 +28,10 @@ class EpisodeStatistics:
         first: The shard's first row.
         end: One past its last row.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+        lost: What became of the rows, where others had them before: what is not known of an episode is not reported.
     """
 
-    def __init__(self, first: int, end: int, autoreset_mode: str) -> None:
+    def __init__(self, first: int, end: int, autoreset_mode: str, lost: Lost | None = None) -> None:
         self.first = first
         """Number of the shard's first row in the arena: reports name rows by it."""
         self._size = end - first
@@ -36,7 +39,11 @@ class EpisodeStatistics:
         self._returns = np.zeros(self._size)
         self._lengths = np.zeros(self._size, np.int64)
         self._starts = np.full(self._size, perf_counter())
-        self._over: list[int] = []  # rows of the shard whose next step resets instead of counting
+        over = [] if lost is None else lost.over
+        self._over = [row for row, is_over in enumerate(over) if is_over]  # rows whose next step resets, uncounted
+        under_way = lost is not None and lost.under_way
+        self._unknown = {row for row, is_over in enumerate(over) if under_way and not is_over}
+        """Rows whose episode began with another worker."""
 
     def restart(self, mask: Sequence[bool] | None) -> None:
         """Rows were reset; None for all."""
@@ -47,6 +54,7 @@ class EpisodeStatistics:
     def _begin(self, rows: list[int]) -> None:
         self._returns[rows] = 0.0
         self._lengths[rows] = 0
+        self._unknown.difference_update(rows)
         self._starts[rows] = perf_counter()
 
     def step(
@@ -71,15 +79,16 @@ class EpisodeStatistics:
             self._over = [row for row in self._over if row in faulty]
         if not ended:
             return None
-        times = np.round(perf_counter() - self._starts[ended], _DECIMALS)
+        known = [row for row in ended if row not in self._unknown]
+        times = np.round(perf_counter() - self._starts[known], _DECIMALS)
         report = {
-            "rows": [self.first + row for row in ended],
-            "r": self._returns[ended].tolist(),
-            "l": self._lengths[ended].tolist(),
+            "rows": [self.first + row for row in known],
+            "r": self._returns[known].tolist(),
+            "l": self._lengths[known].tolist(),
             "t": times.tolist(),
         }
         if self._same_step:
             self._begin(ended)
         else:
             self._over += ended
-        return report
+        return report if known else None

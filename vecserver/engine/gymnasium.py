@@ -179,7 +179,7 @@ class _VectorEngine:
         self._first, self._size = rows[0], rows[1] - rows[0]
         self._makers = [partial(_make_row, make, row, infos.keys, os.getpid()) for row in range(*rows)]
         self._sends_final_info = infos.sends_final_info
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._statistics = EpisodeStatistics(*rows, autoreset_mode, infos.lost) if infos.sends_statistics else None
         self._mode, self._observation_mode = AutoresetMode(autoreset_mode), observation_mode
         each = self._guarded(self._look_at_rows)
         if each is not None:

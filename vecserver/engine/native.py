@@ -83,7 +83,7 @@ class NativeEngine:
             self.close()
             raise
         self._keys, self._sends_final_info = infos.keys, infos.sends_final_info
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._statistics = EpisodeStatistics(*rows, autoreset_mode, infos.lost) if infos.sends_statistics else None
         self._torn = False  # it raised while it stepped: what state it is in nobody knows
         self._resets_by_mask = True  # until it shows otherwise
 

@@ -45,7 +45,7 @@ from vecserver.engine.channel import (
     send,
 )
 from vecserver.engine.infos import InfoOptions
-from vecserver.engine.lost import ENV_FAILURE, LostVectorMaker, makes_lost_rows
+from vecserver.engine.lost import LostVectorMaker, makes_lost_rows
 from vecserver.engine.make import EnvMaker
 from vecserver.engine.orphans import die_with_parent
 from vecserver.engine.place import Place
@@ -157,8 +157,7 @@ def _plain_maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
 
 def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
-        always = frozenset() if start.lost is None else frozenset({ENV_FAILURE})
-        infos = InfoOptions(start.info, start.episode_statistics, always)
+        infos = InfoOptions(start.info, start.episode_statistics, start.lost)
         engine = make_engine(
             start.engine, _maker(start), start.rows, start.autoreset_mode, infos, start.observation_mode
         )
