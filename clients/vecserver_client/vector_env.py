@@ -23,6 +23,7 @@ from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import EnvFault, PoolSplit, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
+from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
@@ -114,7 +115,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {**metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
         self.render_mode = render_mode
         self.step_timeout = step_timeout
-        self.patience = step_timeout + messages.REPLACEMENT_S
+        self.patience = step_timeout + REPLACEMENT_S
         """Seconds that a call without a timeout of its own waits for its result."""
         self.infos_by_row = False
         """Whether infos come as a list of one dict a row, as the environments gave them, instead of merged."""

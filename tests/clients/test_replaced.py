@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from time import monotonic
 from typing import Any
 
@@ -30,6 +32,9 @@ FORMS = ("tcp", "ipc", "shm", "local")
 in_every_form = pytest.mark.parametrize(
     "form", [pytest.param("tcp", marks=pytest.mark.slow), pytest.param("ipc", marks=pytest.mark.slow), "shm", "local"]
 )
+
+
+_LONG = [pytest.param(form, 60, marks=pytest.mark.slow) for form in FORMS]
 
 
 @pytest.fixture
@@ -281,6 +286,35 @@ def test_a_part_goes_on_like_a_whole(make, kill, form, mode):
     envs.join()
     kill(envs, 0)
     wait_for(lambda: envs.step(np.ones(6, int))[3][0])
+
+
+@pytest.mark.parametrize(("form", "rounds"), [("shm", 4), ("local", 3), *_LONG])
+def test_a_worker_may_die_on_its_way(make, stats, form, rounds):
+    """While it goes to a part, comes home, or takes note of a loan: the command is finished by another."""
+    envs = make(form, restart_budget=None, length=10**6)
+    envs.reset(seed=50)
+    rng = np.random.default_rng(rounds)
+    stop = threading.Event()
+
+    def kill_now_and_then() -> None:
+        while not stop.wait(float(rng.uniform(0.01, 0.1 if form != "local" else 0.8))):
+            with suppress(ProcessLookupError):
+                os.kill(stats(envs)["worker_pids"][int(rng.integers(3))], signal.SIGKILL)
+
+    with ThreadPoolExecutor(1) as thread:
+        killing = thread.submit(kill_now_and_then)
+        try:
+            for _ in range(rounds):
+                for part in envs.split(3):
+                    for _ in range(10):
+                        part.step(np.ones(2, int))
+                envs.join()
+                for _ in range(10):
+                    observations = envs.step(np.ones(6, int))[0]
+        finally:
+            stop.set()
+            killing.result(SOON_S)
+    wait_for(lambda: envs.step(np.ones(6, int))[0][:, 2].min() > observations[:, 2].max() + 5)
 
 
 @pytest.mark.parametrize("info", ["none", "episode", ["steps"]])

@@ -105,9 +105,9 @@ GOLDEN = [
     (
         Stats("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
         (
-            "8e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
+            "8f a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
             "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
-            "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07"
+            "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07 a8'restarts' 80"
         ),
     ),
 ]

@@ -274,7 +274,7 @@ class Host(Crew):
         while self.parts:
             self.parts.pop().disband()
         self._moved = None
-        self.lending.close()
+        self.lending.drop_all()
         self._driver.start_anew()
         self.broken, self._over, self._told = None, None, []
         self.replacements.start_anew()

@@ -225,6 +225,14 @@ class Lending:
         if self._host.broken is None:
             told(self._host.payloads() or [b""] * len(self._views.worker_lines))  # a worker that ended has none left
 
+    def drop_all(self) -> None:
+        """Have everything back at once: there are no workers to be told."""
+        if self._loan is not None:
+            self._views.head[WANTED] = 0
+            self._views.head[RECALLS] += 1
+        self.close()
+        self._at_work = False
+
     def close(self) -> None:
         """Let go of what is lent; the workers are gone."""
         self._chores.clear()

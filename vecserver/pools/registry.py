@@ -33,7 +33,8 @@ from vecserver.wire.errors import (
 from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
-from vecserver.wire.messages import REPLACEMENT_S, Reset, pack_options
+from vecserver.wire.messages import Reset, pack_options
+from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 

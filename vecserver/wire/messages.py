@@ -5,7 +5,7 @@ Values that environments decide (infos, arguments, results) are ``codec`` bytes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = [
-    "REPLACEMENT_S",
     "Attach",
     "Attached",
     "Call",
@@ -37,11 +36,6 @@ __all__ = [
     "encode_error",
     "pack_options",
 ]
-
-
-REPLACEMENT_S: Final = 10.0
-"""Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then,
-and the answer comes when another has made its environments."""
 
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
