@@ -77,6 +77,8 @@ def make_vec(
     episode_statistics: bool = False,
     step_timeout: float = 60.0,
     lease_ttl: float = 60.0,
+    on_failure: str = "truncate",
+    restart_budget: int | None = 30,
     render_mode: str | None = None,
     **env_kwargs: Any,
 ) -> RemoteVectorEnv:
@@ -105,8 +107,11 @@ def make_vec(
             ``episode_statistics``), or a list of their keys. ``final_obs`` always does.
         episode_statistics: Report return, length and time of each episode that ends under ``infos["episode"]``, as
             ``gymnasium.wrappers.vector.RecordEpisodeStatistics`` does.
-        step_timeout: Seconds that a batch may take before ``step`` raises DeadlineExceeded.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
         lease_ttl: Seconds of silence after which another client may take the pool.
+        on_failure: What the death of a worker means: ``truncate``, its rows come back truncated, with the cause under
+            ``infos["env_failure"]``, and go on with new environments; or ``raise``, ``step`` raises WorkerDied, once.
+        restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
         render_mode: Passed to ``gymnasium.make``.
         **env_kwargs: Passed to ``gymnasium.make``; JSON values.
 
@@ -146,6 +151,8 @@ def make_vec(
             episode_statistics=episode_statistics,
             step_timeout=step_timeout,
             lease_ttl=lease_ttl,
+            on_failure=on_failure,
+            restart_budget=restart_budget,
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )

@@ -288,9 +288,9 @@ def test_an_error_in_one_part_is_that_parts(make, form):
 
 
 @in_every_form
-def test_a_worker_that_dies_in_a_parts_step_is_named_to_every_part(make, form):
+def test_a_worker_that_dies_for_good_is_named_to_every_part(make, form):
     """The part that was stepping hears of it at once, and so does the other, in the middle of its own step or at the next."""
-    envs = make(form, env_id("Kill-v0"), 4, seed=2)
+    envs = make(form, env_id("Kill-v0"), 4, seed=2, restart_budget=0)
     envs.reset(seed=0)
     first, second = envs.split()
     second.step_async(actions_of(second, 0))

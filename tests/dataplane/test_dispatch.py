@@ -310,7 +310,7 @@ def test_a_broken_pool_says_why(driven):
     driven.pool.broken = died
     (answer,) = driven.finish(error=died)
     assert answer.error.code == "worker_died"
-    for answer in (driven.step(2), driven.send(Kind.RESET, seq=2), driven.send(Kind.CALL, seq=2)):
+    for answer in (driven.step(2), driven.send(Kind.CALL, seq=2)):
         assert answer.error.code == "pool_broken"
         assert answer.error.details == {"reason": died.message}
         assert answer.header.flags & Flag.REFUSED

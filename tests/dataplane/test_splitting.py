@@ -212,6 +212,16 @@ def test_a_broken_pool_says_so_to_everyone(desk):
     assert type(desk.send(Kind.JOIN, seq=2).error) is PoolBroken
 
 
+def test_a_reset_makes_a_broken_pool_whole(desk):
+    """All its workers are made again, so its parts are no more; a part's own reset cannot have that done."""
+    for pool in (desk.pool, *desk.parts):
+        pool.broken = WorkerDied("worker 1")
+    assert type(desk.send(Kind.RESET, lease=desk.leases[0], seq=1).error) is PoolBroken
+    assert desk.send(Kind.RESET, seq=2) is None
+    assert [begun[0] for begun in desk.pool.begun[-2:]] == ["revive", "reset"]
+    assert type(desk.send(Kind.STEP, lease=desk.leases[0], seq=1).error) is LeaseLost
+
+
 def test_a_split_that_is_refused_leaves_the_pool_whole():
     """More parts than workers, say; the number is free."""
     desk = Desk()

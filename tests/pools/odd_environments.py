@@ -160,6 +160,55 @@ class LongTextEnv(CountEnv):
         return self._text * self._times
 
 
+class DyingEnv(CountEnv):
+    """Ends its process the first time that a row with a seed comes to a place, and makes ``mark``: no other ends then.
+
+    Args:
+        mark: A file.
+        where: ``step``, ``reset`` or ``touch``, a method.
+        how: ``kill``, ``segfault``, ``exit`` (with 3) or ``hang``.
+        seed: Of the row.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    def __init__(self, *, mark: str, where: str, how: str = "kill", seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._mark, self._where, self._how, self._seed = Path(mark), where, how, seed
+
+    def _come_to(self, where: str) -> None:
+        if where != self._where or self.identity != self._seed or self._mark.exists():
+            return
+        self._mark.touch()
+        match self._how:
+            case "hang":
+                threading.Event().wait()
+            case "exit":
+                os._exit(3)
+        os.kill(os.getpid(), signal.SIGSEGV if self._how == "segfault" else signal.SIGKILL)
+
+    def step(self, action: Any) -> Any:
+        self._come_to("step")
+        return super().step(action)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = super().reset(seed=seed, options=options)
+        self._come_to("reset")
+        return result
+
+    def touch(self) -> int:
+        self._come_to("touch")
+        return self.identity
+
+
+class FragileEnv(CountEnv):
+    """Cannot be made once the file ``mark`` is there."""
+
+    def __init__(self, *, mark: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if Path(mark).exists():
+            raise ValueError("no more of them")
+
+
 class StubbornEnv(CountEnv):
     """Blocks for ever when it is closed."""
 
@@ -179,6 +228,8 @@ _CLASSES = (
     LongDoubleEnv,
     LongTextEnv,
     StubbornEnv,
+    DyingEnv,
+    FragileEnv,
 )
 for _cls in _CLASSES:
     _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"

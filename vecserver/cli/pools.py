@@ -49,8 +49,16 @@ def create_pool(
         typer.Option(metavar="NAME[=JSON]", help="A wrapper of Gymnasium's and its arguments; repeat for more."),
     ] = None,
     info: Annotated[str | None, typer.Option(help="Infos to send: all, episode, none, or keys as a JSON list.")] = None,
-    step_timeout: Annotated[float | None, typer.Option(help="Seconds that a batch may take.")] = None,
+    step_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a worker may take for a batch before it is replaced.")
+    ] = None,
     lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(help="What a worker's death means for the batch: truncate or raise.")
+    ] = None,
+    restart_budget: Annotated[
+        str | None, typer.Option(help="Workers that may be replaced a minute: a number, or 'none' for any number.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
@@ -72,12 +80,24 @@ def create_pool(
         "episode_statistics": episode_statistics or None,
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
+        "on_failure": on_failure,
         "name": name,
     }
     given = {option: value for option, value in options.items() if value is not None}
+    if restart_budget is not None:
+        given["restart_budget"] = _parse_budget(restart_budget)
     with connect(url) as client:
         pool = client.create_pool(env_id=env_id, num_envs=num_envs, **given)
     _print_pool(pool, as_json=as_json)
+
+
+def _parse_budget(text: str) -> int | None:
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number, nor 'none'", param_hint="--restart-budget") from None
 
 
 def _parse_json(text: str, option: str) -> Any:

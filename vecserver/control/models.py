@@ -68,8 +68,10 @@ class PoolRequest(_Request):
     )
     info: str | list[str] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
     episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
-    step_timeout: float = Field(60.0, description="Seconds that a batch may take")
+    step_timeout: float = Field(60.0, description="Seconds that a worker may take for a batch before it is replaced")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
+    on_failure: str = Field("truncate", description="What a worker's death means for the batch: `truncate` or `raise`")
+    restart_budget: int | None = Field(30, description="Workers that may be replaced a minute; null for any number")
     name: str | None = Field(None, description="Its id; null for one made up")
 
     def spec(self) -> PoolSpec:
@@ -187,6 +189,8 @@ class PoolAnswer(BaseModel):
     episode_statistics: bool
     step_timeout: float
     lease_ttl: float
+    on_failure: str
+    restart_budget: int | None
     endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
     spaces: Spaces
     layout: dict[str, Any] = Field(description="Where each array lies in a slot")
@@ -219,6 +223,8 @@ class PoolAnswer(BaseModel):
             episode_statistics=spec.episode_statistics,
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
+            on_failure=spec.on_failure,
+            restart_budget=spec.restart_budget,
             endpoints=view.endpoints,
             spaces=Spaces(
                 observation=info.observation_space,

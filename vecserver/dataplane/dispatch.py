@@ -325,8 +325,10 @@ class Dispatcher:
         """Look at a request that is the next one, before it may have to wait."""
 
     def _begin(self, request: Request) -> Reply | None:
-        self._check_whole()
         kind = request.header.kind
+        if kind == Kind.RESET and self._host.broken is not None:
+            self._revive()
+        self._check_whole()
         if kind == Kind.STEP:
             self._host.begin_step(request.ext, request.body)
         elif kind == Kind.RESET:
@@ -335,6 +337,9 @@ class Dispatcher:
             self._host.begin_call(messages.decode(request.ext, messages.Call))
         self._begun(request)
         return None
+
+    def _revive(self) -> None:
+        """Have the workers of a broken pool made again, where they are all of one crew."""
 
     def _begun(self, request: Request) -> None:
         self._running = Running(request.peer, request.header, self._clock_ns())
@@ -346,7 +351,10 @@ class Dispatcher:
         if self._host.broken is None:
             return None
         reason = self._host.broken.message
-        return PoolBroken(f"the pool cannot step any more: {reason}; delete it and make another", reason=reason)
+        return PoolBroken(
+            f"the pool cannot step any more: {reason}; reset it, which has its workers made again, or delete it",
+            reason=reason,
+        )
 
     def _check_whole(self) -> None:
         if (unfit := self.unfit) is not None:

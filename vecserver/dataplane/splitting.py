@@ -49,6 +49,9 @@ class SplitPort(PoolPort, Protocol):
     def joining(self) -> Generator[None, None, None]:
         """The chore that makes it whole."""
 
+    def revive(self) -> None:
+        """Have all workers of a broken pool made again: its rows are reset next."""
+
 
 class Desk(NamedTuple):
     """One part: who steps it here, and what is answered to whom."""
@@ -171,9 +174,10 @@ class PoolDispatcher(Dispatcher):
 
     def _prepare(self, request: Request) -> None:
         kind = request.header.kind
-        if self._host.parts:
-            self._check_whole()
-        if kind == Kind.JOIN:
+        if self._host.parts and self._host.broken is not None:
+            if kind != Kind.RESET:
+                self._check_whole()
+        elif kind == Kind.JOIN:
             self._end_parts()
         elif self._host.parts:
             raise PoolSplit(f"the pool is split into {len(self._host.parts)} parts: step these, or join it first")
@@ -195,6 +199,11 @@ class PoolDispatcher(Dispatcher):
             assert running is not None
             return self._finish(running, Outcome(0, b""))
         return super()._begin(request)
+
+    def _revive(self) -> None:
+        self._ended = False
+        self.desks.clear()
+        self._host.revive()
 
     def _finish(self, running: Running, outcome: Outcome) -> Reply:
         if running.header.kind == Kind.SPLIT and outcome.error is None:

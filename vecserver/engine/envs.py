@@ -89,7 +89,8 @@ class EnvsEngine:
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
         self._final, self._kept = infos.final(), infos.rows()
-        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
+        self._episodes = EpisodeStatistics(*rows, autoreset_mode, infos.lost)
+        self._sends_episodes = infos.sends_statistics
         self._aside: list[bytes] | None = None
 
     def _check_spaces(self, row: int) -> None:
@@ -226,9 +227,7 @@ class EnvsEngine:
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""
         self._copy_observations(self._slot, slot, slice(None))
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
+        self._shard.reset_flags(self._slot, slot, command.mask)
         self._slot = slot
         write = self._writers[slot]
         infos: list[tuple[int, dict[str, Any]]] = []

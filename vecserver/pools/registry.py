@@ -34,6 +34,7 @@ from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset, pack_options
+from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
@@ -317,7 +318,7 @@ class Registry:
         return self._drive(made, Kind.RESET, request, b"")
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
-        timeout = made.spec.step_timeout
+        timeout = made.spec.step_timeout + REPLACEMENT_S
         with self._conversing(), self._link(made) as link:
             link.attach(timeout)
             try:

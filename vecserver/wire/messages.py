@@ -74,7 +74,7 @@ class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         action_space: Single action space, likewise.
         layout: ``Layout.describe()``; ``layout_hash`` is its hash.
         metadata: The environments' metadata, JSON values.
-        step_timeout: Seconds that a batch may take.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is replaced.
         max_request: Largest body of a request, in bytes.
         row_observation_spaces: One a row where they may differ in their bounds; None, and not sent, where not.
     """
@@ -223,7 +223,7 @@ class Stats(msgspec.Struct, frozen=True):
         waiting: Requests that wait for the arena now.
         received_bytes: Of all messages' frames; ``sent_bytes`` likewise.
         lent: Whether a driver on this machine steps in the arena itself.
-        restarts: Workers that were replaced, by cause.
+        restarts: How many workers were replaced, by what had become of them.
     """
 
     state: str
