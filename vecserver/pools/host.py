@@ -16,7 +16,7 @@ from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.crew import Crew, Outcome, OwnedArena
 from vecserver.pools.part import PartCrew
 from vecserver.pools.sizing import best_workers, is_measured, most_workers
-from vecserver.pools.starting import by_exec, by_fork
+from vecserver.pools.starting import Forks, by_exec
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -94,7 +94,7 @@ class Host(Crew):
             WorkerDied: A worker ended while it started.
         """
         deadline = monotonic() + timeout
-        start = by_fork if fork else partial(by_exec, own_program=self._program is not None)
+        start = Forks() if fork else partial(by_exec, own_program=self._program is not None)
         if fork and self.row_us is None and is_measured(self.spec, self._caps):
             self.row_us = self._measured(start, deadline, abort_fd)
         shards = even_shards(self.spec.num_envs, self._worker_count())
