@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -113,6 +114,18 @@ class ParentEnv(CountEnv):
         self._executor.submit(os.getpid).result()
 
 
+class StartingEnv(CountEnv):
+    """Starts a program in a session of its own, and never ends it; its pid is in the file ``pids``."""
+
+    def __init__(self, *, pids: str, own_session: bool = True, slow_s: float = 0.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        process = subprocess.Popen(["sleep", "3600"], start_new_session=own_session)
+        with Path(pids).open("a") as file:
+            file.write(f"{process.pid}\n")
+        if slow_s:
+            threading.Event().wait(slow_s)
+
+
 class HeldEnv(SlowEnv):
     """``Slow`` that touches the file ``began`` before it waits for its gate; every row of it."""
 
@@ -174,6 +187,7 @@ _CLASSES = (
     StuckEnv,
     DrawingEnv,
     ParentEnv,
+    StartingEnv,
     HeldEnv,
     DifferentEnv,
     LongDoubleEnv,

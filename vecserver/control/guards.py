@@ -40,7 +40,7 @@ class LoopbackHosts:
             hosts = Headers(scope=scope).getlist("host")  # not every parser refuses two
             if len(hosts) != 1 or _without_port(hosts[0]).lower() not in _LOOPBACK_NAMES:
                 refusal = MalformedMessage(
-                    f"the Host header is {', '.join(hosts)!r}; this server answers to localhost, 127.0.0.1 and [::1] only"
+                    f"the Host header is {', '.join(hosts)!r}; it is to be localhost, 127.0.0.1 or [::1]"
                 )
                 await answer(refusal, scope)(scope, receive, send)
                 return

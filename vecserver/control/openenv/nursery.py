@@ -180,7 +180,7 @@ class Nursery:
     Args:
         options: What every session begins with.
         start_timeout: Seconds until a session's process must exist.
-        most: Processes at once, those included that are about to leave.
+        most: Processes at once that are not shared, those included that are about to leave.
     """
 
     def __init__(self, options: PlayOptions, start_timeout: float, most: int) -> None:
@@ -207,10 +207,11 @@ class Nursery:
         """
         try:
             async with asyncio.timeout(self._start_timeout):  # waiting for others included
+                if shared:
+                    return await self._in_turn(shared=True)
                 await self._room.acquire()
                 try:
-                    async with self._turns:
-                        process = await self._fork(shared=shared)
+                    process = await self._in_turn(shared=False)
                 except BaseException:
                     self._room.release()
                     raise
@@ -221,9 +222,13 @@ class Nursery:
         process.ended.add_done_callback(lambda _: self._room.release())
         return process
 
+    async def _in_turn(self, *, shared: bool) -> SessionProcess:
+        async with self._turns:
+            if self._stopped is not None:
+                raise HostStartFailed(self._stopped)
+            return await self._fork(shared=shared)
+
     async def _fork(self, *, shared: bool) -> SessionProcess:
-        if self._stopped is not None:
-            raise HostStartFailed(self._stopped)
         loop = asyncio.get_running_loop()
         self._last += 1
         ours, theirs = socket.socketpair()

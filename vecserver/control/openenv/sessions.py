@@ -109,7 +109,7 @@ class Sessions:
     def __init__(self, options: SessionOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options
         self.clock = clock
-        self._nursery = Nursery(options.play, options.start_timeout, options.limit + _shared_at_most())
+        self._nursery = Nursery(options.play, options.start_timeout, options.limit)
         self._open: dict[int, Session] = {}
         self._opening = 0
         self._last = 0
@@ -166,7 +166,7 @@ class Sessions:
     async def _emptiest(self) -> SessionProcess:
         async with self._sharing:
             self._shared = [process for process in self._shared if process.lost is None]
-            if len(self._shared) < min(_shared_at_most(), len(self)):
+            if len(self._shared) < min(len(os.sched_getaffinity(0)), len(self)):
                 self._shared.append(await self._nursery.fork(shared=True))
             return min(self._shared, key=lambda process: len(process.sessions))
 
@@ -259,8 +259,3 @@ class Sessions:
     def close(self) -> None:
         """Wait until all processes are gone. Called behind ``stop``, from any thread; may be called again."""
         self._nursery.close()
-
-
-def _shared_at_most() -> int:
-    """Processes that many sessions share: one a core."""
-    return len(os.sched_getaffinity(0))
