@@ -115,15 +115,19 @@ class ParentEnv(CountEnv):
 
 
 class StartingEnv(CountEnv):
-    """Starts a program in a session of its own, and never ends it; its pid is in the file ``pids``."""
+    """Starts a program in a session of its own, and never ends it; its pid is in the file ``pids``.
 
-    def __init__(self, *, pids: str, own_session: bool = True, slow_s: float = 0.0, **kwargs: Any) -> None:
+    With ``first_waits`` the first that writes to the file is never ready.
+    """
+
+    def __init__(self, *, pids: str, own_session: bool = True, first_waits: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         process = subprocess.Popen(["sleep", "3600"], start_new_session=own_session)
         with Path(pids).open("a") as file:
+            is_first = file.tell() == 0
             file.write(f"{process.pid}\n")
-        if slow_s:
-            threading.Event().wait(slow_s)
+        if first_waits and is_first:
+            _wait_for_ever()
 
 
 class HeldEnv(SlowEnv):

@@ -77,6 +77,12 @@ class PartCrew(Crew):
         """The descriptors that its workers need: the arena's memory, tokens and bell of its finish line."""
         return [self._arena.memory_fd, self._arena.tokens_fd, self._arena.done_fd]
 
+    def disband(self) -> None:
+        """As of any crew; the arena's memory goes with it at once, though the pool lives on."""
+        super().disband()
+        for name in ("lending", "_driver", "_views"):  # lending and crew know each other
+            self.__dict__.pop(name, None)
+
     def fail(self, error: VecServerError) -> None:
         """Note that the pool cannot step any more, this part and every other."""
         self._whole.fail(error)
