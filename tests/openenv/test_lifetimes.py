@@ -123,6 +123,16 @@ def test_a_message_behind_another_does_not_hide_that_its_client_went(server, mon
         server.wait_for(0)
 
 
+@pytest.mark.parametrize("begun", [b"\x81", b"\x81\xfe\x10", b"\x81\x85\x01\x02\x03\x04{", b"\x01\x80\x00\x00\x00\x00"])
+def test_a_client_that_vanishes_in_mid_frame_is_gone(server, begun):
+    """In its head, in its length, in its body, between two fragments; in mid-step too."""
+    with Player(server.url) as gone:
+        gone.reset()
+        gone.ws.socket.sendall(b"\x81\x8e\x00\x00\x00\x00" + b'{"type":"mcp"}' + begun)
+        gone.ws.socket.close()
+        server.wait_for(0)
+
+
 def test_messages_sent_ahead_are_answered_in_order(server, player):
     """More of them than are read ahead, too."""
     player.reset(**harmful("Harmful"))
