@@ -456,6 +456,8 @@ class _ArenaLink(_CrewLink):
         if not self._pending:
             for part in self._parts:
                 part.leave(timeout)
+            if not self._host.parts:
+                return
             self._begin(self._host.begin_join, timeout, fills_slot=False)
         self.finish(timeout)
         for part in self._parts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -441,10 +442,15 @@ class ShmLink:
     def split(self, parts: int, timeout: float) -> list[LinkToPart]:
         """Split the pool; each part's arena is borrowed for itself."""
         self._give_back()
-        return [
-            LinkToPart(rows, self._direct(pool, partial(ShmPartLink, copy=self._copy)) or pool)
-            for rows, pool in self._pool.split_pool(parts, timeout)
-        ]
+        with ExitStack() as undo:  # where it is interrupted
+            links = []
+            for rows, pool in self._pool.split_pool(parts, timeout):
+                direct = self._direct(pool, partial(ShmPartLink, copy=self._copy))
+                if direct is not None:
+                    undo.callback(direct._give_back)  # noqa: SLF001 - one of its own
+                links.append(LinkToPart(rows, pool, "ipc") if direct is None else LinkToPart(rows, direct))
+            undo.pop_all()
+        return links
 
     def _direct(self, pool: _Pool, make: Callable[[_Pool, BorrowedArena, Layout, ActionFormat], _Shm]) -> _Shm | None:
         """The direct link beside this one; None where its arena cannot be had: the pool is then stepped over this."""
@@ -455,6 +461,7 @@ class ShmLink:
 
     def join(self, timeout: float) -> None:
         """Make the pool whole again, and borrow its arena again."""
+        self._give_back()
         self._pool.join(timeout)
         direct = self._direct(self._pool, partial(ShmLink, copy=self._copy))
         self._drive = None if direct is None else direct._drive  # noqa: SLF001 - one of its own

@@ -103,6 +103,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.rows = range(num_envs)
         """Which rows of the pool these are: all of them, but in a part."""
+        self.transport = "local"
+        """``shm``, ``ipc`` or ``tcp``; ``local`` where the workers are this program's own."""
         self._spaces = spaces
         self._division = None if divisible is None else Division(divisible)
         rows, self.single_action_space = spaces
@@ -350,12 +352,16 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def join(self) -> None:
         """Make one vector environment of the parts again, and close them; without effect where it is not split.
 
+        Also where `split` was interrupted, and left no parts here: the pool is whole afterwards.
+
         Raises:
             AlreadyPendingCallError: A part was not waited for; nothing was done.
         """
         if self.closed:
             raise ClosedEnvironmentError(f"`join` after a call to `close()` of `{type(self).__name__}`")
-        if self._division is not None and self._pending is _Pending.SPLIT:
+        if self._division is not None and (
+            self._pending is _Pending.SPLIT or (self._pending is _Pending.NOTHING and self._division.torn)
+        ):
             self._division.join(self.step_timeout)
             self._given_up.clear()
             self._pending = _Pending.NOTHING
@@ -460,6 +466,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             step_timeout=self.step_timeout,
         )
         made.rows = part.rows
+        made.transport = part.transport or self.transport
         made.spec = self.spec
         made.infos_by_row = self.infos_by_row
         made._whole = self

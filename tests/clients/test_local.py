@@ -22,6 +22,8 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from tests.environments import UnpicklableError, env_id
+from tests.pools.odd_environments import odd
+from tests.pools.processes import Watched
 from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvCreationFailed,
@@ -411,6 +413,23 @@ def test_a_worker_that_dies_between_steps_is_found_by_the_next(opened):
     os.kill(envs.call("pid")[1], signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
         envs.step(np.zeros(2, np.int64))
+
+
+@pytest.mark.parametrize("ends_by", ["close", "kill"])
+def test_programs_that_environments_started_end_with_their_worker(opened, tmp_path, ends_by):
+    """All that did not leave the worker's group of processes."""
+    pids = tmp_path / "pids"
+    make = partial(gym.make, odd("Starting-v0"), pids=str(pids), own_session=False)
+    envs = opened([make, make_count()], workers=2)
+    if ends_by == "kill":
+        envs.reset()
+        (worker,) = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in pids.read_text().split()}
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            envs.step(np.zeros(2, np.int64))
+    with Watched(int(pids.read_text())) as watched:
+        envs.close()
+        assert not watched.running()
 
 
 def test_a_step_that_takes_too_long_names_the_row(opened):

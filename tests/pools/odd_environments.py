@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -111,6 +112,22 @@ class ParentEnv(CountEnv):
         self._child.start()
         self._executor = ProcessPoolExecutor(1, context)
         self._executor.submit(os.getpid).result()
+
+
+class StartingEnv(CountEnv):
+    """Starts a program in a session of its own, and never ends it; its pid is in the file ``pids``.
+
+    With ``first_waits`` the first that writes to the file is never ready.
+    """
+
+    def __init__(self, *, pids: str, own_session: bool = True, first_waits: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        process = subprocess.Popen(["sleep", "3600"], start_new_session=own_session)
+        with Path(pids).open("a") as file:
+            is_first = file.tell() == 0
+            file.write(f"{process.pid}\n")
+        if first_waits and is_first:
+            _wait_for_ever()
 
 
 class HeldEnv(SlowEnv):
@@ -223,6 +240,7 @@ _CLASSES = (
     StuckEnv,
     DrawingEnv,
     ParentEnv,
+    StartingEnv,
     HeldEnv,
     DifferentEnv,
     LongDoubleEnv,

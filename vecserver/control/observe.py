@@ -228,7 +228,7 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
         metrics: Where this app's metrics are registered; the pools' and the process's are added.
         sessions: OpenEnv's, whose metrics are added too; None for a server without them.
     """
-    disable_created_metrics()  # of the families here, a moment of birth each: series that nobody asks for
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # of the families here, a moment of birth each: series that nobody asks for
     metrics.register(_PoolCollector(pools))
     if sessions is not None:
         metrics.register(_SessionCollector(sessions))

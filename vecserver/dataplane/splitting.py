@@ -5,6 +5,7 @@ Each part has a dispatcher, and so a session, a running command and a kept answe
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
@@ -234,6 +235,14 @@ class PoolDispatcher(Dispatcher):
     def busy(self) -> bool:
         """Whether a command runs, of the pool or of a part."""
         return self.running or any(desk.dispatcher.running for desk in self.desks.values())
+
+    def resume(self) -> list[Reply]:
+        """As of any dispatcher; whoever waited while the pool was being split is looked at as if it came now."""
+        replies: list[Reply] = []
+        if self.desks and not self._ended:
+            waiting, self._waiting = self._waiting, deque()
+            replies = [reply for request in waiting if (reply := self._handle(request)) is not None]
+        return [*replies, *super().resume()]
 
     def settle(self) -> None:
         """Make the pool whole once its parts have ended and nothing runs in them; called now and then."""

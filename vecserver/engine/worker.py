@@ -47,7 +47,7 @@ from vecserver.engine.channel import (
 from vecserver.engine.infos import InfoOptions
 from vecserver.engine.lost import LostVectorMaker, makes_lost_rows
 from vecserver.engine.make import EnvMaker
-from vecserver.engine.orphans import die_with_parent
+from vecserver.engine.orphans import die_with_parent, keep_orphans
 from vecserver.engine.place import Place
 from vecserver.engine.table import VECTORISED, make_engine
 from vecserver.engine.wrappers import wrap
@@ -89,6 +89,7 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
         done_fd: The eventfd that the last worker rings.
     """
     die_with_parent(host_pid)
+    keep_orphans()
     # The terminal's Ctrl-C is for the process that owns the pool; it decides what happens to its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # and what an environment prints must not stop it where the terminal is set to stop background writers

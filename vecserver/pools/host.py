@@ -19,7 +19,7 @@ from vecserver.pools.crew import Crew, Outcome, OwnedArena
 from vecserver.pools.part import PartCrew
 from vecserver.pools.replacements import Replacements
 from vecserver.pools.sizing import best_workers, is_measured, most_workers
-from vecserver.pools.starting import by_exec, by_fork
+from vecserver.pools.starting import Forks, by_exec
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -105,7 +105,7 @@ class Host(Crew):
         deadline = monotonic() + timeout
         self.start_timeout = timeout
         self._cpus = os.sched_getaffinity(0)
-        start = by_fork if fork else partial(by_exec, own_program=self._program is not None)
+        start = Forks() if fork else partial(by_exec, own_program=self._program is not None)
         self._start, self._forks = start, fork
         if fork and self.row_us is None and is_measured(self.spec, self._caps):
             self.row_us = self._measured(start, deadline, abort_fd)
@@ -140,15 +140,17 @@ class Host(Crew):
     def _measured(self, start: Callable[[Sequence[int]], Started], deadline: float, abort_fd: int) -> float | None:
         """Have a process of its own time a row: this pool's environments and their processes see nothing of it."""
         probe = WorkerProcess(0, (0, 1), self._arena.memory_fd, (self._arena.tokens_fd, self._arena.done_fd), start)
+        patience = _MEASURE_S
         try:
             probe.send(Measure(self.start_message((0, 1))))
             answer = probe.receive(min(deadline, monotonic() + _MEASURE_S), abort_fd)
             return answer.row_us if isinstance(answer, Measured) else None
         except (HostStartFailed, WorkerDied):  # of what takes so long, or dies, the pool itself will tell
+            patience = 0.0
             return None
         finally:
             probe.ask_to_close()
-            probe.end(monotonic() + _MEASURE_S)
+            probe.end(monotonic() + patience)
 
     def _cores(self) -> list[int | None]:
         """The core that each worker stays on, where there is one for each; else None for all.
@@ -338,6 +340,7 @@ class Host(Crew):
         Raises:
             InvalidSpec: More parts than workers, or none.
             PoolSplit: It is split already.
+            CapExceeded: The parts' arenas, beside the pool's own, would be more than the server allows.
             InternalError: No memory or descriptor is left.
         """
         if self.parts:
@@ -352,9 +355,12 @@ class Host(Crew):
         try:
             for first, end in even_shards(len(self._workers), count):
                 parts.append(self._part(self._workers[first:end]))
-        except OSError as error:
+            self._check_size(sum(part.arena_bytes for part in parts))
+        except (OSError, CapExceeded) as error:
             for part in parts:
                 part.disband()
+            if isinstance(error, CapExceeded):
+                raise
             raise InternalError(f"the pool cannot be split: {error}") from None
         self.parts = parts
         moves: list[Any] = []
@@ -364,6 +370,17 @@ class Host(Crew):
             fds += [part.worker_memory] * len(part.shards)
         self._moved = lambda: None
         self.begin_messages(moves, fds)
+
+    def _check_size(self, more: int) -> None:
+        asked = self.arena_bytes + more
+        if asked > self._caps.max_arena_bytes:
+            raise CapExceeded(
+                f"split, this pool would have arenas of {asked} bytes; max_arena_bytes of this server is "
+                f"{self._caps.max_arena_bytes}",
+                cap="max_arena_bytes",
+                limit=self._caps.max_arena_bytes,
+                asked=asked,
+            )
 
     def _part(self, workers: list[WorkerProcess]) -> PartCrew:
         first, end = workers[0].rows[0], workers[-1].rows[1]

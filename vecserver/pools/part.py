@@ -82,6 +82,12 @@ class PartCrew(Crew):
         """Its workers, in the order of their rows."""
         return self._workers
 
+    def disband(self) -> None:
+        """As of any crew; the arena's memory goes with it at once, though the pool lives on."""
+        super().disband()
+        for name in ("lending", "_driver", "_views"):  # lending and crew know each other
+            self.__dict__.pop(name, None)
+
     def fail(self, error: VecServerError) -> None:
         """Note that the pool cannot step any more, this part and every other."""
         self._whole.fail(error)

@@ -18,7 +18,7 @@ from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
 from vecserver.pools.results import Batch, PoolView
-from vecserver.pools.sizing import RowCosts
+from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -158,7 +158,7 @@ class Registry:
         finally:
             with self._lock:
                 self._starting.pop(pool, None)
-        if ready.row_us is not None:
+        if is_measured(spec, self.caps):
             self._row_costs.note(spec, ready.row_us)
         made = _Pool(process, spec, ready, time.time(), time.monotonic() - began)
         with self._lock:
