@@ -71,10 +71,13 @@ class PoolRequest(_Request):
     step_timeout: float = Field(60.0, description="Seconds that a batch may take")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
     name: str | None = Field(None, description="Its id; null for one made up")
+    durable: bool = Field(
+        False, description="Made again, with a new epoch, when its host has ended and when the server starts again"
+    )
 
     def spec(self) -> PoolSpec:
         """What the registry makes a pool from."""
-        return PoolSpec(**self.model_dump(exclude={"name"}))
+        return PoolSpec(**self.model_dump(exclude={"name", "durable"}))
 
 
 class ResetRequest(_Request):
@@ -163,6 +166,9 @@ class PoolAnswer(BaseModel):
     host_pid: int
     created: datetime
     creation_s: float = Field(description="Seconds it took to make")
+    durable: bool = Field(description="Whether it is made again when its host has ended")
+    restarts: int = Field(description="How often its host was made again since the server started")
+    exitcode: int | None = Field(description="How its host ended, negative for a signal; null while it runs")
 
     @classmethod
     def of(cls, view: PoolView) -> PoolAnswer:
@@ -199,6 +205,9 @@ class PoolAnswer(BaseModel):
             host_pid=view.host_pid,
             created=datetime.fromtimestamp(view.created, UTC),
             creation_s=view.creation_s,
+            durable=view.durable,
+            restarts=view.restarts,
+            exitcode=view.exitcode,
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from vecserver.arena.doorbell import Doorbell, make_bell
 from vecserver.engine.channel import receive, receive_bytes, send
+from vecserver.pools.endings import how_it_ended
 from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class WorkerProcess:
     def died(self) -> WorkerDied:
         """The error that says how this worker ended; waits a moment for its exit code."""
         exitcode = self._wait(1.0)
-        how = "does not answer" if exitcode is None else _how_it_ended(exitcode)
+        how = "does not answer" if exitcode is None else how_it_ended(exitcode)
         first, last = self.rows[0], self.rows[1] - 1
         return WorkerDied(
             f"worker {self.shard} (rows {first} to {last}, pid {self.pid}) {how}",
@@ -157,12 +158,3 @@ class WorkerProcess:
         self._sock.close()
         while self._own_fds:  # forgotten before it is closed: its number may be another's by the next call
             os.close(self._own_fds.pop())
-
-
-def _how_it_ended(exitcode: int) -> str:
-    if exitcode >= 0:
-        return f"left with exit code {exitcode}"
-    try:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"was killed by signal {-exitcode}"
