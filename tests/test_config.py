@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def test_defaults_are_loopback_and_the_caps_of_pools():
     """Without any setting a server listens on loopback, port 8000, with the caps' own defaults."""
     settings = load()
     assert (settings.host, settings.port, settings.insecure) == ("127.0.0.1", 8000, False)
-    assert settings.caps == Caps()
+    assert replace(settings.caps, max_total_arena_bytes=None) == Caps()
+    assert 0 < settings.max_total_arena_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_explicit_beats_environment_beats_default(monkeypatch):

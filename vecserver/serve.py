@@ -69,12 +69,12 @@ def run(
     Raises:
         PortUnavailable: The port cannot be listened on.
     """
-    logs.configure(log_format, log_level)
     with (
         _listen(settings.host, settings.port) as listener,
         _own_directory(settings.runtime_dir) as directory,
         closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
     ):
+        logs.configure(log_format, log_level)  # once there is a server, for whoever calls this as a function
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
 

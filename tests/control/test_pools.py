@@ -38,8 +38,8 @@ def test_a_view_describes_spaces_and_layout(cartpole):
 
 
 def test_a_pool_request_has_the_options_of_a_pool():
-    """The fields of POST /v1/pools are those of PoolSpec and a name, with the same defaults."""
-    assert set(PoolRequest.model_fields) == {*SPEC_FIELDS, "name"}
+    """The fields of POST /v1/pools are those of PoolSpec, a name and whether it is durable, with the same defaults."""
+    assert set(PoolRequest.model_fields) == {*SPEC_FIELDS, "name", "durable"}
     for name, field in SPEC_FIELDS.items():
         default = PoolRequest.model_fields[name].default
         if field.default_factory is not dataclasses.MISSING:
