@@ -168,6 +168,7 @@ class PoolAnswer(BaseModel):
     creation_s: float = Field(description="Seconds it took to make")
     durable: bool = Field(description="Whether it is made again when its host has ended")
     restarts: int = Field(description="How often its host was made again since the server started")
+    last_loss: str = Field(description="How the host before the present one ended; empty where there was none")
     exitcode: int | None = Field(description="How its host ended, negative for a signal; null while it runs")
 
     @classmethod
@@ -207,6 +208,7 @@ class PoolAnswer(BaseModel):
             creation_s=view.creation_s,
             durable=view.durable,
             restarts=view.restarts,
+            last_loss=view.last_loss,
             exitcode=view.exitcode,
         )
 

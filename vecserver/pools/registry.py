@@ -90,6 +90,7 @@ class _Pool:
     Attributes:
         durable: Whether it is made again when its host has ended.
         restarts: How often it was.
+        last_loss: How the host before this one ended.
     """
 
     process: HostProcess | NoHost
@@ -99,6 +100,7 @@ class _Pool:
     creation_s: float
     durable: bool = False
     restarts: int = 0
+    last_loss: str = ""
 
 
 class Registry:
@@ -311,7 +313,11 @@ class Registry:
         pool, made = found
         process.clear_away()
         about = {"pool": pool, "host_pid": process.pid, "epoch": made.ready.epoch}
-        _log.error("lost: the host process %s", process.ending(), extra=about)
+        ending = process.ending()
+        _log.error("lost: the host process %s", ending, extra=about)
+        with self._lock:
+            if self._pools.get(pool) is made:
+                self._pools[pool] = replace(made, last_loss=f"The host process {ending}")
         if made.durable:
             self._keeper.lacks_host(pool)
 
@@ -329,6 +335,7 @@ class Registry:
                     durable=True,
                     created=old.created,
                     restarts=old.restarts + bool(old.ready.epoch),
+                    last_loss=old.last_loss,
                 )
                 self._publish(pool, made, instead_of=old)
             except VecServerError as error:
@@ -402,6 +409,7 @@ class Registry:
             stats=stats,
             durable=made.durable,
             restarts=made.restarts,
+            last_loss=made.last_loss,
             exitcode=made.process.exitcode,
         )
 

@@ -58,6 +58,7 @@ class PoolView:
         stats: Its counters; None when its host does not answer.
         durable: Whether it is made again, with a new epoch, when its host has ended and when the server starts again.
         restarts: How often its host was made again since the server started.
+        last_loss: How the host before the present one ended; empty where there was none.
         exitcode: How its host ended, negative for a signal; None while it runs, and of a pool that has had none.
     """
 
@@ -75,6 +76,7 @@ class PoolView:
     stats: Stats | None
     durable: bool = False
     restarts: int = 0
+    last_loss: str = ""
     exitcode: int | None = None
 
 
