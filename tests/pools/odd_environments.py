@@ -167,6 +167,25 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
+class GatedEnv(CountEnv):
+    """Is not made before the file ``gate`` is there."""
+
+    def __init__(self, *, gate: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        pause = threading.Event()
+        while not Path(gate).exists():
+            pause.wait(0.002)
+
+
+class FlakyEnv(CountEnv):
+    """Cannot be made before the file ``flag`` is there."""
+
+    def __init__(self, *, flag: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not Path(flag).exists():
+            raise RuntimeError("something is not installed yet")
+
+
 _CLASSES = (
     LoggedEnv,
     VerboseEnv,
@@ -176,6 +195,8 @@ _CLASSES = (
     ParentEnv,
     HeldEnv,
     DifferentEnv,
+    FlakyEnv,
+    GatedEnv,
     LongDoubleEnv,
     LongTextEnv,
     StubbornEnv,

@@ -273,6 +273,7 @@ class Dispatcher:
             if self._given is not None:
                 self._given.forget()
             self._driver = attach.client or "unnamed"
+            _log.info("a driver has attached", extra={"lease": lease, "driver": self._driver})
             self._driver_seen_ns = self._clock_ns()
         features = [] if self._given is None else [FEATURE]
         attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last, features)
@@ -375,6 +376,7 @@ class Dispatcher:
 
     def _detach(self, request: Request) -> Reply:
         if self._is_of_driver(request.header):
+            _log.info("the driver has detached", extra={"lease": request.header.lease, "driver": self._driver})
             self._driver = ""
             self._host.lending.recall()
         return self._answer(request, _EMPTY)
@@ -457,10 +459,13 @@ class Dispatcher:
         return Reply(peer, answer.pack(), ext, _EMPTY)
 
     def _defect(self, peer: bytes, header: Header, error: Exception) -> Reply:
-        _log.exception("a request of kind %d failed", header.kind)
+        about = {"lease": header.lease, "seq": header.seq}
+        _log.exception("a request of kind %d failed", header.kind, extra=about)
         return self._error(peer, header, InternalError(f"a defect of the server: {error!r}"))
 
     def _error(self, peer: bytes, header: Header, error: VecServerError) -> Reply:
+        about = {"lease": header.lease, "seq": header.seq, "code": error.code}
+        _log.debug("a request of kind %d is refused: %s", header.kind, error.message, extra=about)
         flags = Flag.ANSWER if isinstance(error, _NUMBER_IS_WRONG) else Flag.ANSWER | Flag.REFUSED
         return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), flags=flags, status=error.number)
 
