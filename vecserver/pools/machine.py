@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["core_limit", "group_memory", "memory_limit"]
+__all__ = ["core_limit", "group_memory", "memory_limit", "process_limit"]
 
 _GROUPS: Final = Path("/sys/fs/cgroup")
+_OWN: Final = Path("/proc/self/cgroup")
 _UNLIMITED: Final = 1 << 60
 """Bytes: what the older kind of control group says where there is no limit is more than that."""
 
@@ -41,7 +43,7 @@ def core_limit() -> float | None:
     """Cores whose time the control group may use; None where it has no limit."""
     found = []
     for group in _own_groups(""):
-        quota, _, period = _text(group / "cpu.max").partition(" ")
+        quota, _, period = _text(group / "cpu.max").strip().partition(" ")
         if quota.isdigit() and period.isdigit():
             found.append(int(quota) / int(period))
     for group in _own_groups("cpu"):
@@ -51,9 +53,20 @@ def core_limit() -> float | None:
     return min(found, default=None)
 
 
+def process_limit() -> int | None:
+    """Processes and threads that this user, or the control group, may have; None where nothing limits them."""
+    found = [
+        limit for folder in ("", "pids") for group in _own_groups(folder) if (limit := _number(group / "pids.max"))
+    ]
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    if hard != resource.RLIM_INFINITY and os.geteuid() != 0:  # root is not held to it
+        found.append(hard)
+    return min(found, default=None)
+
+
 def _own_groups(controller: str) -> Iterator[Path]:
     """The folders of this process's control group and of those above it; "" is for the unified hierarchy."""
-    for line in _text(Path("/proc/self/cgroup")).splitlines():
+    for line in _text(_OWN).splitlines():
         _, controllers, name = line.split(":", 2)
         if controller not in controllers.split(","):
             continue
