@@ -16,6 +16,7 @@ import zmq
 from vecserver.wire.errors import (
     InvalidSpec,
     PoolLost,
+    PoolStopping,
     ServerUnreachable,
     TransportUnavailable,
     UnknownPool,
@@ -343,6 +344,8 @@ def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, epoch: s
     match answer:
         case UnknownPool():
             return answer
+        case PoolStopping():
+            return PoolLost(f"pool {pool} is lost with its episodes: {answer.message}", pool=pool)
         case ServerUnreachable(details={"refused": True}):  # otherwise it may be the network
             return PoolLost(f"the server at {url} is gone, and pool {pool} with it", pool=pool)
         case {"state": "lost", "reason": reason}:

@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -167,6 +168,14 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
+class NoisyEnv(CountEnv):
+    """Prints when it is made."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        sys.stdout.write("made with a noise\n")
+
+
 class GatedEnv(CountEnv):
     """Is not made before the file ``gate`` is there."""
 
@@ -199,6 +208,7 @@ _CLASSES = (
     GatedEnv,
     LongDoubleEnv,
     LongTextEnv,
+    NoisyEnv,
     StubbornEnv,
 )
 for _cls in _CLASSES:

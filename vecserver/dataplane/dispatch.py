@@ -112,6 +112,7 @@ class Running(NamedTuple):
     peer: bytes
     header: Header
     since_ns: int
+    waited_ns: int = 0
 
 
 class Request(NamedTuple):
@@ -121,6 +122,7 @@ class Request(NamedTuple):
     header: Header
     ext: Buffer
     body: Buffer
+    came_ns: int = 0
 
 
 _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
@@ -163,6 +165,7 @@ class Dispatcher:
         self._refused = 0
         self._running: Running | None = None
         self._waiting: deque[Request] = deque()
+        self._slowest = (0, 0, 0)  # the request that runs, the row it is at, and when it was first seen there
         self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
         self._handlers: dict[int, Callable[[Request], Reply | None]] = {
             Kind.HELLO: self._hello,
@@ -209,7 +212,7 @@ class Dispatcher:
         except VecServerError as error:
             self._refused += 1
             return self._error(peer, _salvage(frames), error)
-        return self._handle(Request(peer, header, ext, body))
+        return self._handle(Request(peer, header, ext, body, self._clock_ns()))
 
     def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
         """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
@@ -304,8 +307,7 @@ class Dispatcher:
         if verdict is Verdict.RUN:
             self._prepare(request)
             if not self._is_free():  # for an observer, a lent turn or a chore
-                self._wait(request)
-                return None
+                return self._wait(request)
             return self._begin(request)
         if verdict is Verdict.REPLAY:
             return self._replay(request.peer)
@@ -329,7 +331,8 @@ class Dispatcher:
         return None
 
     def _begun(self, request: Request) -> None:
-        self._running = Running(request.peer, request.header, self._clock_ns())
+        now = self._clock_ns()
+        self._running = Running(request.peer, request.header, now, now - request.came_ns)
         self._session.begin(request.header)
 
     @property
@@ -354,8 +357,14 @@ class Dispatcher:
         # The driver asks again, perhaps from a fresh socket: that is where it listens now
         self._running = self._running._replace(peer=request.peer)
         elapsed = (self._clock_ns() - self._running.since_ns) / 1e9
-        ext = messages.encode(messages.InProgress(elapsed, self._host.progress()))
-        return self._reply(request.peer, request.header, Kind.IN_PROGRESS, ext)
+        return self._progress(request, elapsed, self._running.waited_ns)
+
+    def _progress(self, request: Request, elapsed: float, waited_ns: int) -> Reply:
+        now, rows = self._clock_ns(), self._host.progress()
+        if self._slowest[:2] != (request.header.seq, rows[0]):
+            self._slowest = (request.header.seq, rows[0], now)
+        progress = messages.InProgress(elapsed, rows, waited_ns / 1e9, min(elapsed, (now - self._slowest[2]) / 1e9))
+        return self._reply(request.peer, request.header, Kind.IN_PROGRESS, messages.encode(progress))
 
     def _is_free(self) -> bool:
         """Whether the host can begin a command now; it then has the arena."""
@@ -381,16 +390,17 @@ class Dispatcher:
             self._host.lending.recall()
         return self._answer(request, _EMPTY)
 
-    def _wait(self, request: Request) -> None:
+    def _wait(self, request: Request) -> Reply | None:
         for i, other in enumerate(self._waiting):
             # asked again, perhaps from a fresh socket: a sequenced request, or an attach under the same name
             again = request.header == other.header and request.ext == other.ext
             if again and (request.header.seq or request.header.kind == Kind.ATTACH):
-                self._waiting[i] = request
-                return
+                self._waiting[i] = request._replace(came_ns=other.came_ns)
+                return self._progress(request, 0.0, self._clock_ns() - other.came_ns) if request.header.seq else None
         if len(self._waiting) >= _MAX_WAITING:
             raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
         self._waiting.append(request)
+        return None
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """The command that ran has ended: its reply, and those to what had waited for it."""

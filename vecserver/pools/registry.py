@@ -379,6 +379,8 @@ class Registry:
         with self._lock:
             made = self._pools.get(pool)
             names = sorted(self._pools)
+        if made is None and self.closing:
+            raise PoolStopping("the server is shutting down, and its pools with it", pool=pool)
         if made is None:
             known = f"there are {', '.join(names)}" if names else "there is none"
             raise UnknownPool(f"no pool has the id {pool!r}: {known}", pool=pool)
