@@ -70,6 +70,33 @@ def test_a_wrong_setting_is_named(given, words):
         load(**given)
 
 
+def test_pools_are_declared_by_text_and_file(tmp_path):
+    """Those of the command line first; names are unlike each other, and every option is looked at before the start."""
+    path = tmp_path / "pools.toml"
+    path.write_text('[pools.b]\nenv = "CartPole-v1"\nnum_envs = 2\n')
+    text = "name=a,env=CartPole-v1,num_envs=1"
+    assert [(pool.name, pool.spec.num_envs) for pool in load(pool=(text,), pools=path).declared] == [("a", 1), ("b", 2)]
+    assert load().declared == []
+    for given, words in (
+        ({"pool": (text, text)}, "two pools are named a"),
+        ({"pool": ("name=b,env=CartPole-v1,num_envs=1",), "pools": path}, "two pools are named b"),
+        ({"pool": ("name=a,env=CartPol-v1,num_envs=1",)}, "CartPole-v1"),
+        ({"pool": (text,), "max_num_envs": 1, "pools": path}, "max_num_envs of this server is 1"),
+        ({"pools": tmp_path / "none.toml"}, "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load(**given)
+
+
+def test_the_state_dir_is_the_users_own(monkeypatch):
+    """XDG_STATE_HOME, or where it is by default."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/x")
+    assert load().state_dir == Path("/x/vecserver")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load().state_dir == Path("/home/somebody/.local/state/vecserver")
+
+
 def test_a_wrong_variable_is_named(monkeypatch):
     """A value from the environment is refused with the variable's name."""
     monkeypatch.setenv("VECSERVER_GRACE", "soon")

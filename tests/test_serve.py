@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -20,7 +21,7 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from vecserver.serve import _listen, _url
 from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
-from vecserver_client import attach, make_vec
+from vecserver_client import aio, attach, make_vec
 from vecserver_client.control import ControlClient
 
 PATIENCE_S = 30.0
@@ -209,7 +210,8 @@ def test_durable_pools_are_there_after_a_restart(tmp_path):
     declared = ("--pool", "name=train,env=CartPole-v1,num_envs=2,workers=1", "--pools", str(pools))
     state = {"VECSERVER_STATE_DIR": str(tmp_path / "state")}
     with public_server(*declared, **state) as (first, url), ControlClient(url) as client:
-        client.create_pool(name="kept", env_id="CartPole-v1", num_envs=1, workers=1, durable=True)
+        make_vec("CartPole-v1", 1, workers=1, url=url, pool="kept", durable=True).close()
+        asyncio.run(keep_another(url))
         before = ready_pools(client)
         envs = attach(url, "kept")
         envs.reset(seed=1)
@@ -221,7 +223,7 @@ def test_durable_pools_are_there_after_a_restart(tmp_path):
         envs.close()
     with public_server(*declared, **state) as (second, url), ControlClient(url) as client:
         after = ready_pools(client)
-        assert before.keys() == after.keys() == {"train", "eval", "kept"}
+        assert before.keys() == after.keys() == {"train", "eval", "kept", "other"}
         assert not {*before.values()} & {*after.values()}
         client.delete_pool("kept")
         second.terminate()
@@ -230,6 +232,12 @@ def test_durable_pools_are_there_after_a_restart(tmp_path):
     assert {event["level"] for event in events} == {"info"}
     printed = [event for event in events if event["logger"] == "vecserver.pools.output"]
     assert [(event["pool"], event["message"]) for event in printed] == [("eval", "made with a noise")]
+
+
+async def keep_another(url: str) -> None:
+    """The same from an event loop."""
+    async with await aio.make_vec("CartPole-v1", 1, workers=1, url=url, pool="other", durable=True):
+        pass
 
 
 def ready_pools(client: ControlClient) -> dict[str, str]:

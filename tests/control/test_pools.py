@@ -108,6 +108,14 @@ def test_stats_are_the_counters(http, cartpole):
     assert (stats["batches"], stats["env_steps"], stats["resets"]) == (1, 3, 1)
 
 
+def test_durability_reaches_the_registry_and_the_view(http, registry):
+    """A pool says whether it is made again, how often it was, and how its host ended."""
+    body = {"env_id": "CartPole-v1", "num_envs": 1, "name": "kept", "durable": True}
+    pool = http.post("/v1/pools", json=body).json()
+    assert (pool["durable"], pool["restarts"], pool["last_loss"], pool["exitcode"]) == (True, 0, "", None)
+    assert http.post("/v1/pools", json=body | {"name": "brief", "durable": False}).json()["durable"] is False
+
+
 @pytest.mark.parametrize(("state", "code"), [("lost", "pool_lost"), ("silent", "deadline_exceeded")])
 def test_stats_say_why_there_are_none(http, registry, cartpole, state, code):
     """A host that is gone and one that does not answer are told apart; the pool can still be shown."""
