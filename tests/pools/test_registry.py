@@ -356,7 +356,7 @@ def test_close_ends_all_pools_and_refuses_new_ones(make_registry):
     assert registry.list() == []
     with pytest.raises(PoolStopping):
         registry.create(count(1))
-    with pytest.raises(UnknownPool):
+    with pytest.raises(PoolStopping):
         registry.step(views[0].pool, [0])
     registry.close()
 
