@@ -16,6 +16,7 @@ import zmq
 from vecserver.wire.errors import (
     InvalidSpec,
     PoolLost,
+    PoolStopping,
     ServerUnreachable,
     TransportUnavailable,
     UnknownPool,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
+__all__ = ["TRANSPORTS", "attach", "check_not_lost", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
 
 TRANSPORTS: Final = ("shm", "ipc", "tcp")
 """Every transport, in the order that ``auto`` tries them."""
@@ -80,6 +81,8 @@ def make_vec(
     on_failure: str = "truncate",
     restart_budget: int | None = 30,
     render_mode: str | None = None,
+    pool: str | None = None,
+    durable: bool = False,
     **env_kwargs: Any,
 ) -> RemoteVectorEnv:
     """Make a pool and drive it.
@@ -113,10 +116,13 @@ def make_vec(
             ``infos["env_failure"]``, and go on with new environments; or ``raise``, ``step`` raises WorkerDied, once.
         restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
         render_mode: Passed to ``gymnasium.make``.
+        pool: Id of the pool; None for one made up.
+        durable: Leave the pool to the server, which makes it again, with a new epoch, when its host has ended and when
+            the server starts again: ``attach`` finds it. Not with a private server. See docs/operations.md.
         **env_kwargs: Passed to ``gymnasium.make``; JSON values.
 
     Returns:
-        The vector environment; its ``close`` removes the pool.
+        The vector environment; its ``close`` removes the pool, unless it is durable.
 
     Raises:
         UnknownEnv: The server does not know the id; names the nearest.
@@ -135,11 +141,12 @@ def make_vec(
             url = server.url
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
-        name = f"p-{secrets.token_hex(4)}"
-        made = _MadePool(control, name)
-        undo.callback(made.delete)  # before it is made: an interrupted request may still make it
-        pool = control.create_pool(
-            name=name,
+        made = _MadePool(control, pool or f"p-{secrets.token_hex(4)}")
+        if pool is None:  # a name that was chosen may be another's pool's
+            undo.callback(made.delete)  # before it is made: an interrupted request may still make it
+        described = control.create_pool(
+            name=made.name,
+            durable=durable,
             env_id=env_id,
             num_envs=num_envs,
             engine=engine,
@@ -156,7 +163,11 @@ def make_vec(
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
-        return _drive(control, pool, transport, undo, made, copy=copy, dedup=dedup)
+        if pool is not None:
+            undo.callback(made.delete)
+        envs = _drive(control, described, transport, undo, made, copy=copy, dedup=dedup)
+        made.stays = durable
+        return envs
 
 
 def attach(
@@ -208,14 +219,18 @@ class _MadePool:
 
     def __init__(self, control: ControlClient, name: str) -> None:
         self._control = control
-        self._name = name
+        self.name = name
         self.unwanted = False
         """Whether nobody waits for the batch it is at."""
+        self.stays = False
+        """Whether it is left to the server."""
 
     def delete(self) -> None:
-        """End it."""
+        """End it, unless it stays."""
+        if self.stays:
+            return
         try:
-            self._control.delete_pool(self._name, force=self.unwanted)
+            self._control.delete_pool(self.name, force=self.unwanted)
         except VecServerError:
             return  # it is gone already, or its server is
 
@@ -232,6 +247,7 @@ def _drive(
     force: bool = False,
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
+    check_not_lost(pool)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     if dedup is not None:  # before anybody loses the pool to this client
@@ -289,7 +305,7 @@ def _reach(
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
     opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
-    check_pool = partial(_check_pool, control, pool["pool"])
+    check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"])
     connection = Connection(driver, opener, check_pool, _opener(context, endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
@@ -302,32 +318,49 @@ def _reach(
         raise
 
 
-def _check_pool(control: ControlClient, pool: str) -> None:
+def _check_pool(control: ControlClient, pool: str, epoch: str) -> None:
     """Ask the server about a pool that is silent."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
     except VecServerError as error:
         answer = error
-    if lost := verdict_on_pool(answer, pool, control.url):
+    if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost
 
 
-def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, url: str) -> VecServerError | None:
+def check_not_lost(pool: dict[str, Any]) -> None:
+    """Make sure that a pool has a host, before anybody looks for it.
+
+    Raises:
+        PoolLost: It has none; says why, and when a durable one is made again.
+    """
+    if pool["state"] == "lost":
+        raise PoolLost(f"pool {pool['pool']} is lost: {pool['reason']}", pool=pool["pool"])
+
+
+def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, epoch: str, url: str) -> VecServerError | None:
     """What the server's answer about a silent pool means: PoolLost or UnknownPool where it is known to be gone.
 
     Args:
         answer: The pool as ``ControlClient.get_pool`` gives it, or the error that it raised.
         pool: Its id.
+        epoch: The incarnation that is asked about.
         url: The server's address.
     """
     match answer:
         case UnknownPool():
             return answer
+        case PoolStopping():
+            return PoolLost(f"pool {pool} is lost with its episodes: {answer.message}", pool=pool)
         case ServerUnreachable(details={"refused": True}):  # otherwise it may be the network
             return PoolLost(f"the server at {url} is gone, and pool {pool} with it", pool=pool)
         case {"state": "lost", "reason": reason}:
             return PoolLost(f"pool {pool} is lost with its episodes: {reason}", pool=pool)
+        case {"epoch": other, "last_loss": reason} if other != epoch:
+            return PoolLost(
+                f"pool {pool} was lost with its episodes, and made again: attach again. {reason}".rstrip(), pool=pool
+            )
     return None  # it lives, or the trouble is the control plane's own
 
 

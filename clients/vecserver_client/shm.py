@@ -193,6 +193,7 @@ class _Drive:
     def __init__(self, arena: BorrowedArena, layout: Layout, actions: ActionFormat) -> None:
         self.arena = arena
         fds, lent = arena.fds, arena.lent
+        self.began = 0.0  # the step that is under way
         shards = tuple((first, end) for first, end in lent.shards)
         plan = ArenaPlan.of(layout, actions, shards)
         if (plan.size, LentOrders.size(len(shards), actions)) != (lent.arena_size, lent.orders_size):
@@ -280,7 +281,8 @@ class _Drive:
                 first, last = driver.slowest_rows()
                 rows = f"row {first}" if first == last else f"rows {first} to {last}"
                 raise DeadlineExceeded(
-                    f"no result within {timeout:g} s: still busy with {rows}; wait for it again, or close",
+                    f"no result within {timeout:g} s, {monotonic() - self.began:.1f} s after the step began: the "
+                    f"workers are still busy with {rows}; wait for it again, or close",
                     rows=[first, last],
                 )
 
@@ -372,6 +374,7 @@ class ShmLink:
         try:
             drive.take_turn(timeout)
             drive.driver.start_step(arrays)
+            drive.began = monotonic()
             self._stepping = True
         except EOFError:
             raise self._ended(drive) from None

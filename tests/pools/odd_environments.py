@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -233,6 +234,33 @@ class StubbornEnv(CountEnv):
         threading.Event().wait()
 
 
+class NoisyEnv(CountEnv):
+    """Prints when it is made."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        sys.stdout.write("made with a noise\n")
+
+
+class GatedEnv(CountEnv):
+    """Is not made before the file ``gate`` is there."""
+
+    def __init__(self, *, gate: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        pause = threading.Event()
+        while not Path(gate).exists():
+            pause.wait(0.002)
+
+
+class FlakyEnv(CountEnv):
+    """Cannot be made before the file ``flag`` is there."""
+
+    def __init__(self, *, flag: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not Path(flag).exists():
+            raise RuntimeError("something is not installed yet")
+
+
 _CLASSES = (
     LoggedEnv,
     VerboseEnv,
@@ -243,8 +271,11 @@ _CLASSES = (
     StartingEnv,
     HeldEnv,
     DifferentEnv,
+    FlakyEnv,
+    GatedEnv,
     LongDoubleEnv,
     LongTextEnv,
+    NoisyEnv,
     StubbornEnv,
     DyingEnv,
     FragileEnv,

@@ -92,12 +92,12 @@ def test_a_host_that_is_killed_takes_its_workers_with_it(registry, engine):
         host.signal(view.host_pid, signal.SIGKILL)
         assert not workers.running()
     for call in (lambda: registry.step(view.pool, [0, 0]), lambda: registry.reset(view.pool)):
-        with pytest.raises(PoolLost, match="killed by signal 9") as caught:
+        with pytest.raises(PoolLost, match="killed by SIGKILL") as caught:
             call()
-    assert caught.value.details == {"host_pid": view.host_pid}
+    assert caught.value.details == {"pool": view.pool, "host_pid": view.host_pid, "exitcode": -9}
     lost = registry.get(view.pool)
-    assert (lost.state, lost.stats) == ("lost", None)
-    assert "signal 9" in lost.reason
+    assert (lost.state, lost.stats, lost.exitcode) == ("lost", None, -9)
+    assert "SIGKILL" in lost.reason
     registry.delete(view.pool)
     assert not socket_of(view).exists()
 
@@ -113,7 +113,7 @@ def test_a_host_that_is_killed_in_a_step_does_not_leave_its_caller_waiting(regis
         wait_for(stepping.exists)
         began = time.monotonic()
         host.signal(view.host_pid, signal.SIGKILL)
-        with pytest.raises(PoolLost, match="signal 9"):
+        with pytest.raises(PoolLost, match="SIGKILL"):
             step.result(LONG_S)
         assert time.monotonic() - began < LONG_S / 3
     registry.delete(view.pool)
@@ -125,7 +125,7 @@ def test_a_host_that_is_asked_to_end_leaves_in_order(registry):
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         processes.signal(view.host_pid, signal.SIGTERM)
         assert not processes.running()
-    with pytest.raises(PoolLost, match="left with 0"):
+    with pytest.raises(PoolLost, match="left with exit code 0"):
         registry.step(view.pool, [0, 0])
     registry.delete(view.pool)
 
@@ -153,7 +153,7 @@ def test_a_host_that_is_killed_while_it_starts_fails_the_creation(make_registry,
             for pid in family:
                 if "vecserver.dataplane" in Path(f"/proc/{pid}/cmdline").read_text():
                     processes.signal(pid, signal.SIGKILL)
-            with pytest.raises(HostStartFailed, match="killed by signal 9"):
+            with pytest.raises(HostStartFailed, match="killed by SIGKILL"):
                 creation.result(LONG_S)
             assert not processes.running()
 

@@ -62,6 +62,9 @@ def create_pool(
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Make it again when its host has ended and when the server starts again.")
+    ] = False,
     episode_statistics: Annotated[
         bool, typer.Option("--episode-statistics", help="Send return, length and time of episodes that end.")
     ] = False,
@@ -82,6 +85,7 @@ def create_pool(
         "lease_ttl": lease_ttl,
         "on_failure": on_failure,
         "name": name,
+        "durable": durable or None,
     }
     given = {option: value for option, value in options.items() if value is not None}
     if restart_budget is not None:

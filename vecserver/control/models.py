@@ -73,10 +73,13 @@ class PoolRequest(_Request):
     on_failure: str = Field("truncate", description="What a worker's death means for the batch: `truncate` or `raise`")
     restart_budget: int | None = Field(30, description="Workers that may be replaced a minute; null for any number")
     name: str | None = Field(None, description="Its id; null for one made up")
+    durable: bool = Field(
+        False, description="Made again, with a new epoch, when its host has ended and when the server starts again"
+    )
 
     def spec(self) -> PoolSpec:
         """What the registry makes a pool from."""
-        return PoolSpec(**self.model_dump(exclude={"name"}))
+        return PoolSpec(**self.model_dump(exclude={"name", "durable"}))
 
 
 class ResetRequest(_Request):
@@ -201,6 +204,10 @@ class PoolAnswer(BaseModel):
     host_pid: int
     created: datetime
     creation_s: float = Field(description="Seconds it took to make")
+    durable: bool = Field(description="Whether it is made again when its host has ended")
+    restarts: int = Field(description="How often its host was made again since the server started")
+    last_loss: str = Field(description="How the host before the present one ended; empty where there was none")
+    exitcode: int | None = Field(description="How its host ended, negative for a signal; null while it runs")
 
     @classmethod
     def of(cls, view: PoolView) -> PoolAnswer:
@@ -239,6 +246,10 @@ class PoolAnswer(BaseModel):
             host_pid=view.host_pid,
             created=datetime.fromtimestamp(view.created, UTC),
             creation_s=view.creation_s,
+            durable=view.durable,
+            restarts=view.restarts,
+            last_loss=view.last_loss,
+            exitcode=view.exitcode,
         )
 
 

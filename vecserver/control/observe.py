@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 from vecserver.control.problems import CODE_KEY, problems
 from vecserver.metrics import POOL_FAMILIES, PoolFamily
-from vecserver.wire.errors import InternalError, PoolStopping
+from vecserver.wire.errors import InternalError, NotReady, PoolStopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -240,10 +240,12 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping))
+    @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping, NotReady))
     async def readyz() -> dict[str, str]:
         if pools.closing:
             raise PoolStopping("the server is shutting down")
+        if pools.restoring:
+            raise NotReady(f"durable pools are being made: {', '.join(pools.restoring)}", pools=pools.restoring)
         return {"status": "ready"}
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

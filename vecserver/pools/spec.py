@@ -47,12 +47,16 @@ class Caps:
         max_num_envs: Rows of one pool.
         max_workers: Workers of one pool.
         max_arena_bytes: Shared memory of one pool.
+        max_total_arena_bytes: Shared memory of all pools together; None for as much as there is.
+        max_creations: Pools that are made at the same time; some more requests wait for their turn.
     """
 
     max_pools: int = 64
     max_num_envs: int = 4096
     max_workers: int = 256
     max_arena_bytes: int = 8 << 30
+    max_total_arena_bytes: int | None = None
+    max_creations: int = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

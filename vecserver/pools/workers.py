@@ -14,6 +14,7 @@ import numpy as np
 
 from vecserver.arena.doorbell import Doorbell, make_bell
 from vecserver.engine.channel import receive, receive_bytes, send
+from vecserver.pools.endings import how_it_ended
 from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class WorkerProcess:
     def died(self) -> WorkerDied:
         """The error that says how this worker ended; waits a moment for its exit code."""
         exitcode = self._wait(1.0)
-        how = self.hung or ("does not answer" if exitcode is None else _how_it_ended(exitcode))
+        how = self.hung or ("does not answer" if exitcode is None else how_it_ended(exitcode))
         first, last = self.rows[0], self.rows[1] - 1
         return WorkerDied(
             f"worker {self.shard} (rows {first} to {last}, pid {self.pid}) {how}",
@@ -237,12 +238,3 @@ def _is_readable(fd: int) -> bool:
 
 def _derived(seed: int, restarts: int) -> int:
     return int(np.random.SeedSequence(seed, spawn_key=(restarts,)).generate_state(1)[0]) >> 1
-
-
-def _how_it_ended(exitcode: int) -> str:
-    if exitcode >= 0:
-        return f"left with exit code {exitcode}"
-    try:
-        return f"was killed by {signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"was killed by signal {-exitcode}"

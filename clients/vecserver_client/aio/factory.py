@@ -17,7 +17,7 @@ from vecserver_client.aio.control import AsyncControlClient
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
-from vecserver_client.factory import driver_name, reachable_endpoint, verdict_on_pool
+from vecserver_client.factory import check_not_lost, driver_name, reachable_endpoint, verdict_on_pool
 from vecserver_client.local_server import LocalServer
 
 __all__ = ["attach", "make_vec"]
@@ -32,7 +32,7 @@ _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
 
 _OPTIONS: Final = inspect.signature(factory.make_vec)
-_OURS: Final = {"url", "token", "transport", "copy", "dedup"}
+_OURS: Final = {"url", "token", "transport", "copy", "dedup", "pool"}
 """Arguments that are not the pool's."""
 
 
@@ -68,11 +68,16 @@ async def make_vec(
     made = _Made(url or os.environ.get("VECSERVER_URL"), token)
     try:
         control = await made.reach_server()
-        pool = await control.create_pool(name=made.choose_pool(), **pool_options)
-        return await _drive(made, control, pool, transport, force=False)
+        name = options.get("pool")
+        described = await control.create_pool(name=name or made.choose_pool(), **pool_options)
+        made.own(described["pool"])
+        envs = await _drive(made, control, described, transport, force=False)
     except BaseException:
         await made.release(unwanted=True)
         raise
+    if pool_options["durable"]:
+        made.own(None)
+    return envs
 
 
 async def attach(
@@ -153,6 +158,10 @@ class _Made:
         self._pool = f"p-{secrets.token_hex(4)}"
         return self._pool
 
+    def own(self, pool: str | None) -> None:
+        """End this pool with the environment; None to leave it to the server."""
+        self._pool = pool
+
     async def release(self, *, unwanted: bool) -> None:
         """End the pool and the server; may be called again. Nobody waits for the batch of a pool that is unwanted."""
         try:
@@ -183,13 +192,16 @@ async def _drive(
     made: _Made, control: AsyncControlClient, pool: dict[str, Any], transport: str, *, force: bool
 ) -> AsyncRemoteVectorEnv:
     """Attach over the first transport that answers."""
+    check_not_lost(pool)
     reasons = []
     driver = driver_name()
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
             open_transport = partial(LoopTransport, endpoint, int(pool["layout"]["slot_size"]))
-            connection = AsyncConnection(driver, open_transport, partial(_check_pool, control, pool["pool"]))
+            connection = AsyncConnection(
+                driver, open_transport, partial(_check_pool, control, pool["pool"], pool["epoch"])
+            )
             try:
                 attached = await connection.attach(_REACH_TIMEOUT, force=force)
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
@@ -201,12 +213,12 @@ async def _drive(
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
 
 
-async def _check_pool(control: AsyncControlClient, pool: str) -> None:
+async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> None:
     """Ask the server about a pool that is silent."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = await control.get_pool(pool, timeout=_CHECK_TIMEOUT)
     except VecServerError as error:
         answer = error
-    if lost := verdict_on_pool(answer, pool, control.url):
+    if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost
