@@ -20,6 +20,8 @@ def test_create_passes_every_option(vecserver):
         "--info": '["lives"]',
         "--step-timeout": "5",
         "--lease-ttl": "7.5",
+        "--on-failure": "raise",
+        "--restart-budget": "none",
         "--name": "mine",
     }
     words = [word for pair in options.items() for word in pair]
@@ -37,6 +39,8 @@ def test_create_passes_every_option(vecserver):
         "episode_statistics": True,
         "step_timeout": 5,
         "lease_ttl": 7.5,
+        "on_failure": "raise",
+        "restart_budget": None,
     }
     assert {name: pool[name] for name in expected} == expected
 

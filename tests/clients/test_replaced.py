@@ -34,7 +34,7 @@ in_every_form = pytest.mark.parametrize(
 )
 
 
-_LONG = [pytest.param(form, 60, marks=pytest.mark.slow) for form in FORMS]
+_LONG = [pytest.param(form, 300, marks=pytest.mark.slow) for form in FORMS]
 
 
 @pytest.fixture
@@ -291,13 +291,13 @@ def test_a_part_goes_on_like_a_whole(make, kill, form, mode):
 @pytest.mark.parametrize(("form", "rounds"), [("shm", 4), ("local", 3), *_LONG])
 def test_a_worker_may_die_on_its_way(make, stats, form, rounds):
     """While it goes to a part, comes home, or takes note of a loan: the command is finished by another."""
-    envs = make(form, restart_budget=None, length=10**6)
+    envs = make(form, restart_budget=None, length=10**6, with_infos=False)
     envs.reset(seed=50)
     rng = np.random.default_rng(rounds)
     stop = threading.Event()
 
     def kill_now_and_then() -> None:
-        while not stop.wait(float(rng.uniform(0.01, 0.1 if form != "local" else 0.8))):
+        while not stop.wait(float(rng.uniform(0.005, 0.06 if form != "local" else 0.8))):
             with suppress(ProcessLookupError):
                 os.kill(stats(envs)["worker_pids"][int(rng.integers(3))], signal.SIGKILL)
 
