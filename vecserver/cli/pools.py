@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import msgspec
 import typer
 
 from vecserver.cli.output import DEFAULT_URL, AsJson, Url, connect, print_json, print_pairs, print_table
+from vecserver.wire.figures import EpisodeFigures, Histogram
 
 __all__ = ["parse_object", "register"]
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="Id of the pool.")]
+
+_FIGURES: Final = ("p50 ms", "p99 ms", "skew", "return", "length")
+"""Of batches, workers and episodes, since the pool was made: docs/metrics.md says what they are."""
 
 pools = typer.Typer(help="Make, list, show, reset and delete pools.", no_args_is_help=True)
 
@@ -24,14 +29,32 @@ def list_pools(url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("pool", "env", "rows", "workers", "engine", "state", "driver", "batches", "env steps")
+    columns = ("pool", "env", "rows", "workers", "engine", "state", "driver", "batches", "env steps", *_FIGURES)
     print_table(columns, [_row(pool) for pool in found], empty=f"no pools at {url}")
 
 
 def _row(pool: dict[str, Any]) -> tuple[Any, ...]:
-    stats = pool["stats"] or {"driver": "?", "batches": "?", "env_steps": "?"}
     described = (pool[name] for name in ("pool", "env_id", "num_envs", "workers", "engine", "state"))
-    return (*described, stats["driver"] or "-", stats["batches"], stats["env_steps"])
+    stats = pool["stats"]
+    if stats is None:
+        return (*described, *("?",) * (3 + len(_FIGURES)))
+    return (*described, stats["driver"] or "-", stats["batches"], stats["env_steps"], *_figures(stats).values())
+
+
+def _figures(stats: dict[str, Any]) -> dict[str, str]:
+    """The figures of ``_FIGURES`` from a pool's counters; a dash where there is none yet."""
+    batches = msgspec.convert(stats["batch_seconds"], Histogram)
+    episodes = msgspec.convert(stats["episode_figures"], EpisodeFigures)
+    busy = stats["worker_busy_s"]
+    figures = (
+        (batches.quantile(0.5), 1e3, 2),
+        (batches.quantile(0.99), 1e3, 2),
+        (max(busy) * len(busy) / sum(busy) if sum(busy) else None, 1.0, 2),
+        (episodes.mean_return, 1.0, 1),
+        (episodes.mean_length, 1.0, 1),
+    )
+    texts = ["-" if value is None else f"{value * unit:.{digits}f}" for value, unit, digits in figures]
+    return dict(zip(_FIGURES, texts, strict=True))
 
 
 @pools.command("create")
@@ -142,7 +165,10 @@ def _print_pool(pool: dict[str, Any], *, as_json: bool) -> None:
         return
     shown = {name: value for name, value in pool.items() if name not in {"spaces", "layout", "stats", "endpoints"}}
     endpoints = {f"endpoint {transport}": address for transport, address in pool["endpoints"].items()}
-    print_pairs({**shown, **endpoints, **(pool["stats"] or {})})
+    stats = pool["stats"] or {}
+    figures = _figures(stats) if stats else {}
+    counted = {name: value for name, value in stats.items() if name not in {"batch_seconds", "episode_figures"}}
+    print_pairs({**shown, **endpoints, **counted, **figures})
 
 
 @pools.command("reset")

@@ -228,7 +228,8 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
         metrics: Where this app's metrics are registered; the pools' and the process's are added.
         sessions: OpenEnv's, whose metrics are added too; None for a server without them.
     """
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # of the families here, a moment of birth each: series that nobody asks for
+    # no moment of birth for each series here: these would be as many again, and nobody asks for them
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the package has no types for it
     metrics.register(_PoolCollector(pools))
     if sessions is not None:
         metrics.register(_SessionCollector(sessions))

@@ -326,11 +326,11 @@ class _Worker:
         driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
         since_ns, now_ns = driver.line[_SINCE], monotonic_ns()  # behind the line the driver may write it anew
         is_last = driver.finish.cross()
+        self._engine.settle()  # what is counted is counted from here on: nobody waits for it
         if since_ns:
-            tally.worked(now_ns - began_ns)
             if is_last:
                 tally.ended_batch(since_ns, now_ns)
-        self._engine.settle()
+            tally.worked(now_ns - began_ns)
         if not fits and driver is not self._lent:
             send(self._sock, payload)
 
