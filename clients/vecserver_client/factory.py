@@ -28,7 +28,7 @@ from vecserver.wire.zmtp import fresh
 from vecserver_client.bodies import BodyRing
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
-from vecserver_client.direct import DirectTransport
+from vecserver_client.direct import DirectTransport, address_of
 from vecserver_client.local_server import LocalServer
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
+__all__ = ["TRANSPORTS", "attach", "check_way", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
 
-TRANSPORTS: Final = ("shm", "ipc", "tcp")
+TRANSPORTS: Final = ("shm", "ipc", "tcp", "ws")
 """Every transport, in the order that ``auto`` tries them."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -57,6 +57,9 @@ _GIVE_BACK_TIMEOUT: Final = 2.0
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
+
+_KNOCK_TIMEOUT: Final = 2.0
+"""Seconds for a port to take a connection where there is another way: a firewall that drops it says nothing."""
 
 
 def make_vec(
@@ -88,7 +91,7 @@ def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory. If not, they cannot be written to, and stay as they are
             until the third step or reset after theirs begins, whether or not that succeeds; renders and calls leave
             them alone. Over ``shm`` they lie in the pool's memory: a client that takes the pool writes over them when
@@ -168,7 +171,7 @@ def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory, as in ``make_vec``.
         dedup: What of an observation need not travel, as in ``make_vec``.
         force: Take the pool from the driver it has.
@@ -234,6 +237,8 @@ def _drive(
     bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
+            if transport == "auto":
+                check_way(name, pool["endpoints"], control.url)
             connection, attached, arena = _reach(context, control, name, pool, driver, bodies, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
@@ -281,9 +286,10 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
+    open_to = partial(_web_opener, control.headers) if name == "ws" else partial(_opener, context)
+    opener = open_to(endpoint, largest, fresh if bodies is None else bodies.room)
     check_pool = partial(_check_pool, control, pool["pool"])
-    connection = Connection(driver, opener, check_pool, _opener(context, endpoint, largest))
+    connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
         if door is None:
@@ -333,11 +339,35 @@ def _opener(
     return partial(ZmqTransport, context, endpoint, max_body, memory)
 
 
+def _web_opener(
+    headers: dict[str, str], endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+) -> Callable[[], Transport]:
+    from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
+
+    return partial(WebSocketTransport, endpoint, headers, max_body, memory)
+
+
+def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
+    """Find out soon that a transport's way is closed, where another one may be tried.
+
+    Raises:
+        TransportUnavailable: It is, or it is none to take unasked.
+    """
+    if name != "tcp":
+        return
+    if urlsplit(url).scheme == "https":
+        raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
+    try:
+        socket.create_connection(address_of(reachable_endpoint(name, endpoints, url)), _KNOCK_TIMEOUT).close()
+    except OSError as error:
+        raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
+
+
 def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     """The pool's endpoint for a transport, as this machine reaches it.
 
     Args:
-        name: ``shm``, ``ipc`` or ``tcp``.
+        name: ``shm``, ``ipc``, ``tcp`` or ``ws``.
         endpoints: What the server says of the pool's addresses.
         url: The server's own address.
 
@@ -347,6 +377,8 @@ def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     endpoint = endpoints.get(name)
     if endpoint is None:
         raise TransportUnavailable(f"the pool has no {name} endpoint")
+    if name == "ws":  # behind the address as this machine knows it, whatever lies in between
+        return f"ws{url.removeprefix('http')}{endpoint}"
     host = urlsplit(url).hostname or ""
     if name in ("ipc", "shm"):
         path = Path(endpoint.removeprefix(f"{name}://"))

@@ -15,6 +15,7 @@ from vecserver.control.openenv.http import http_routes
 from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
+from vecserver.control.relay import relay_routes
 
 if TYPE_CHECKING:
     from vecserver.control.openenv.sessions import Sessions
@@ -46,6 +47,7 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
     )
     metrics = CollectorRegistry()
     routers = [pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes()]
+    routers.append(relay_routes(registry))
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:

@@ -153,7 +153,9 @@ class PoolAnswer(BaseModel):
     episode_statistics: bool
     step_timeout: float
     lease_ttl: float
-    endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
+    endpoints: dict[str, str] = Field(
+        description="Transport to address: ZeroMQ's, and of `ws` the path behind this server's own"
+    )
     spaces: Spaces
     layout: dict[str, Any] = Field(description="Where each array lies in a slot")
     metadata: dict[str, Any]
@@ -185,7 +187,7 @@ class PoolAnswer(BaseModel):
             episode_statistics=spec.episode_statistics,
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
-            endpoints=view.endpoints,
+            endpoints=view.endpoints | {"ws": f"/v1/pools/{view.pool}/ws"},
             spaces=Spaces(
                 observation=info.observation_space,
                 action=info.action_space,

@@ -8,7 +8,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import gymnasium
 import zmq
@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vecserver.pools.spec import PoolSpec
-    from vecserver.wire.messages import Stats
+    from vecserver.wire.messages import PoolInfo, Stats
 
-__all__ = ["Registry"]
+__all__ = ["HostAddress", "Registry"]
 
 # named here because inside the registry ``list`` is a method
 _Seeds = list[int | None]
@@ -79,6 +79,18 @@ class _Pool:
     ready: HostReady
     created: float
     creation_s: float
+
+
+class HostAddress(NamedTuple):
+    """Where a pool's host is reached from this process.
+
+    Attributes:
+        path: Its Unix socket, which speaks the protocol of ``docs/protocol.md``.
+        info: The pool's spaces, layout and limits.
+    """
+
+    path: str
+    info: PoolInfo
 
 
 class Registry:
@@ -220,6 +232,20 @@ class Registry:
             UnknownPool: No pool has this id.
         """
         return self._view(pool, self._find(pool))
+
+    def address(self, pool: str) -> HostAddress:
+        """Where a pool's host listens; asks it nothing.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            PoolLost: The host is gone.
+            PoolStopping: The server is shutting down.
+        """
+        if self.closing:
+            raise PoolStopping("the server is shutting down")
+        made = self._find(pool)
+        made.process.check_alive()
+        return HostAddress(made.ready.endpoints["ipc"].removeprefix("ipc://"), made.ready.info)
 
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
