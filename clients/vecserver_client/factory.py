@@ -28,7 +28,7 @@ from vecserver.wire.zmtp import fresh
 from vecserver_client.bodies import BodyRing
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
-from vecserver_client.direct import DirectTransport, address_of
+from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
@@ -357,8 +357,9 @@ def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
         return
     if urlsplit(url).scheme == "https":
         raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
+    address = urlsplit(reachable_endpoint(name, endpoints, url))
     try:
-        socket.create_connection(address_of(reachable_endpoint(name, endpoints, url)), _KNOCK_TIMEOUT).close()
+        socket.create_connection((address.hostname, address.port), _KNOCK_TIMEOUT).close()
     except OSError as error:
         raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
 

@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidMessage, InvalidStatus, PayloadTooBig, WebSocketException
-from websockets.frames import Opcode
-from websockets.http11 import Response
+from websockets.frames import Frame, Opcode
 from websockets.uri import parse_uri
 
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, TransportUnavailable
@@ -30,7 +29,8 @@ from vecserver_client.direct import unreachable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from websockets.frames import Frame
+    from websockets.http11 import Response
+    from websockets.protocol import Event
 
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
@@ -41,7 +41,7 @@ _KNOCK_S: Final = 0.05
 """Pause between two tries to connect to an address where nobody answers as a server does."""
 _PONG_S: Final = 1.0
 """How long a server that asks for a sign of life may be deaf to it."""
-_CHUNK: Final = 256 << 10
+_CHUNK: Final = 64 << 10
 _TOO_LARGE: Final = 1009
 _SERVER_ERRORS: Final = 500
 """Statuses from here on are of a server that may come back, or of a proxy in front of it."""
@@ -66,11 +66,12 @@ class WebSocketTransport:
         self._max_message = HEADER_SIZE + MAX_EXT + max_body
         self._memory = memory
         self._socket: socket.socket | None = None
+        self._buffer = memoryview(bytearray(_CHUNK))
         self._reset()
 
     def _reset(self) -> None:
         self._protocol = ClientProtocol(parse_uri(self._url), max_size=self._max_message)
-        self._inbox: deque[bytearray | bytes] = deque()
+        self._inbox: deque[Buffer] = deque()
         self._pieces: list[Buffer] = []
 
     @property
@@ -141,25 +142,25 @@ class WebSocketTransport:
 
     def _read(self, sock: socket.socket) -> None:
         try:
-            data = sock.recv(_CHUNK)
+            count = sock.recv_into(self._buffer)
         except _NOTHING_YET:
             raise
         except OSError as error:
             raise ConnectionResetError("the connection was lost") from error
-        if not data:
+        if not count:
             raise ConnectionResetError("the peer closed the connection")
-        self._protocol.receive_data(data)
+        self._protocol.receive_data(bytes(self._buffer[:count]))
 
     def _take_in(self, sock: socket.socket) -> None:
         for event in self._protocol.events_received():
-            assert not isinstance(event, Response)
             self._take_frame(event)
         try:
             self._flush(sock, monotonic() + _PONG_S)
         except OSError as error:
             raise ConnectionResetError("the connection was lost") from error
 
-    def _take_frame(self, frame: Frame) -> None:
+    def _take_frame(self, frame: Event) -> None:
+        assert isinstance(frame, Frame)
         match frame.opcode:
             case Opcode.BINARY | Opcode.CONT:
                 self._pieces.append(frame.data)
@@ -240,7 +241,6 @@ class WebSocketTransport:
         if protocol.handshake_exc is not None:
             raise MalformedMessage(f"what answers there is no WebSocket: {protocol.handshake_exc}")
         for event in events[1:]:
-            assert not isinstance(event, Response)
             self._take_frame(event)
 
     def _refused(self, response: Response) -> None:

@@ -80,7 +80,7 @@ async def open_line(registry: Registry, pool: str) -> HostLine:
 
 
 async def why_lost(registry: Registry, pool: str) -> Exception:
-    """What a connection that a host ended means: the error for a pool that is gone, a ConnectionError for one that lives."""
+    """What the end of a host's connection means: the error of a pool that is gone, a ConnectionError where it lives."""
     for _ in range(_LOOKS):
         try:
             registry.address(pool)
