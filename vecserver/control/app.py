@@ -12,6 +12,7 @@ from vecserver.control.environments import environment_routes
 from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
+from vecserver.control.openenv.vec import vec_routes
 from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
@@ -47,7 +48,7 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
     )
     metrics = CollectorRegistry()
     routers = [pool_routes(registry), environment_routes(), observe_routes(registry, metrics), _index_routes()]
-    routers.append(relay_routes(registry))
+    routers += [relay_routes(registry), vec_routes(registry)]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:

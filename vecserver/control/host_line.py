@@ -67,17 +67,18 @@ class HostLine(asyncio.BufferedProtocol):
             raise
         return line
 
-    # Called by the loop
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The loop has connected: greet."""
         self._loop, self._transport = asyncio.get_running_loop(), cast("asyncio.Transport", transport)
         self._transport.write(zmtp.GREETING + zmtp.READY)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop puts what comes."""
         del sizehint
         return self._incoming.room()
 
     def buffer_updated(self, nbytes: int) -> None:
+        """The loop has put bytes there: take messages out of them."""
         try:
             self._incoming.received(nbytes)
             self._take_in()
@@ -87,13 +88,16 @@ class HostLine(asyncio.BufferedProtocol):
         _wake(self._reader)
 
     def pause_writing(self) -> None:
+        """The loop holds as much unsent as it likes to."""
         self._is_full = True
 
     def resume_writing(self) -> None:
+        """It has room again."""
         self._is_full = False
         _wake(self._writer)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended, and nothing else comes."""
         del exc
         self._fail(ConnectionResetError("the host ended the connection"))
 
@@ -111,8 +115,6 @@ class HostLine(asyncio.BufferedProtocol):
             self._failure = error
         _wake(self._reader)
         _wake(self._writer)
-
-    # What tasks wait for
 
     async def greeted(self) -> None:
         """Wait until the host has said that it is one."""

@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import gymnasium
 import zmq
 
+from vecserver.pools.batches import decode_batch
 from vecserver.pools.handshake import HostReady, HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
-from vecserver.pools.results import Batch, PoolView
+from vecserver.pools.results import PoolView
 from vecserver.pools.sizing import RowCosts
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
@@ -31,16 +31,14 @@ from vecserver.wire.errors import (
     VecServerError,
 )
 from vecserver.wire.frames import Kind
-from vecserver.wire.infos import merge
-from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset, pack_options
-from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
     from vecserver.wire.messages import PoolInfo, Stats
 
@@ -58,16 +56,6 @@ _LAST_ANSWERS_S: Final = 1.0
 
 _PING_TIMEOUT: Final = 2.0
 """Seconds a host may take to say how it is: it answers between batches and while they run."""
-
-
-class _Merger(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Lends Gymnasium's own merging of infos."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-
-    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> dict[str, Any]:
-        return self._add_info(infos, info, row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,7 +339,7 @@ class Registry:
             finally:
                 with suppress(VecServerError):  # a host that drains listens no more; the lease ends with it
                     link.detach(_PING_TIMEOUT)
-        return _decode_batch(made, kind, reply_ext, reply_body)
+        return decode_batch(made.ready.info, kind, reply_ext, reply_body)
 
     @contextmanager
     def _conversing(self) -> Iterator[None]:
@@ -426,16 +414,3 @@ class Registry:
         for process in processes:
             process.end(deadline)
             self._ending.discard(process)
-
-
-def _decode_batch(made: _Pool, kind: Kind, ext: Any, body: Any) -> Batch:
-    rows = made.spec.num_envs
-    space = space_from_json(made.ready.info.observation_space)
-    views = Layout.of(space, rows).views(bytearray(body))
-    infos, _, aside = merge(ext, rows, _Merger(rows).add)
-    side = SideLeaves(space)
-    leaves = side.weave(views.observations, side.unpack_rows(aside, rows)) if side else iter(views.observations)
-    observations = assemble(space, leaves)
-    if kind == Kind.RESET:
-        return Batch(observations, None, None, None, infos)
-    return Batch(observations, views.rewards, views.terminated, views.truncated, infos)
