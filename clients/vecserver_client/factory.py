@@ -15,6 +15,7 @@ import zmq
 
 from vecserver.wire.errors import (
     InvalidSpec,
+    MalformedMessage,
     PoolLost,
     ServerUnreachable,
     TransportUnavailable,
@@ -42,7 +43,16 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "check_way", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
+__all__ = [
+    "TRANSPORTS",
+    "attach",
+    "check_epoch",
+    "check_way",
+    "driver_name",
+    "make_vec",
+    "reachable_endpoint",
+    "verdict_on_pool",
+]
 
 TRANSPORTS: Final = ("shm", "ipc", "tcp", "ws")
 """Every transport, in the order that ``auto`` tries them."""
@@ -243,6 +253,11 @@ def _drive(
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
+        except MalformedMessage as error:
+            if transport != "auto":
+                raise
+            reasons.append(f"{name}: {error}")  # something else listens there
+            continue
         kept = ExitStack()
         try:
             envs = RemoteVectorEnv(connection, attached, name, partial(_release, kept, made), arena, bodies, dedup)
@@ -292,12 +307,13 @@ def _reach(
     connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
+        check_epoch(attached, pool, endpoint)
         if door is None:
             return connection, attached, None
         path = door.removeprefix("shm://")
         return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)
     except BaseException:
-        connection.close(_GIVE_BACK_TIMEOUT if door is not None else 0.0)
+        connection.close(_GIVE_BACK_TIMEOUT)  # where there is no lease to give back, it does not wait
         raise
 
 
@@ -362,6 +378,16 @@ def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
         socket.create_connection((address.hostname, address.port), _KNOCK_TIMEOUT).close()
     except OSError as error:
         raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
+
+
+def check_epoch(attached: messages.Attached, pool: dict[str, Any], endpoint: str) -> None:
+    """Make sure that the pool that answers is the one that was meant.
+
+    Raises:
+        TransportUnavailable: It is not: where only the HTTP port is forwarded, this machine may have another there.
+    """
+    if str(attached.epoch) != pool["epoch"]:
+        raise TransportUnavailable(f"another pool answers at {endpoint}")
 
 
 def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:

@@ -13,8 +13,8 @@ from websockets.exceptions import ConnectionClosed
 
 import vecserver_client as vs
 from tests.contract.vector_contract import COUNT, make_oracle
-from tests.environments import env_id
-from tests.openenv.served import PATIENCE_S, Player, code_of
+from tests.environments import FAULT_MESSAGE, env_id
+from tests.openenv.served import HARMFUL, PATIENCE_S, Player, code_of
 from vecserver.wire.errors import LeaseHeld, UnknownPool
 
 BAD_MESSAGES = [
@@ -150,10 +150,12 @@ def test_malformed_messages_have_their_codes_and_step_nothing(server, pool, cont
 
 
 def test_numbers_that_json_has_not_are_null(server, pool):
-    """Infinite rewards, say."""
-    with playing(server, pool(env_id("Bounds-v0"), 2) if False else pool("CartPole-v1", 2)) as player:
-        low = player.reset(seed=1)["observation"]
-        assert all(isinstance(value, float) for row in low["state"] for value in row)
+    """NaN and infinities, in observations and infos."""
+    with playing(server, pool(f"{HARMFUL}Harmful-v0", 2)) as player:
+        player.reset(seed=1)
+        data = player.step([0, 0])["data"]
+        assert data["observation"]["state"] == [[None, None]] * 2
+        assert data["metadata"]["info"]["nan"] == [None, None]
 
 
 def test_the_connection_holds_the_pool_and_the_pool_outlives_it(server, pool):
@@ -196,12 +198,15 @@ def test_a_trainer_that_takes_the_pool_ends_the_session(server, pool):
 
 def test_an_environment_that_raises_is_an_error_and_no_end(server, pool):
     """With its own message; the session goes on."""
-    with playing(server, pool(env_id("Raise-v0"), 2, env_kwargs={"where": "step", "kind": "plain"})) as player:
+    with playing(server, pool(env_id("Raise-v0"), 2, env_kwargs={"where": "step", "at": 3})) as player:
         player.reset(seed=1)
-        answers = [player.step([0, 0]) for _ in range(5)]
-        codes = {code_of(answer) for answer in answers if answer["type"] == "error"}
-        assert codes == {"EXECUTION_ERROR"}
+        assert [player.step([0, 0])["type"] for _ in range(3)] == ["observation"] * 2 + ["error"]
         player.reset(seed=1)
+        answer = [player.step([0, 0]) for _ in range(3)][-1]
+        assert (code_of(answer), answer["data"]["errors"][0]["type"]) == ("EXECUTION_ERROR", "env_fault")
+        assert FAULT_MESSAGE in answer["data"]["message"]
+        player.reset(seed=1)
+        assert player.step([0, 0])["type"] == "observation"
 
 
 def test_no_such_pool(server):
