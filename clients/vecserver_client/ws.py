@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
+from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -30,14 +31,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from websockets.http11 import Response
-    from websockets.protocol import Event
 
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
-__all__ = ["WebSocketTransport"]
+__all__ = ["KNOCK_S", "WebSocketTransport", "WebSocketWire", "address_of", "checked_request"]
 
-_KNOCK_S: Final = 0.05
+KNOCK_S: Final = 0.05
 """Pause between two tries to connect to an address where nobody answers as a server does."""
 _PONG_S: Final = 1.0
 """How long a server that asks for a sign of life may be deaf to it."""
@@ -46,6 +46,131 @@ _TOO_LARGE: Final = 1009
 _SERVER_ERRORS: Final = 500
 """Statuses from here on are of a server that may come back, or of a proxy in front of it."""
 _NOTHING_YET: Final = (TimeoutError, BlockingIOError, ssl.SSLWantReadError)
+
+
+class WebSocketWire:
+    """One WebSocket to a pool from the client's end, without I/O: bytes in and out, messages out and in.
+
+    Args:
+        url: ``ws://…`` or ``wss://…``.
+        headers: Sent with the request for the WebSocket.
+        max_body: Largest legal body of an answer, in bytes.
+        memory: Gives memory of a size for a body.
+    """
+
+    def __init__(
+        self, url: str, headers: Mapping[str, str], max_body: int, memory: Callable[[int], memoryview] = fresh
+    ) -> None:
+        self._url = url
+        self._max_message = HEADER_SIZE + MAX_EXT + max_body
+        self._memory = memory
+        self._protocol = ClientProtocol(parse_uri(url), max_size=self._max_message)
+        self._inbox: deque[Buffer] = deque()
+        self._pieces: list[Buffer] = []
+        self.is_open = False
+        request = self._protocol.connect()
+        request.headers.update(headers)
+        self._protocol.send_request(request)
+
+    def __len__(self) -> int:
+        return len(self._inbox)
+
+    def to_send(self) -> bytes:
+        """What is to be sent now: the request for the WebSocket, messages, answers to signs of life."""
+        return b"".join(self._protocol.data_to_send())
+
+    def send(self, message: bytes) -> bool:
+        """Have a message sent; False where the WebSocket has been closed."""
+        try:
+            self._protocol.send_binary(message)
+        except WebSocketException:
+            return False
+        return True
+
+    def received(self, data: bytes) -> None:
+        """Take in bytes; none at the connection's end.
+
+        Raises:
+            ConnectionError: The connection was lost, or a server answers that may be there again soon.
+            MalformedMessage: What answers is none.
+            TransportUnavailable: It opens no WebSocket.
+            VecServerError: It says why.
+        """
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()  # which may be the end of a refusal
+        events = self._protocol.events_received()
+        if not self.is_open:
+            self._check_handshake()
+            self.is_open = bool(events)
+            events = events[1:]
+        for event in events:
+            assert isinstance(event, Frame)
+            self._take_frame(event)
+        if not data:
+            raise ConnectionResetError("the peer closed the connection")
+
+    def _check_handshake(self) -> None:
+        error = self._protocol.handshake_exc
+        if isinstance(error, InvalidStatus):
+            self._refused(error.response)
+        if isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError):
+            raise ConnectionResetError("the peer closed the connection")
+        if error is not None:
+            raise MalformedMessage(f"what answers there is no WebSocket: {error}")
+
+    def _refused(self, response: Response) -> None:
+        if response.headers.get("Content-Type", "").startswith(PROBLEM):
+            raise error_of_problem(msgspec.json.decode(response.body or b"{}", type=dict[str, Any]))
+        if response.status_code >= _SERVER_ERRORS:
+            raise ConnectionResetError(f"status {response.status_code}")
+        raise TransportUnavailable(
+            f"{self._url} answers with status {response.status_code} and opens no WebSocket: is a proxy in between "
+            "that does not pass them on?"
+        )
+
+    def _take_frame(self, frame: Frame) -> None:
+        match frame.opcode:
+            case Opcode.BINARY | Opcode.CONT:
+                self._pieces.append(frame.data)
+                if frame.fin:
+                    pieces, self._pieces = self._pieces, []
+                    self._inbox.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            case Opcode.TEXT:
+                raise MalformedMessage("what answers there is no pool: it sends text")
+
+    def message(self) -> Frames | None:
+        """The next message; None where more bytes are needed.
+
+        Raises:
+            ConnectionError: The WebSocket was closed.
+            ProtocolError: What came is no message.
+            VecServerError: What the server closed the WebSocket for.
+        """
+        if not self._inbox:
+            self._check_close()
+            return None
+        header, _, ext, data = part(self._inbox.popleft())
+        if not data:
+            return header, bytes(ext), b""
+        body = self._memory(len(data))  # it begins where arrays may begin
+        body[:] = data
+        return header, bytes(ext), body
+
+    def _check_close(self) -> None:
+        error, close = self._protocol.parser_exc, self._protocol.close_rcvd
+        if isinstance(error, PayloadTooBig):
+            raise MessageTooLarge(f"the pool's answer: {error}", limit=self._max_message)
+        if isinstance(error, EOFError):
+            raise ConnectionResetError("the peer closed the connection")
+        if error is not None:
+            raise MalformedMessage(f"what answers there is no WebSocket: {error}")
+        if close is None:
+            return
+        if close.code == _TOO_LARGE:
+            raise MessageTooLarge("the server takes no message as large as this one", limit=MAX_REQUEST)
+        raise error_of(close.code, close.reason) or ConnectionResetError(f"the WebSocket was closed: {close}")
 
 
 class WebSocketTransport:
@@ -62,17 +187,10 @@ class WebSocketTransport:
         self, url: str, headers: Mapping[str, str], max_body: int, memory: Callable[[int], memoryview] = fresh
     ) -> None:
         self._url = url
-        self._headers = headers
-        self._max_message = HEADER_SIZE + MAX_EXT + max_body
-        self._memory = memory
+        self._new_wire = partial(WebSocketWire, url, headers, max_body, memory)
+        self._wire = self._new_wire()
         self._socket: socket.socket | None = None
         self._buffer = memoryview(bytearray(_CHUNK))
-        self._reset()
-
-    def _reset(self) -> None:
-        self._protocol = ClientProtocol(parse_uri(self._url), max_size=self._max_message)
-        self._inbox: deque[Buffer] = deque()
-        self._pieces: list[Buffer] = []
 
     @property
     def fd(self) -> int:
@@ -81,11 +199,7 @@ class WebSocketTransport:
 
     def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send one message; errors as ``Transport.send``, and MessageTooLarge where the server takes none so large."""
-        message = join(header, ext, body)
-        if len(message) > MAX_REQUEST:
-            raise MessageTooLarge(
-                f"a request of {len(message)} bytes; over a WebSocket it has {MAX_REQUEST} at most", limit=MAX_REQUEST
-            )
+        message = checked_request(header, ext, body)
         deadline = monotonic() + timeout
         if self._socket is not None and self._sent(self._socket, message, deadline):
             return
@@ -95,16 +209,16 @@ class WebSocketTransport:
 
     def _sent(self, sock: socket.socket, message: bytes, deadline: float) -> bool:
         try:
-            self._protocol.send_binary(message)
-            self._flush(sock, deadline)
-        except (OSError, WebSocketException):  # what was sent in part ends with its connection
-            self._drop()
-            return False
-        return True
+            if self._wire.send(message):
+                self._flush(sock, deadline)
+                return True
+        except OSError:  # what was sent in part ends with its connection
+            pass
+        self.close()
+        return False
 
     def _flush(self, sock: socket.socket, deadline: float) -> None:
-        data = b"".join(self._protocol.data_to_send())
-        if data:
+        if data := self._wire.to_send():
             _limit(sock, deadline)
             sock.sendall(data)
 
@@ -114,12 +228,11 @@ class WebSocketTransport:
         Raises:
             VecServerError: What the server closed the WebSocket for.
         """
-        sock, inbox = self._socket, self._inbox
+        sock, wire = self._socket, self._wire
         if sock is None:
             raise ConnectionResetError("there is no connection")
         wait, deadline = max(timeout, 0.0), monotonic() + timeout
-        while not inbox:
-            self._check_close()
+        while (frames := wire.message()) is None:
             if wait < 0:  # signs of life and parts of a message do not lengthen it
                 return None
             sock.settimeout(wait)
@@ -127,18 +240,12 @@ class WebSocketTransport:
                 self._read(sock)
             except _NOTHING_YET:
                 return None
-            self._take_in(sock)
+            try:
+                self._flush(sock, monotonic() + _PONG_S)
+            except OSError as error:
+                raise ConnectionResetError("the connection was lost") from error
             wait = deadline - monotonic()
-        header, _, ext, body = part(inbox.popleft())
-        return header, bytes(ext), self._own(body)
-
-    def _own(self, data: memoryview) -> memoryview | bytes:
-        """The body in memory that begins where arrays may begin."""
-        if not data:
-            return b""
-        body = self._memory(len(data))
-        body[:] = data
-        return body
+        return frames
 
     def _read(self, sock: socket.socket) -> None:
         try:
@@ -147,58 +254,26 @@ class WebSocketTransport:
             raise
         except OSError as error:
             raise ConnectionResetError("the connection was lost") from error
-        if not count:
-            raise ConnectionResetError("the peer closed the connection")
-        self._protocol.receive_data(bytes(self._buffer[:count]))
-
-    def _take_in(self, sock: socket.socket) -> None:
-        for event in self._protocol.events_received():
-            self._take_frame(event)
-        try:
-            self._flush(sock, monotonic() + _PONG_S)
-        except OSError as error:
-            raise ConnectionResetError("the connection was lost") from error
-
-    def _take_frame(self, frame: Event) -> None:
-        assert isinstance(frame, Frame)
-        match frame.opcode:
-            case Opcode.BINARY | Opcode.CONT:
-                self._pieces.append(frame.data)
-                if frame.fin:
-                    pieces, self._pieces = self._pieces, []
-                    self._inbox.append(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-            case Opcode.TEXT:
-                raise MalformedMessage("what answers there is no pool: it sends text")
-
-    def _check_close(self) -> None:
-        """Raise what ended the WebSocket, if it has ended."""
-        protocol = self._protocol
-        if isinstance(protocol.parser_exc, PayloadTooBig):
-            raise MessageTooLarge(f"the pool's answer: {protocol.parser_exc}", limit=self._max_message)
-        if protocol.parser_exc is not None:
-            raise MalformedMessage(f"what answers there is no WebSocket: {protocol.parser_exc}")
-        close = protocol.close_rcvd
-        if close is None:
-            return
-        if close.code == _TOO_LARGE:
-            raise MessageTooLarge("the server takes no message as large as this one", limit=MAX_REQUEST)
-        raise error_of(close.code, close.reason) or ConnectionResetError(f"the WebSocket was closed: {close}")
+        self._wire.received(bytes(self._buffer[:count]))
 
     def _connect(self, deadline: float, timeout: float) -> socket.socket:
         while True:
-            self._reset()
+            self._wire = self._new_wire()
             sock: socket.socket | None = None
             try:
                 sock = self._opened(deadline)
-                self._shake_hands(sock, deadline)
+                while not self._wire.is_open:
+                    self._flush(sock, deadline)
+                    _limit(sock, deadline)
+                    self._read(sock)
             except OSError as error:
                 if sock is not None:
                     sock.close()
                 if isinstance(error, ssl.SSLCertVerificationError):
                     raise TransportUnavailable(f"{self._url}: {error.verify_message}") from None
-                if monotonic() + _KNOCK_S >= deadline:
+                if monotonic() + KNOCK_S >= deadline:
                     raise unreachable(self._url, "does not answer", timeout) from None
-                sleep(_KNOCK_S)
+                sleep(KNOCK_S)
                 continue
             except BaseException:
                 if sock is not None:
@@ -208,59 +283,42 @@ class WebSocketTransport:
             return sock
 
     def _opened(self, deadline: float) -> socket.socket:
-        address = urlsplit(self._url)
-        secure, host = address.scheme == "wss", address.hostname or ""
-        sock = socket.create_connection((host, address.port or (443 if secure else 80)), _left(deadline))
+        host, port, context = address_of(self._url)
+        sock = socket.create_connection((host, port), _left(deadline))
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return ssl.create_default_context().wrap_socket(sock, server_hostname=host) if secure else sock
+            return sock if context is None else context.wrap_socket(sock, server_hostname=host)
         except BaseException:
             sock.close()
             raise
 
-    def _shake_hands(self, sock: socket.socket, deadline: float) -> None:
-        protocol = self._protocol
-        request = protocol.connect()
-        request.headers.update(self._headers)
-        protocol.send_request(request)
-        self._flush(sock, deadline)
-        events = protocol.events_received()
-        while not events and protocol.handshake_exc is None:
-            _limit(sock, deadline)
-            if data := sock.recv(_CHUNK):
-                protocol.receive_data(data)
-            else:
-                protocol.receive_eof()  # which may be the end of an answer
-            events = protocol.events_received()
-        if isinstance(protocol.handshake_exc, InvalidStatus):
-            self._refused(protocol.handshake_exc.response)
-        if isinstance(protocol.handshake_exc, InvalidMessage) and isinstance(
-            protocol.handshake_exc.__cause__, EOFError
-        ):
-            raise ConnectionResetError("the peer closed the connection")
-        if protocol.handshake_exc is not None:
-            raise MalformedMessage(f"what answers there is no WebSocket: {protocol.handshake_exc}")
-        for event in events[1:]:
-            self._take_frame(event)
-
-    def _refused(self, response: Response) -> None:
-        if response.headers.get("Content-Type", "").startswith(PROBLEM):
-            raise error_of_problem(msgspec.json.decode(response.body or b"{}", type=dict[str, Any]))
-        if response.status_code >= _SERVER_ERRORS:
-            raise ConnectionResetError(f"status {response.status_code}")
-        raise TransportUnavailable(
-            f"{self._url} answers with status {response.status_code} and opens no WebSocket: is a proxy in between "
-            "that does not pass them on?"
-        )
-
-    def _drop(self) -> None:
+    def close(self) -> None:
+        """Close the connection; may be called again."""
         sock, self._socket = self._socket, None
         if sock is not None:
             sock.close()
 
-    def close(self) -> None:
-        """Close the connection; may be called again."""
-        self._drop()
+
+def checked_request(header: bytes, ext: bytes, body: Buffer) -> bytes:
+    """A request in one piece.
+
+    Raises:
+        MessageTooLarge: The server would close the WebSocket for it.
+    """
+    message = join(header, ext, body)
+    if len(message) > MAX_REQUEST:
+        raise MessageTooLarge(
+            f"a request of {len(message)} bytes; over a WebSocket it has {MAX_REQUEST} at most", limit=MAX_REQUEST
+        )
+    return message
+
+
+def address_of(url: str) -> tuple[str, int, ssl.SSLContext | None]:
+    """Host and port of a WebSocket's address, and how it is encrypted."""
+    address = urlsplit(url)
+    secure = address.scheme == "wss"
+    port = address.port or (443 if secure else 80)
+    return address.hostname or "", port, ssl.create_default_context() if secure else None
 
 
 def _left(deadline: float) -> float:

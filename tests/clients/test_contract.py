@@ -171,6 +171,15 @@ class TestShm(RemoteContract):
         monkeypatch.setattr(factory, "TRANSPORTS", ("shm", "ipc"))
 
 
+@pytest.mark.slow
+class TestEventLoopOverWs(ShortContract):
+    """``vecserver_client.aio`` over a WebSocket."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        options = {"url": self.url, "transport": "ws", "autoreset_mode": autoreset_mode}
+        return LoopedVectorEnv(env_id, num_envs, **options, **env_kwargs)
+
+
 class WithoutCopies(ShortContract):
     """Observations that are not the caller's own: how long they stay is shown in ``test_copy.py``."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shutil
@@ -42,6 +43,7 @@ from vecserver.wire.errors import (
 from vecserver.wire.frames import Flag, Header, Kind
 from vecserver.wire.websocket import MAX_REQUEST, close_of, join
 from vecserver_client import factory
+from vecserver_client.aio.ws import LoopWebSocket
 from vecserver_client.ws import WebSocketTransport
 
 MAX_BODY = 1 << 24
@@ -118,11 +120,36 @@ def raw(data: bytes):
     return script
 
 
+class InALoop:
+    """The transport of an event loop, as a blocking one: the same is right of both."""
+
+    def __init__(self, *args) -> None:
+        self._runner, self._transport = asyncio.Runner(), LoopWebSocket(*args)
+
+    def send(self, *args) -> None:
+        self._runner.run(self._transport.send(*args))
+
+    def receive(self, wait: float):
+        return self._runner.run(self._transport.receive(wait))
+
+    def close(self) -> None:
+        async def close() -> None:
+            self._transport.close()
+            for _ in range(4):  # the loop ends a connection in its next turns
+                await asyncio.sleep(0)
+
+        self._runner.run(close())
+        self._runner.close()
+
+
+in_both = pytest.mark.parametrize("kind", [WebSocketTransport, InALoop])
+
+
 @contextmanager
-def transport_to(*scripts, path: str = "/v1/pools/p/ws", headers=(), **options):
+def transport_to(*scripts, kind=WebSocketTransport, path: str = "/v1/pools/p/ws", headers=(), **options):
     with serve(*scripts) as endpoint:
         url = endpoint.replace("tcp://", "ws://") + path
-        with closing(WebSocketTransport(url, dict(headers), MAX_BODY, **options)) as transport:
+        with closing(kind(url, dict(headers), MAX_BODY, **options)) as transport:
             yield transport
 
 
@@ -134,7 +161,8 @@ def asked(*scripts, **options):
         yield transport
 
 
-def test_a_message_is_asked_and_answered():
+@in_both
+def test_a_message_is_asked_and_answered(kind):
     """Header, ext and body, in memory that is the caller's own, over and over."""
 
     def deed(peer, _conn):
@@ -142,8 +170,7 @@ def test_a_message_is_asked_and_answered():
         assert bytes(peer.next().data) == join(*frames(b"again"))
         peer.answer(b"")
 
-    with asked(answering(deed)) as transport:
-        assert transport.fd >= 0
+    with asked(answering(deed), kind=kind) as transport:
         header, ext, body = transport.receive(LONG_S)
         assert (header.kind, ext, bytes(body)) == (Kind.STEP, b"ext", b"first")
         body[:] = b"mine!"
@@ -153,10 +180,11 @@ def test_a_message_is_asked_and_answered():
         assert transport.receive(SOON_S) is None
 
 
-def test_the_path_and_headers_are_sent():
+@in_both
+def test_the_path_and_headers_are_sent(kind):
     """A prefix that a proxy wants, and a token."""
     seen = []
-    options = {"path": "/some/where/v1/pools/p/ws", "headers": {"Authorization": "Bearer t"}}
+    options = {"kind": kind, "path": "/some/where/v1/pools/p/ws", "headers": {"Authorization": "Bearer t"}}
     with asked(answering(lambda peer, _conn: peer.answer(), seen), **options) as transport:
         assert transport.receive(LONG_S)
     assert seen[0].request.path == "/some/where/v1/pools/p/ws"
@@ -187,7 +215,8 @@ def test_a_large_body_is_received_into_the_memory_that_is_given():
         assert bytes(body) == data
 
 
-def test_what_came_before_a_close_is_received_first():
+@in_both
+def test_what_came_before_a_close_is_received_first(kind):
     """And then what it was closed for."""
 
     def deed(peer, _conn):
@@ -195,12 +224,13 @@ def test_what_came_before_a_close_is_received_first():
         peer.protocol.send_close(*close_of(PoolLost("gone")))
         peer.flush()
 
-    with asked(answering(deed)) as transport:
+    with asked(answering(deed), kind=kind) as transport:
         assert transport.receive(LONG_S)
         with pytest.raises(PoolLost, match="gone"):
             transport.receive(LONG_S)
 
 
+@in_both
 @pytest.mark.parametrize(
     ("code", "error"),
     [
@@ -218,17 +248,18 @@ def test_what_came_before_a_close_is_received_first():
         (4999, ConnectionError),
     ],
 )
-def test_a_close_is_the_error_it_stands_for(code, error):
+def test_a_close_is_the_error_it_stands_for(kind, code, error):
     """The WebSocket protocol's own codes are a connection that is lost."""
 
     def deed(peer, _conn):
         peer.protocol.send_close(code, "why")
         peer.flush()
 
-    with asked(answering(deed)) as transport, pytest.raises(error):
+    with asked(answering(deed), kind=kind) as transport, pytest.raises(error):
         transport.receive(LONG_S)
 
 
+@in_both
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -241,13 +272,14 @@ def test_a_close_is_the_error_it_stands_for(code, error):
         (b"\x82\x7f" + (1 << 40).to_bytes(8, "big"), MessageTooLarge),
     ],
 )
-def test_what_is_no_answer_is_refused(data, error):
+def test_what_is_no_answer_is_refused(kind, data, error):
     """Text, half a message, another version, another protocol, more than a slot."""
-    with asked(answering(lambda _peer, conn: conn.sendall(data))) as transport, pytest.raises(error):
+    with asked(answering(lambda _peer, conn: conn.sendall(data)), kind=kind) as transport, pytest.raises(error):
         transport.receive(LONG_S)
 
 
-def test_a_connection_that_ends_is_lost_and_made_again():
+@in_both
+def test_a_connection_that_ends_is_lost_and_made_again(kind):
     """In the middle of a frame, too."""
     half = Frame(Opcode.BINARY, join(*frames())).serialize(mask=False)[:30]
 
@@ -255,11 +287,7 @@ def test_a_connection_that_ends_is_lost_and_made_again():
         Peer(conn).open()
         conn.sendall(half)
 
-    with asked(leaves, answering(lambda peer, _conn: peer.answer(b"second"))) as transport:
-        with pytest.raises(ConnectionError):
-            transport.receive(LONG_S)
-        transport.close()
-        assert transport.fd == -1
+    with asked(leaves, answering(lambda peer, _conn: peer.answer(b"second")), kind=kind) as transport:
         with pytest.raises(ConnectionError):
             transport.receive(LONG_S)
         transport.send(*frames(b"ask"), LONG_S)
@@ -273,6 +301,7 @@ PROBLEM = (
 ).replace(b"73", b"75")
 
 
+@in_both
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
@@ -286,11 +315,11 @@ PROBLEM = (
         (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", MalformedMessage, "no WebSocket"),
     ],
 )
-def test_who_opens_no_websocket_is_named(answer, error, words):
+def test_who_opens_no_websocket_is_named(kind, answer, error, words):
     """A refusal with its own error; a proxy, a server that is starting, something else."""
     with (
         within(NOT_LONG_S),
-        transport_to(raw(answer)) as transport,
+        transport_to(raw(answer), kind=kind) as transport,
         pytest.raises(error, match=words) as raised,
     ):
         transport.send(*frames(b"ask"), SOON_S)
@@ -298,16 +327,18 @@ def test_who_opens_no_websocket_is_named(answer, error, words):
         assert raised.value.details == {"pool": "p-gone"}
 
 
-def test_nobody_there_and_nobody_who_speaks_are_unreachable_in_time():
+@in_both
+def test_nobody_there_and_nobody_who_speaks_are_unreachable_in_time(kind):
     """A port that is closed, and one that takes the connection and is silent."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         for port in (silent.getsockname()[1], 1):
-            transport = WebSocketTransport(f"ws://127.0.0.1:{port}/x", {}, MAX_BODY)
+            transport = kind(f"ws://127.0.0.1:{port}/x", {}, MAX_BODY)
             with closing(transport), within(NOT_LONG_S), pytest.raises(ServerUnreachable):
                 transport.send(*frames(b"ask"), SOON_S)
 
 
-def test_a_peer_that_does_not_read_is_unreachable_in_time():
+@in_both
+def test_a_peer_that_does_not_read_is_unreachable_in_time(kind):
     """Its buffers are full; the connection is given up."""
     done = threading.Event()
 
@@ -317,7 +348,7 @@ def test_a_peer_that_does_not_read_is_unreachable_in_time():
         peer.open()
         done.wait(LONG_S)
 
-    with asked(deaf) as transport, within(2 * NOT_LONG_S), pytest.raises(ServerUnreachable):
+    with asked(deaf, kind=kind) as transport, within(2 * NOT_LONG_S), pytest.raises(ServerUnreachable):
         try:
             for _ in range(4):  # more than the kernel keeps
                 transport.send(*frames(bytes(MAX_REQUEST - 1000)), SOON_S)
@@ -325,14 +356,15 @@ def test_a_peer_that_does_not_read_is_unreachable_in_time():
             done.set()
 
 
-def test_a_request_that_is_too_large_is_refused_here():
+@in_both
+def test_a_request_that_is_too_large_is_refused_here(kind):
     """Nothing is sent, and the connection stays."""
 
     def deed(peer, _conn):
         assert len(peer.next().data) < 100
         peer.answer()
 
-    with asked(answering(deed)) as transport:
+    with asked(answering(deed), kind=kind) as transport:
         with pytest.raises(MessageTooLarge, match=str(MAX_REQUEST)):
             transport.send(*frames(bytes(MAX_REQUEST)), LONG_S)
         transport.send(*frames(b"small"), LONG_S)
@@ -507,7 +539,7 @@ def test_an_interrupted_send_loses_and_doubles_nothing(server, monkeypatch):
     def torn(self, sock, deadline):
         turn.append(1)
         if len(turn) == 1:
-            sock.sendall(b"".join(self._protocol.data_to_send())[:20])
+            sock.sendall(self._wire.to_send()[:20])
             raise KeyboardInterrupt
         flush(self, sock, deadline)
 

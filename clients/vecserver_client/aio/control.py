@@ -25,6 +25,7 @@ class AsyncControlClient:
     def __init__(self, url: str, token: str | None) -> None:
         self._api = HttpApi(url, token, _TIMEOUT)
         self.url = self._api.url
+        self.headers = self._api.headers
         # no connection is kept: requests are rare, and one of a client that nobody closed could not be closed any more
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.AsyncClient(limits=limits, **self._api.client_options)
