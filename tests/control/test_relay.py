@@ -27,6 +27,7 @@ from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, UnknownPool
 from vecserver.wire.frames import Flag, Header, Kind, digest_of
 from vecserver.wire.websocket import join, part
+from vecserver_client.ws import WebSocketWire
 
 PATIENCE_S = 30.0
 REPEATS = 50
@@ -52,6 +53,25 @@ def pool(control):
     yield made
     with suppress(UnknownPool):
         control.delete_pool(made["pool"])
+
+
+class Bare:
+    """A WebSocket without a thread that reads: what is not asked for is not read."""
+
+    def __init__(self, sock: socket.socket, wire: WebSocketWire) -> None:
+        self._sock, self._wire = sock, wire
+        sock.sendall(wire.to_send())
+        while not wire.is_open:
+            wire.received(sock.recv(1 << 16))
+
+    def send(self, message: bytes) -> None:
+        self._wire.send(message)
+        self._sock.sendall(self._wire.to_send())
+
+    def recv(self, _patience_s: float) -> bytes:
+        while (frames := self._wire.message()) is None:
+            self._wire.received(self._sock.recv(1 << 16))
+        return join(frames[0].pack(), *frames[1:])
 
 
 class Peer:
@@ -281,18 +301,17 @@ def test_a_client_that_does_not_read_is_not_read_from(server, control):
     def resident() -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    with peer_of(server, made) as peer:
+    url = address(server, made["pool"])
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as sock:
+        peer = Peer(Bare(sock, WebSocketWire(url, {}, made["layout"]["slot_size"])))
         peer.drive()
         before = resident()
-        repeat = peer.request(Kind.RESET, messages.encode(messages.Reset()), seq=1)
-        peer.ws.socket.setblocking(False)
-        frame = Frame(Opcode.BINARY, repeat).serialize(mask=True)
+        repeat = Frame(Opcode.BINARY, peer.request(Kind.RESET, messages.encode(messages.Reset()), seq=1))
+        sock.setblocking(False)
         with pytest.raises(BlockingIOError):
             for _ in range(100_000):
-                peer.ws.socket.sendall(frame)
+                sock.sendall(repeat.serialize(mask=True))
         grown = resident() - before
-        peer.ws.socket.shutdown(socket.SHUT_RDWR)
-        peer.ws.socket.setblocking(True)
     assert grown < 10 * made["layout"]["slot_size"] + (4 << 20)
     control.delete_pool(made["pool"])
 

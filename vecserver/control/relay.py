@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from vecserver.control.host_line import HostLine
+from vecserver.control.watch import Watch
 from vecserver.wire.errors import MalformedMessage, VecServerError
 from vecserver.wire.websocket import close_of, join, part
 
@@ -39,6 +40,7 @@ def relay_routes(registry: Registry) -> APIRouter:
         registry: The pools.
     """
     router = APIRouter()
+    watch = Watch()
 
     @router.websocket("/v1/pools/{pool}/ws")
     async def relay(websocket: WebSocket, pool: str) -> None:
@@ -46,7 +48,7 @@ def relay_routes(registry: Registry) -> APIRouter:
         try:
             line = await open_line(registry, pool)
             try:
-                await _relay(websocket, line)
+                await _relay(websocket, line, watch)
             except OSError:
                 raise await why_lost(registry, pool) from None
             finally:
@@ -90,14 +92,14 @@ async def why_lost(registry: Registry, pool: str) -> Exception:
     return ConnectionResetError("the pool's host ended the connection")
 
 
-async def _relay(websocket: WebSocket, line: HostLine) -> None:
+async def _relay(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
     """Pass messages both ways until one end is gone; returns where it is the client.
 
     Raises:
         OSError: The host ended the connection.
         ProtocolError: The client sent what is no message.
     """
-    ways = [asyncio.ensure_future(way(websocket, line)) for way in (_pass_in, _pass_out)]
+    ways = [asyncio.ensure_future(way(websocket, line, watch)) for way in (_pass_in, _pass_out)]
     try:
         done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -108,7 +110,7 @@ async def _relay(websocket: WebSocket, line: HostLine) -> None:
         way.result()
 
 
-async def _pass_in(websocket: WebSocket, line: HostLine) -> None:
+async def _pass_in(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
     while True:
         event = await websocket.receive()
         if event["type"] != "websocket.receive":
@@ -117,12 +119,14 @@ async def _pass_in(websocket: WebSocket, line: HostLine) -> None:
         if message is None:
             raise MalformedMessage("a text message; the protocol's messages are binary")
         await line.send(part(message)[1:])
+        watch.go_on()
 
 
-async def _pass_out(websocket: WebSocket, line: HostLine) -> None:
+async def _pass_out(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
     while True:
         message = join(*await line.receive())
         try:
             await websocket.send({"type": "websocket.send", "bytes": message})
         except GONE:
             return
+        watch.go_on()
