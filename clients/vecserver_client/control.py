@@ -130,14 +130,17 @@ class ControlClient:
 
     Attributes:
         url: The address.
-        headers: What every request has besides.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
         self._api = HttpApi(url, token, timeout)
         self.url = self._api.url
-        self.headers = self._api.headers
         self._http = httpx.Client(**self._api.client_options)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has besides; not for a log, where there is a token."""
+        return self._api.headers
 
     def create_pool(self, **options: Any) -> dict[str, Any]:
         """Make a pool.

@@ -301,7 +301,7 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    open_to = partial(_web_opener, control.headers) if name == "ws" else partial(_opener, context)
+    open_to = partial(_web_opener, control) if name == "ws" else partial(_opener, context)
     opener = open_to(endpoint, largest, fresh if bodies is None else bodies.room)
     check_pool = partial(_check_pool, control, pool["pool"])
     connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
@@ -356,11 +356,12 @@ def _opener(
 
 
 def _web_opener(
-    headers: dict[str, str], endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+    control: ControlClient, endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
 ) -> Callable[[], Transport]:
     from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
 
-    return partial(WebSocketTransport, endpoint, headers, max_body, memory)
+    # no partial, whose repr would show a token
+    return lambda: WebSocketTransport(endpoint, control.headers, max_body, memory)
 
 
 def check_way(name: str, endpoints: dict[str, str], url: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import ssl
 from collections import deque
-from functools import partial
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -187,8 +186,8 @@ class WebSocketTransport:
         self, url: str, headers: Mapping[str, str], max_body: int, memory: Callable[[int], memoryview] = fresh
     ) -> None:
         self._url = url
-        self._new_wire = partial(WebSocketWire, url, headers, max_body, memory)
-        self._wire = self._new_wire()
+        self._arguments = url, headers, max_body, memory
+        self._wire = WebSocketWire(*self._arguments)
         self._socket: socket.socket | None = None
         self._buffer = memoryview(bytearray(_CHUNK))
 
@@ -258,7 +257,7 @@ class WebSocketTransport:
 
     def _connect(self, deadline: float, timeout: float) -> socket.socket:
         while True:
-            self._wire = self._new_wire()
+            self._wire = WebSocketWire(*self._arguments)
             sock: socket.socket | None = None
             try:
                 sock = self._opened(deadline)

@@ -25,10 +25,14 @@ class AsyncControlClient:
     def __init__(self, url: str, token: str | None) -> None:
         self._api = HttpApi(url, token, _TIMEOUT)
         self.url = self._api.url
-        self.headers = self._api.headers
         # no connection is kept: requests are rare, and one of a client that nobody closed could not be closed any more
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.AsyncClient(limits=limits, **self._api.client_options)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has besides."""
+        return self._api.headers
 
     async def create_pool(self, **options: Any) -> dict[str, Any]:
         """Make a pool; as ``ControlClient.create_pool``."""

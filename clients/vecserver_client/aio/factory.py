@@ -225,7 +225,7 @@ def _opener(name: str, endpoint: str, max_body: int, headers: dict[str, str]) ->
         return partial(LoopTransport, endpoint, max_body)
     from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
 
-    return partial(LoopWebSocket, endpoint, headers, max_body)
+    return lambda: LoopWebSocket(endpoint, headers, max_body)  # no partial, whose repr would show a token
 
 
 async def _check_pool(control: AsyncControlClient, pool: str) -> None:

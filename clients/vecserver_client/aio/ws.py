@@ -35,7 +35,7 @@ class LoopWebSocket:
 
     def __init__(self, url: str, headers: Mapping[str, str], max_body: int) -> None:
         self._url = url
-        self._new_wire = partial(WebSocketWire, url, headers, max_body)
+        self._arguments = url, headers, max_body
         self._connection: _Connection | None = None
 
     async def send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
@@ -62,7 +62,7 @@ class LoopWebSocket:
                 async with asyncio.timeout(deadline - monotonic()):
                     host, port, context = address_of(self._url)
                     loop = asyncio.get_running_loop()
-                    make = partial(_Connection, self._new_wire())
+                    make = partial(_Connection, WebSocketWire(*self._arguments))
                     _, self._connection = await loop.create_connection(make, host, port, ssl=context)
                     await self._connection.opened()
             except VecServerError:
