@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, UnknownPool
+from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, PoolStopping, UnknownPool
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
 
 if TYPE_CHECKING:
@@ -205,6 +205,11 @@ class Conversation:
         self._lost = False
         yield CheckPool()
         yield Pause(pause)
+
+    def _note_end(self, error: BaseException) -> None:
+        """Give up the pending request where a transport itself has said that nobody is left to answer it."""
+        if isinstance(error, PoolLost | PoolStopping | UnknownPool):
+            self._pending = None
 
     @staticmethod
     def _concerns(header: Header, ext: bytes, pending: Pending) -> bool:

@@ -15,6 +15,7 @@ import zmq
 
 from vecserver.wire.errors import (
     InvalidSpec,
+    MalformedMessage,
     PoolLost,
     PoolStopping,
     ServerUnreachable,
@@ -43,9 +44,19 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "check_not_lost", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
+__all__ = [
+    "TRANSPORTS",
+    "attach",
+    "check_epoch",
+    "check_not_lost",
+    "check_way",
+    "driver_name",
+    "make_vec",
+    "reachable_endpoint",
+    "verdict_on_pool",
+]
 
-TRANSPORTS: Final = ("shm", "ipc", "tcp")
+TRANSPORTS: Final = ("shm", "ipc", "tcp", "ws")
 """Every transport, in the order that ``auto`` tries them."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -58,6 +69,9 @@ _GIVE_BACK_TIMEOUT: Final = 2.0
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
+
+_KNOCK_TIMEOUT: Final = 2.0
+"""Seconds for a port to take a connection where there is another way: a firewall that drops it says nothing."""
 
 
 def make_vec(
@@ -93,7 +107,7 @@ def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory. If not, they cannot be written to, and stay as they are
             until the third step or reset after theirs begins, whether or not that succeeds; renders and calls leave
             them alone. Over ``shm`` they lie in the pool's memory: a client that takes the pool writes over them when
@@ -186,7 +200,7 @@ def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory, as in ``make_vec``.
         dedup: What of an observation need not travel, as in ``make_vec``.
         force: Take the pool from the driver it has.
@@ -257,9 +271,16 @@ def _drive(
     bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
+            if transport == "auto":
+                check_way(name, pool["endpoints"], control.url)
             connection, attached, arena = _reach(context, control, name, pool, driver, bodies, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
+            continue
+        except MalformedMessage as error:
+            if transport != "auto":
+                raise
+            reasons.append(f"{name}: {error}")  # something else listens there
             continue
         kept = ExitStack()
         try:
@@ -304,17 +325,19 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
+    open_to = partial(_web_opener, control) if name == "ws" else partial(_opener, context)
+    opener = open_to(endpoint, largest, fresh if bodies is None else bodies.room)
     check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"])
-    connection = Connection(driver, opener, check_pool, _opener(context, endpoint, largest))
+    connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
+        check_epoch(attached, pool, endpoint)
         if door is None:
             return connection, attached, None
         path = door.removeprefix("shm://")
         return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)
     except BaseException:
-        connection.close(_GIVE_BACK_TIMEOUT if door is not None else 0.0)
+        connection.close(_GIVE_BACK_TIMEOUT)  # where there is no lease to give back, it does not wait
         raise
 
 
@@ -373,11 +396,47 @@ def _opener(
     return partial(ZmqTransport, context, endpoint, max_body, memory)
 
 
+def _web_opener(
+    control: ControlClient, endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+) -> Callable[[], Transport]:
+    from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
+
+    # no partial, whose repr would show a token
+    return lambda: WebSocketTransport(endpoint, control.headers, max_body, memory)
+
+
+def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
+    """Find out soon that a transport's way is closed, where another one may be tried.
+
+    Raises:
+        TransportUnavailable: It is, or it is none to take unasked.
+    """
+    if name != "tcp":
+        return
+    if urlsplit(url).scheme == "https":
+        raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
+    address = urlsplit(reachable_endpoint(name, endpoints, url))
+    try:
+        socket.create_connection((address.hostname, address.port), _KNOCK_TIMEOUT).close()
+    except OSError as error:
+        raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
+
+
+def check_epoch(attached: messages.Attached, pool: dict[str, Any], endpoint: str) -> None:
+    """Make sure that the pool that answers is the one that was meant.
+
+    Raises:
+        TransportUnavailable: It is not: where only the HTTP port is forwarded, this machine may have another there.
+    """
+    if str(attached.epoch) != pool["epoch"]:
+        raise TransportUnavailable(f"another pool answers at {endpoint}")
+
+
 def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     """The pool's endpoint for a transport, as this machine reaches it.
 
     Args:
-        name: ``shm``, ``ipc`` or ``tcp``.
+        name: ``shm``, ``ipc``, ``tcp`` or ``ws``.
         endpoints: What the server says of the pool's addresses.
         url: The server's own address.
 
@@ -387,6 +446,8 @@ def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     endpoint = endpoints.get(name)
     if endpoint is None:
         raise TransportUnavailable(f"the pool has no {name} endpoint")
+    if name == "ws":  # behind the address as this machine knows it, whatever lies in between
+        return f"ws{url.removeprefix('http')}{endpoint}"
     host = urlsplit(url).hostname or ""
     if name in ("ipc", "shm"):
         path = Path(endpoint.removeprefix(f"{name}://"))

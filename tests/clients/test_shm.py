@@ -528,4 +528,4 @@ def test_a_step_that_was_interrupted_before_it_began_was_not_begun(make, monkeyp
 
 def test_the_transports_are_tried_in_this_order():
     """The arena first."""
-    assert factory.TRANSPORTS == ("shm", "ipc", "tcp")
+    assert factory.TRANSPORTS == ("shm", "ipc", "tcp", "ws")

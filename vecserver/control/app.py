@@ -12,9 +12,11 @@ from vecserver.control.environments import environment_routes
 from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
+from vecserver.control.openenv.vec import vec_routes
 from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
+from vecserver.control.relay import relay_routes
 
 if TYPE_CHECKING:
     from vecserver.control.openenv.sessions import Sessions
@@ -51,6 +53,7 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
         observe_routes(registry, metrics, sessions),
         _index_routes(),
     ]
+    routers += [relay_routes(registry), vec_routes(registry)]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:

@@ -194,7 +194,9 @@ class PoolAnswer(BaseModel):
     lease_ttl: float
     on_failure: str
     restart_budget: int | None
-    endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
+    endpoints: dict[str, str] = Field(
+        description="Transport to address: ZeroMQ's, and of `ws` the path behind this server's own"
+    )
     spaces: Spaces
     layout: dict[str, Any] = Field(description="Where each array lies in a slot")
     metadata: dict[str, Any]
@@ -232,7 +234,7 @@ class PoolAnswer(BaseModel):
             lease_ttl=info.lease_ttl,
             on_failure=spec.on_failure,
             restart_budget=spec.restart_budget,
-            endpoints=view.endpoints,
+            endpoints=view.endpoints | {"ws": f"/v1/pools/{view.pool}/ws"},
             spaces=Spaces(
                 observation=info.observation_space,
                 action=info.action_space,

@@ -10,18 +10,18 @@ import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import gymnasium
 import zmq
 
 from vecserver.pools.admission import Admission
+from vecserver.pools.batches import decode_batch
 from vecserver.pools.handshake import HostReady, HostStart
 from vecserver.pools.hosts import HostProcess, NoHost
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.keeping import Keeper
 from vecserver.pools.link import PoolLink
-from vecserver.pools.results import Batch, PoolView, unmade
+from vecserver.pools.results import PoolView, unmade
 from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.pools.supervision import Supervisor
@@ -38,22 +38,20 @@ from vecserver.wire.errors import (
     VecServerError,
 )
 from vecserver.wire.frames import Kind
-from vecserver.wire.infos import merge
-from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset, pack_options
 from vecserver.wire.session import REPLACEMENT_S
-from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
     from vecserver.pools.store import DurablePool, PoolStore
-    from vecserver.wire.messages import Stats
+    from vecserver.wire.messages import PoolInfo, Stats
 
-__all__ = ["Registry"]
+__all__ = ["HostAddress", "Registry"]
 
 # named here because inside the registry ``list`` is a method
 _Seeds = list[int | None]
@@ -74,16 +72,6 @@ _MAX_CONVERSATIONS: Final = 24
 _log = logging.getLogger(__name__)
 
 
-class _Merger(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Lends Gymnasium's own merging of infos."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-
-    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> dict[str, Any]:
-        return self._add_info(infos, info, row)
-
-
 @dataclass(frozen=True, slots=True)
 class _Pool:
     """A pool that was made, or is to be made because it is durable.
@@ -102,6 +90,18 @@ class _Pool:
     durable: bool = False
     restarts: int = 0
     last_loss: str = ""
+
+
+class HostAddress(NamedTuple):
+    """Where a pool's host is reached from this process.
+
+    Attributes:
+        path: Its Unix socket, which speaks the protocol of ``docs/protocol.md``.
+        info: The pool's spaces, layout and limits.
+    """
+
+    path: str
+    info: PoolInfo
 
 
 class Registry:
@@ -370,6 +370,20 @@ class Registry:
         """
         return self._view(pool, self._find(pool))
 
+    def address(self, pool: str) -> HostAddress:
+        """Where a pool's host listens; asks it nothing.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            PoolLost: The host is gone.
+            PoolStopping: The server is shutting down.
+        """
+        if self.closing:
+            raise PoolStopping("the server is shutting down")
+        made = self._find(pool)
+        self._check_alive(made)
+        return HostAddress(made.ready.endpoints["ipc"].removeprefix("ipc://"), made.ready.info)
+
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
         with self._lock:
@@ -484,7 +498,7 @@ class Registry:
             finally:
                 with suppress(VecServerError):  # a host that drains listens no more; the lease ends with it
                     link.detach(_PING_TIMEOUT)
-        return _decode_batch(made, kind, reply_ext, reply_body)
+        return decode_batch(made.ready.info, kind, reply_ext, reply_body)
 
     @contextmanager
     def _conversing(self) -> Iterator[None]:
@@ -571,16 +585,3 @@ class Registry:
         for process in processes:
             process.end(deadline)
             self._ending.discard(process)
-
-
-def _decode_batch(made: _Pool, kind: Kind, ext: Any, body: Any) -> Batch:
-    rows = made.spec.num_envs
-    space = space_from_json(made.ready.info.observation_space)
-    views = Layout.of(space, rows).views(bytearray(body))
-    infos, _, aside = merge(ext, rows, _Merger(rows).add)
-    side = SideLeaves(space)
-    leaves = side.weave(views.observations, side.unpack_rows(aside, rows)) if side else iter(views.observations)
-    observations = assemble(space, leaves)
-    if kind == Kind.RESET:
-        return Batch(observations, None, None, None, infos)
-    return Batch(observations, views.rewards, views.terminated, views.truncated, infos)

@@ -8,21 +8,33 @@ import os
 import secrets
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver.wire.errors import MalformedMessage, TransportUnavailable, VecServerError
 from vecserver_client import factory
 from vecserver_client.aio.connection import AsyncConnection
 from vecserver_client.aio.control import AsyncControlClient
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
-from vecserver_client.factory import check_not_lost, driver_name, reachable_endpoint, verdict_on_pool
+from vecserver_client.factory import (
+    check_epoch,
+    check_not_lost,
+    check_way,
+    driver_name,
+    reachable_endpoint,
+    verdict_on_pool,
+)
 from vecserver_client.local_server import LocalServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver_client.aio.transport import AsyncTransport
 
 __all__ = ["attach", "make_vec"]
 
-_TRANSPORTS: Final = ("ipc", "tcp")
+_TRANSPORTS: Final = ("ipc", "tcp", "ws")
 """In the order that ``auto`` tries them. Shared memory is not among them: whoever rings workers waits for them."""
 
 _CHECK_TIMEOUT: Final = 2.0
@@ -30,6 +42,9 @@ _CHECK_TIMEOUT: Final = 2.0
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
+
+_GIVE_BACK_TIMEOUT: Final = 2.0
+"""Seconds for a pool that was not meant to hear that its lease is given back."""
 
 _OPTIONS: Final = inspect.signature(factory.make_vec)
 _OURS: Final = {"url", "token", "transport", "copy", "dedup", "pool"}
@@ -53,7 +68,7 @@ async def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         **options: The others of ``vecserver_client.make_vec``, with the same defaults, but for ``copy`` and
             ``dedup``, which are not to be had here.
 
@@ -89,7 +104,7 @@ async def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
 
     Raises:
@@ -198,19 +213,38 @@ async def _drive(
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
-            open_transport = partial(LoopTransport, endpoint, int(pool["layout"]["slot_size"]))
+            if transport == "auto":
+                await asyncio.to_thread(check_way, name, pool["endpoints"], control.url)
+            open_transport = _opener(name, endpoint, int(pool["layout"]["slot_size"]), control.headers)
             connection = AsyncConnection(
                 driver, open_transport, partial(_check_pool, control, pool["pool"], pool["epoch"])
             )
             try:
                 attached = await connection.attach(_REACH_TIMEOUT, force=force)
+                try:
+                    check_epoch(attached, pool, endpoint)
+                except TransportUnavailable:
+                    await connection.close(_GIVE_BACK_TIMEOUT)
+                    raise
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()
                 raise
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
+        except MalformedMessage as error:
+            if transport != "auto":
+                raise
+            reasons.append(f"{name}: {error}")  # something else listens there
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+
+
+def _opener(name: str, endpoint: str, max_body: int, headers: dict[str, str]) -> Callable[[], AsyncTransport]:
+    if name != "ws":
+        return partial(LoopTransport, endpoint, max_body)
+    from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
+
+    return lambda: LoopWebSocket(endpoint, headers, max_body)  # no partial, whose repr would show a token
 
 
 async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> None:
