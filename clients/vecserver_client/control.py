@@ -166,6 +166,20 @@ class ControlClient:
         """
         self._ask("DELETE", pool_path(pool), params={"force": "true"} if force else None)
 
+    def take_lease(self, pool: str, driver: str = "operator", *, force: bool = False) -> dict[str, Any]:
+        """Give the right to drive a pool to somebody; whoever had it is told so by its next call.
+
+        Args:
+            pool: Its id.
+            driver: A name for people.
+            force: Take the pool from the driver it has.
+
+        Returns:
+            Under ``resume`` what ``attach`` takes to drive with this lease, within the pool's ``lease_ttl``; under
+            ``before`` who had it.
+        """
+        return self._ask("POST", f"{pool_path(pool)}/lease", {"driver": driver, "force": force})
+
     def reset_pool(
         self,
         pool: str,

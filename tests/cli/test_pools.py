@@ -20,6 +20,7 @@ def test_create_passes_every_option(vecserver):
         "--info": '["lives"]',
         "--step-timeout": "5",
         "--lease-ttl": "7.5",
+        "--lease-expiry": "destroy",
         "--name": "mine",
     }
     words = [word for pair in options.items() for word in pair]
@@ -37,6 +38,7 @@ def test_create_passes_every_option(vecserver):
         "episode_statistics": True,
         "step_timeout": 5,
         "lease_ttl": 7.5,
+        "lease_expiry": "destroy",
     }
     assert {name: pool[name] for name in expected} == expected
 

@@ -64,12 +64,13 @@ def test_options_reach_the_registry(http, registry):
         "episode_statistics": True,
         "step_timeout": 3,
         "lease_ttl": 4.5,
+        "lease_expiry": "reset",
         "name": "mine",
     }
     answer = http.post("/v1/pools", json=body)
     spec = registry.get("mine").spec
     assert spec == PoolSpec(**{name: value for name, value in body.items() if name != "name"})
-    shown = ("autoreset_mode", "env_kwargs", "wrappers", "info", "episode_statistics", "lease_ttl")
+    shown = ("autoreset_mode", "env_kwargs", "wrappers", "info", "episode_statistics", "lease_ttl", "lease_expiry")
     assert {name: answer.json()[name] for name in shown} == {name: body[name] for name in shown}
 
 

@@ -51,6 +51,7 @@ def create_pool(
     info: Annotated[str | None, typer.Option(help="Infos to send: all, episode, none, or keys as a JSON list.")] = None,
     step_timeout: Annotated[float | None, typer.Option(help="Seconds that a batch may take.")] = None,
     lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
+    lease_expiry: Annotated[str | None, typer.Option(help="What else it ends: keep, reset or destroy.")] = None,
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
@@ -72,6 +73,7 @@ def create_pool(
         "episode_statistics": episode_statistics or None,
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
+        "lease_expiry": lease_expiry,
         "name": name,
     }
     given = {option: value for option, value in options.items() if value is not None}

@@ -11,6 +11,8 @@ from fastapi import APIRouter, Query, Response
 
 from vecserver.control.models import (
     BatchAnswer,
+    LeaseAnswer,
+    LeaseRequest,
     PoolAnswer,
     PoolList,
     PoolRequest,
@@ -107,6 +109,14 @@ def pool_routes(registry: Registry) -> APIRouter:
     )
     def pool_stats(pool: str) -> StatsAnswer:
         return StatsAnswer.of(registry.get(pool))
+
+    @router.post(
+        "/{pool}/lease",
+        summary="Give the right to drive a pool",
+        responses=problems(UnknownPool, LeaseHeld, InvalidSpec, PoolLost, DeadlineExceeded, MalformedMessage),
+    )
+    def take_lease(pool: str, request: LeaseRequest) -> LeaseAnswer:
+        return LeaseAnswer.of(registry.take_lease(pool, request.driver, force=request.force))
 
     @router.post("/{pool}/reset", summary="Reset rows", response_model=BatchAnswer, responses=_NOT_STEPPED)
     def reset_pool(pool: str, request: ResetRequest) -> Response:

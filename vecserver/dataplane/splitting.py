@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
+from vecserver.dataplane.tenancy import Tenancy
 from vecserver.pools.crew import Outcome
 from vecserver.wire import messages
 from vecserver.wire.errors import LeaseLost, MalformedMessage, PoolSplit, VecServerError
@@ -74,8 +75,7 @@ class _PartDispatcher(Dispatcher):
     ) -> None:
         super().__init__(part, session.epoch, clock_ns, stats)
         self._session = session
-        self._driver = driver
-        self._driver_seen_ns = clock_ns()
+        self._tenancy = Tenancy(session, part.info.lease_ttl, clock_ns, driver)
         for kind in _OF_THE_WHOLE:
             self._handlers[kind] = _refuse_of_the_whole
 
@@ -145,7 +145,7 @@ class PoolDispatcher(Dispatcher):
     def _attach(self, request: Request) -> Reply | None:
         if self._host.parts and self._host.broken is None:
             attach = messages.decode(request.ext, messages.Attach)
-            if attach.drive:
+            if attach.drive and not self._tenancy.was_given_to(attach, request.header.digest):
                 self._check_free(attach)
                 self._end_parts()
                 self._wait(request)  # until the pool is whole
@@ -159,6 +159,17 @@ class PoolDispatcher(Dispatcher):
 
     def _idle_s(self) -> float:
         return min([super()._idle_s(), *(desk.dispatcher.idle_s for desk in self.desks.values())])
+
+    @property
+    def lease_left_s(self) -> float:
+        """As a whole pool's; a sign of life of any part counts."""
+        parts = [self._host.info.lease_ttl - desk.dispatcher.idle_s for desk in self.desks.values()]
+        return max([super().lease_left_s, *parts])
+
+    def expire(self) -> list[Reply]:
+        """End the driver's lease, and its parts with it."""
+        self._end_parts()
+        return super().expire()
 
     def _prepare(self, request: Request) -> None:
         kind = request.header.kind
@@ -199,7 +210,9 @@ class PoolDispatcher(Dispatcher):
             self._parts_made += 1
             lease = PART_LEASES + self._parts_made
             session = Session(self._session.epoch, lease)
-            self.desks[lease] = Desk(part, _PartDispatcher(part, session, self._driver, self._clock_ns, self._stats))
+            self.desks[lease] = Desk(
+                part, _PartDispatcher(part, session, self._tenancy.driver, self._clock_ns, self._stats)
+            )
             described.append(messages.Part(part.info, lease, part.rows[0]))
         self._ended = False
         return messages.encode(messages.SplitReply(described))

@@ -90,6 +90,11 @@ class HostProcess:
         if self._process.poll() is not None:
             raise PoolLost(f"the pool's host process {self.ending()}", host_pid=self.pid)
 
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
     def ending(self) -> str:
         """How the process ended, with the end of its log."""
         with suppress(subprocess.TimeoutExpired):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import gymnasium
 import zmq
 
-from vecserver.pools.handshake import HostReady, HostStart
+from vecserver.pools.handshake import EXPIRED, HostReady, HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
-from vecserver.pools.results import Batch, PoolView
+from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.sizing import RowCosts
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.wire.actions import ActionFormat
@@ -34,6 +34,7 @@ from vecserver.wire.frames import Kind
 from vecserver.wire.infos import merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset, pack_options
+from vecserver.wire.session import ResumePoint
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
@@ -172,6 +173,7 @@ class Registry:
     def _reserve(self, name: str | None) -> str:
         if name is not None:
             check_pool_name(name)
+        self._bury()
         with self._lock:
             if self.closing:
                 raise PoolStopping("the server is shutting down: it makes no new pools")
@@ -223,11 +225,20 @@ class Registry:
 
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
+        self._bury()
         with self._lock:
             pools = list(self._pools.items())
         return [self._view(pool, made) for pool, made in pools]
 
+    def _bury(self) -> None:
+        """Forget pools that have ended with their drivers' leases, as they were made to."""
+        with self._lock:
+            ended = [pool for pool, made in self._pools.items() if made.process.exitcode == EXPIRED]
+            processes = [self._pools.pop(pool).process for pool in ended]
+        self._end(processes, 0.0)
+
     def _find(self, pool: str) -> _Pool:
+        self._bury()
         with self._lock:
             made = self._pools.get(pool)
             names = sorted(self._pools)
@@ -315,6 +326,25 @@ class Registry:
         seeds: _Seeds | None = [seed + row for row in range(rows)] if isinstance(seed, int) else seed
         request = Reset(seeds, mask, pack_options(options))
         return self._drive(made, Kind.RESET, request, b"")
+
+    def take_lease(self, pool: str, driver: str, *, force: bool = False) -> Grant:
+        """Give the right to drive a pool to somebody who is to use it within its time to live.
+
+        Args:
+            pool: Its id.
+            driver: A name for people; the driver before is told it.
+            force: Take it from the driver that has it.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            LeaseHeld: A driver has it, and ``force`` was not asked for.
+            PoolLost: The pool's host process is gone.
+        """
+        made = self._find(pool)
+        before = self._ping(made).driver
+        with self._conversing(), self._link(made) as link:
+            lease, epoch = link.attach(_PING_TIMEOUT, driver, force=force)
+        return Grant(pool, driver, before, ResumePoint(lease, epoch, 0, pending=False))
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
         timeout = made.spec.step_timeout

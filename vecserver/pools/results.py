@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
     from vecserver.pools.spec import PoolSpec
     from vecserver.wire.messages import PoolInfo, Stats
+    from vecserver.wire.session import ResumePoint
 
-__all__ = ["Batch", "PoolView"]
+__all__ = ["Batch", "Grant", "PoolView"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,23 @@ class Batch:
     terminated: np.ndarray[Any, Any] | None
     truncated: np.ndarray[Any, Any] | None
     infos: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to drive a pool, as it was given out.
+
+    Attributes:
+        pool: Its id.
+        driver: Who has it, for people.
+        before: Who had it; empty for nobody.
+        point: Where that driver begins.
+    """
+
+    pool: str
+    driver: str
+    before: str
+    point: ResumePoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ __all__ = [
     "AUTORESET_MODES",
     "ENGINES",
     "INFOS",
+    "LEASE_EXPIRIES",
     "OBSERVATION_MODES",
     "Caps",
     "PoolSpec",
@@ -32,6 +33,7 @@ ENGINES: Final = ("auto", "envs", "async", "sync", "native")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
 OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
+LEASE_EXPIRIES: Final = ("keep", "reset", "destroy")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
 
@@ -78,6 +80,8 @@ class PoolSpec:
             ``RecordEpisodeStatistics`` reports them.
         step_timeout: Seconds a driver waits for a batch before it is told that none came.
         lease_ttl: Seconds of silence after which another driver may take the pool.
+        lease_expiry: What else becomes of the pool then: ``keep`` it as it is, so that its driver may come back, end the
+            lease and ``reset`` all rows, or ``destroy`` the pool.
     """
 
     env_id: str
@@ -93,6 +97,7 @@ class PoolSpec:
     episode_statistics: bool = False
     step_timeout: float = 60.0
     lease_ttl: float = 60.0
+    lease_expiry: str = "keep"
 
     def check(self, caps: Caps) -> None:
         """Refuse what can be refused without starting a process.
@@ -115,6 +120,7 @@ class PoolSpec:
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("autoreset_mode", self.autoreset_mode, AUTORESET_MODES)
         _check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
+        _check_choice("lease_expiry", self.lease_expiry, LEASE_EXPIRIES)
         if self.engine in ("async", "sync") and self.workers not in (None, 1):
             raise InvalidSpec(f"workers is {self.workers}; engine {self.engine!r} runs in one worker", field="workers")
         if self.engine == "native":

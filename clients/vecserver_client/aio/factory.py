@@ -11,12 +11,14 @@ from functools import partial
 from typing import Any, Final
 
 from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver.wire.session import ResumePoint
 from vecserver_client import factory
 from vecserver_client.aio.connection import AsyncConnection
 from vecserver_client.aio.control import AsyncControlClient
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
+from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name, reachable_endpoint, verdict_on_pool
 from vecserver_client.local_server import LocalServer
 
@@ -76,7 +78,13 @@ async def make_vec(
 
 
 async def attach(
-    url: str, pool: str, *, token: str | None = None, transport: str = "auto", force: bool = False
+    url: str,
+    pool: str,
+    *,
+    token: str | None = None,
+    transport: str = "auto",
+    force: bool = False,
+    resume: str | None = None,
 ) -> AsyncRemoteVectorEnv:
     """Drive a pool that exists; closing gives it back and does not remove it.
 
@@ -86,15 +94,17 @@ async def attach(
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
         transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
+        resume: Go on where another process was, as in ``vecserver_client.attach``.
 
     Raises:
         VecServerError: As ``vecserver_client.attach``.
     """
     _check_transport(transport)
+    point = None if resume is None else ResumePoint.parse(resume)
     made = _Made(url, token)
     try:
         control = await made.reach_server()
-        return await _drive(made, control, await control.get_pool(pool), transport, force=force)
+        return await _drive(made, control, await control.get_pool(pool), transport, force=force, resume=point)
     except BaseException:
         await made.release(unwanted=True)
         raise
@@ -180,7 +190,13 @@ class _Made:
 
 
 async def _drive(
-    made: _Made, control: AsyncControlClient, pool: dict[str, Any], transport: str, *, force: bool
+    made: _Made,
+    control: AsyncControlClient,
+    pool: dict[str, Any],
+    transport: str,
+    *,
+    force: bool,
+    resume: ResumePoint | None = None,
 ) -> AsyncRemoteVectorEnv:
     """Attach over the first transport that answers."""
     reasons = []
@@ -191,7 +207,9 @@ async def _drive(
             open_transport = partial(LoopTransport, endpoint, int(pool["layout"]["slot_size"]))
             connection = AsyncConnection(driver, open_transport, partial(_check_pool, control, pool["pool"]))
             try:
-                attached = await connection.attach(_REACH_TIMEOUT, force=force)
+                attached = await connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
+                largest = int(pool["layout"]["slot_size"])
+                connection.keep(partial(DirectTransport, endpoint, largest), attached.info.lease_ttl)
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()

@@ -39,6 +39,9 @@ class AsyncTransport(Protocol):
     async def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
 
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+
     def close(self) -> None:
         """Let go of everything; may be called again."""
 
@@ -75,6 +78,10 @@ class LoopTransport:
             raise ConnectionResetError("there is no connection")
         frames = await self._wire.message(monotonic() + timeout)
         return None if frames is None else checked_message(frames)
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._wire is not None and self._wire.moved()
 
     async def _connect(self, deadline: float, timeout: float) -> _Wire:
         while True:
@@ -125,6 +132,7 @@ class _Wire(asyncio.BufferedProtocol):
         self._incoming = zmtp.Incoming(limits)
         self._inbox: deque[Sequence[Buffer]] = deque()
         self._failure: Exception | None = None
+        self._moved = False
         self._is_full = False  # the loop holds as much unsent as it likes to
         self._waiter: asyncio.Future[None] | None = None
 
@@ -146,6 +154,7 @@ class _Wire(asyncio.BufferedProtocol):
             if self._heard < len(self._greeting):
                 self._greet(nbytes)
             else:
+                self._moved = True
                 self._incoming.received(nbytes)
                 self._take_in()
         except VecServerError as error:
@@ -194,6 +203,11 @@ class _Wire(asyncio.BufferedProtocol):
             self._failure = error
 
     # What a transport waits for
+
+    def moved(self) -> bool:
+        """Whether a part of a message has come since this was asked last."""
+        moved, self._moved = self._moved and self._incoming.held > 0, False
+        return moved
 
     async def greeted(self) -> None:
         """Wait until messages may be sent."""
