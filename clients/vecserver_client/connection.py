@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
-    from vecserver_client.conversation import Deed
     from vecserver.wire.session import ResumePoint
+    from vecserver_client.conversation import Deed
     from vecserver_client.transport import Frames, Transport
 
 __all__ = ["Connection"]
@@ -217,9 +217,6 @@ class Connection(Conversation):
     def _receive(self, timeout: float) -> Frames | None:
         try:
             frames = self._transport.receive(timeout)
-            if frames is None:
-                self._moved |= self._transport.moved()
-            return frames
         except ConnectionError:
             self._reopen()
             self._lost = True
@@ -229,6 +226,9 @@ class Connection(Conversation):
             # is asked for again on the fresh one.
             self._reopen()
             raise
+        if frames is None:
+            self._moved |= self._transport.moved()
+        return frames
 
     def _reopen(self) -> None:
         old, self._transport = self._transport, self._open_transport()

@@ -66,12 +66,12 @@ class Faults:
             (Fault.STALL, self.stall),
         ]
         while True:
-            draw = dice.random()
+            draw, struck = dice.random(), Fault.PASS
             for fault, chance in chances:
+                if 0 <= draw < chance:
+                    struck = fault
                 draw -= chance
-                if draw < 0:
-                    break
-            yield (fault if draw < 0 else Fault.PASS), dice
+            yield struck, dice
 
 
 class Splitter:

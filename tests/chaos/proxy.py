@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
+from pathlib import Path
 from typing import Self
 
 from tests.chaos.faults import Fault, Faults, Splitter
@@ -30,7 +31,7 @@ class FaultProxy:
 
     Attributes:
         endpoint: Where clients connect, in the form of ``target``.
-        counts: How often each fault struck, and ``connections``.
+        counts: How often each fault struck, ``connections``, and messages ``up`` and ``down``.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(LONG_S)
         assert not self._thread.is_alive()
+        if self._path is not None:
+            Path(self._path).unlink()
 
     def partition(self) -> None:
         """From now on nothing passes, in either direction and on no connection; nobody is told."""
@@ -121,18 +124,23 @@ class FaultProxy:
     def pieces(self, connection: int, direction: str) -> _Pieces:
         """How to divide and to treat one direction of a connection."""
         splitter = Splitter() if self._framed else None
-        return _Pieces(splitter, self.faults.schedule(self._seed, connection, direction), self._old[direction])
+        schedule = self.faults.schedule(self._seed, connection, direction)
+        return _Pieces(splitter, schedule, self._old[direction], self.counts, direction)
 
 
 class _Pieces:
     """One direction's stream in pieces, each with its fault."""
 
-    def __init__(self, splitter: Splitter | None, schedule: Iterator, old: deque[bytes]) -> None:
+    def __init__(
+        self, splitter: Splitter | None, schedule: Iterator, old: deque[bytes], counts: Counter[str], direction: str
+    ) -> None:
         self._splitter, self._schedule = splitter, schedule
+        self._counts, self._direction = counts, direction
         self.old = old
 
     def of(self, data: bytes) -> Iterator[tuple[bytes, Fault, object]]:
         for piece, is_message in self._splitter.feed(data) if self._splitter else [(data, True)]:
+            self._counts[self._direction] += is_message
             fault, dice = next(self._schedule) if is_message else (Fault.PASS, None)
             yield piece, fault, dice
             if is_message:

@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import gymnasium
@@ -16,6 +16,7 @@ import zmq
 from vecserver.pools.handshake import EXPIRED, HostReady, HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
+from vecserver.pools.keys import Keys
 from vecserver.pools.link import PoolLink
 from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.sizing import RowCosts
@@ -39,7 +40,7 @@ from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vecserver.pools.spec import PoolSpec
@@ -80,6 +81,7 @@ class _Pool:
     ready: HostReady
     created: float
     creation_s: float
+    keys: Keys = field(default_factory=Keys)
 
 
 class Registry:
@@ -280,6 +282,21 @@ class Registry:
         made.process.check_alive()
         info = made.ready.info
         return PoolLink(self._context, made.ready.endpoints["ipc"], info.layout["slot_size"], made.process.check_alive)
+
+    def run_once(self, pool: str, key: str, digest: bytes, run: Callable[[], Batch]) -> tuple[Batch, bool]:
+        """Run a step or reset of a pool, or answer it as it was answered before: see ``Keys.run_once``.
+
+        Args:
+            pool: Its id.
+            key: Of the sender's choice.
+            digest: Of the request.
+            run: Calls ``step`` or ``reset``.
+
+        Raises:
+            UnknownPool: No pool has this id.
+        """
+        made = self._find(pool)
+        return made.keys.run_once(key, digest, run, made.spec.step_timeout)
 
     def step(self, pool: str, actions: Any) -> Batch:
         """Step every row of a pool that no driver holds.

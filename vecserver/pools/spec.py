@@ -80,8 +80,8 @@ class PoolSpec:
             ``RecordEpisodeStatistics`` reports them.
         step_timeout: Seconds a driver waits for a batch before it is told that none came.
         lease_ttl: Seconds of silence after which another driver may take the pool.
-        lease_expiry: What else becomes of the pool then: ``keep`` it as it is, so that its driver may come back, end the
-            lease and ``reset`` all rows, or ``destroy`` the pool.
+        lease_expiry: What else becomes of the pool then: ``keep`` it as it is, so that its driver may come back,
+            ``reset`` all rows, or ``destroy`` it; with these two the lease ends.
     """
 
     env_id: str

@@ -37,7 +37,6 @@ from vecserver.wire.errors import (
     StillRunning,
     VecServerError,
 )
-
 from vecserver.wire.frames import Header, Kind
 
 __all__ = ["PART_LEASES", "ResumePoint", "Session", "Verdict"]

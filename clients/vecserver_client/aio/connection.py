@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.session import ResumePoint
     from vecserver_client.aio.transport import AsyncTransport
     from vecserver_client.conversation import Deed, Exchange
-    from vecserver.wire.session import ResumePoint
     from vecserver_client.transport import Frames, Transport
 
 __all__ = ["AsyncConnection"]
@@ -126,9 +126,6 @@ class AsyncConnection(Conversation):
     async def _receive(self, timeout: float) -> Frames | None:
         try:
             frames = await self._transport.receive(timeout)
-            if frames is None:
-                self._moved |= self._transport.moved()
-            return frames
         except ConnectionError:
             self._reopen()
             self._lost = True
@@ -136,6 +133,9 @@ class AsyncConnection(Conversation):
         except VecServerError:  # what came is no message, and neither is what follows it
             self._reopen()
             raise
+        if frames is None:
+            self._moved |= self._transport.moved()
+        return frames
 
     def _reopen(self) -> None:
         self._check_open()
