@@ -54,9 +54,6 @@ _PAUSE_S: Final = 0.2
 _TAKEN_UP: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
 """Requests of a former life whose answers are asked for: parts end with it."""
 
-_TAGS: Final = (1 << 32) - 1
-"""Tags are from 1 to this."""
-
 _MOMENT_S: Final = 0.001
 """What is left of a wait when it is over: timers are not exact."""
 
@@ -124,7 +121,7 @@ class Conversation:
         self._lost = False  # the connection was, and the pool was not asked for since
         self._moved = False  # a part of a message came since the last look
         self._usual, self._spread = FIRST_RETRY_S, 0.0  # seconds that batches take, and by how much they differ
-        self._tag = random.getrandbits(32)  # of the last request without a number
+        self._tag = random.getrandbits(31)  # of the last request without a number; they rise
 
     @property
     def pending(self) -> bool:
@@ -190,7 +187,7 @@ class Conversation:
     def _asking(self, kind: Kind, ext: bytes, timeout: float) -> Exchange:
         """Send a request without a number and wait for its answer."""
         deadline = monotonic() + timeout
-        self._tag = self._tag % _TAGS + 1
+        self._tag += 1
         tag, header = self._tag, self._header(kind, ext, b"", 0)
         yield Send(header, ext, b"", timeout)
         pause, patience = 0.0, FIRST_RETRY_S

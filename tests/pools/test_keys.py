@@ -50,7 +50,12 @@ def pool() -> Pool:
 
 def test_the_same_request_gets_the_same_answer(pool):
     """The second time nothing is run."""
-    assert [pool.ask("a"), pool.ask("a"), pool.ask("b"), pool.ask("b")] == [(1, False), (1, True), (2, False), (2, True)]
+    assert [pool.ask("a"), pool.ask("a"), pool.ask("b"), pool.ask("b")] == [
+        (1, False),
+        (1, True),
+        (2, False),
+        (2, True),
+    ]
 
 
 def test_a_key_stands_for_one_request(pool):

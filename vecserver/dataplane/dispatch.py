@@ -274,7 +274,7 @@ class Dispatcher:
         session, lease = self._session, 0
         if attach.drive:
             if not self._tenancy.was_given_to(attach, request.header.digest):
-                self._check_free(attach)
+                self._check_free(attach, request.header.digest)
                 if self._running is not None and not (attach.resume and self._running.header.kind in _WITH_KEPT):
                     self._wait(request)
                     return None
@@ -285,7 +285,9 @@ class Dispatcher:
         attached = messages.Attached(self._host.info, lease, session.epoch, last, features, kind)
         return self._answer(request, messages.encode(attached))
 
-    def _check_free(self, attach: messages.Attach) -> None:
+    def _check_free(self, attach: messages.Attach, tag: int) -> None:
+        if self._tenancy.is_past(attach, tag):
+            raise self._session.lease_lost(0)
         if attach.resume:
             point = attach.resume
             self._session.check_resumable(ResumePoint(point.lease, point.epoch, point.seq, pending=False))

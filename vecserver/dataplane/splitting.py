@@ -146,7 +146,7 @@ class PoolDispatcher(Dispatcher):
         if self._host.parts and self._host.broken is None:
             attach = messages.decode(request.ext, messages.Attach)
             if attach.drive and not self._tenancy.was_given_to(attach, request.header.digest):
-                self._check_free(attach)
+                self._check_free(attach, request.header.digest)
                 self._end_parts()
                 self._wait(request)  # until the pool is whole
                 return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
 
 from vecserver.wire.errors import LeaseHeld
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from vecserver.wire.session import Session
 
 __all__ = ["Tenancy"]
+
+_NAMES: Final = 64
+"""Drivers whose late messages are told from new ones."""
 
 
 class Tenancy:
@@ -37,6 +41,7 @@ class Tenancy:
         self.seen_ns = clock_ns()
         self._alive_ns = self.seen_ns
         self._attach = ("", 0)  # the name and the tag of the attach that gave the lease
+        self._tags: OrderedDict[str, int] = OrderedDict()  # of the last attach of each driver that had it
 
     @property
     def silence_s(self) -> float:
@@ -63,6 +68,10 @@ class Tenancy:
         """Whether this very attach gave the lease that holds: its answer may be on its way, or lost."""
         return bool(tag) and bool(self.driver) and (attach.client, tag) == self._attach
 
+    def is_past(self, attach: Attach, tag: int) -> bool:
+        """Whether this attach has been on its way for so long that its sender has sent another one since."""
+        return 0 < tag <= self._tags.get(attach.client, 0)
+
     def give(self, attach: Attach, tag: int, idle_s: float) -> None:
         """Give the lease to another driver, or to the same one again."""
         name = attach.client or "unnamed"
@@ -78,6 +87,10 @@ class Tenancy:
             cause = f"{name} has taken it after {idle_s:.1f} s of silence"
         self._session.grant(cause, resumed=bool(attach.resume))
         self.driver, self._attach = name, (attach.client, tag)
+        self._tags[attach.client] = tag
+        self._tags.move_to_end(attach.client)
+        if len(self._tags) > _NAMES:
+            self._tags.popitem(last=False)
         self.seen_ns = self._alive_ns = self._clock_ns()
 
     def end(self, cause: str) -> None:

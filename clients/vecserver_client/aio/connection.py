@@ -81,8 +81,9 @@ class AsyncConnection(Conversation):
         pending = self._note(kind, ext, body)
         try:
             await self._send(pending.header, ext, pending.body, timeout)
-        except VecServerError:  # nothing has left
-            self._forget()
+        except VecServerError as error:
+            if not error.details.get("perhaps_sent"):  # nothing has left
+                self._forget()
             raise
 
     async def finish(self, timeout: float) -> Frames:
@@ -143,13 +144,15 @@ class AsyncConnection(Conversation):
         old.close()
 
     async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
-        deadline = monotonic() + timeout
+        deadline, perhaps_sent = monotonic() + timeout, False
         while True:
             self._check_open()
             remaining = deadline - monotonic()
             try:
                 return await self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
-            except ServerUnreachable:
+            except ServerUnreachable as error:
+                perhaps_sent |= bool(error.details.get("perhaps_sent"))
+                error.details["perhaps_sent"] = perhaps_sent
                 await self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
