@@ -220,13 +220,10 @@ class Net(RuleBasedStateMachine):
         """The driver's process ends and another life of it goes on, with a token that may be one call old."""
         if len(self.clients) == 5:
             return
-        before = self.driver
+        before, heard = self.driver, [*self.driver.heard]
+        token = before.connection.point
         if before.sent is None and older:
-            token = before.connection.point
             self.step(0, fates)
-            before = self.driver
-        else:
-            token = before.connection.point
         self.fates = deque(fates)
         client = Client(self, f"driver {len(self.clients)}")
         try:
@@ -237,11 +234,9 @@ class Net(RuleBasedStateMachine):
         except SequenceStale:
             raise AssertionError("one call is not too old") from None
         begun = self.begun()
-        if client.connection.pending:
-            client.sent = begun[-1]
-            assert client.sent in (before.sent, *before.heard[-1:])
-        elif before.sent is not None:
-            assert before.sent not in begun, "a batch that was taken is pending"
+        unheard = [batch for batch in (*before.heard, before.sent) if batch in begun and batch not in heard]
+        assert client.connection.pending == bool(unheard), "what was taken and not heard is pending, and nothing else"
+        client.sent = unheard[-1] if unheard else None
         self.clients.append(client)
 
     @precondition(lambda self: self.old)
