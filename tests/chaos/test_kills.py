@@ -64,18 +64,17 @@ def test_a_host_that_is_killed_in_a_step_is_named(control, envs):
 
 def test_a_server_that_stands_still_keeps_nobody_from_stepping(server, envs):
     """Batches do not pass through it."""
-    pid = server._process.pid
-    os.kill(pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGSTOP)
     try:
         for _ in range(20):
             envs.step(ACTIONS)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        os.kill(server.pid, signal.SIGCONT)
 
 
 def test_no_duration_is_measured_by_a_clock_that_jumps():
     """The time of day is for people alone: leases, deadlines and retries go by the monotonic clock."""
-    allowed = {"vecserver/pools/registry.py"}  # when a pool was made
+    allowed = {"vecserver/pools/registry.py", "vecserver/logs.py"}  # when a pool was made, and a line written
     users = set()
     for path in [*ROOT.glob("vecserver/**/*.py"), *ROOT.glob("clients/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

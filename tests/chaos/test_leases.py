@@ -87,13 +87,13 @@ def test_a_trainer_that_computes_keeps_its_pool(server, control, make_pool, clie
 
     def computes() -> None:
         """Nothing of the pool, while somebody renews its lease three times."""
+        idle_s = [0.0]
+
+        def renewed() -> bool:
+            idle_s.append(control.get_pool(pool)["stats"]["idle_s"])
+            return idle_s[-1] < idle_s[-2]
+
         for _ in range(3):
-            idle_s = [control.get_pool(pool)["stats"]["idle_s"]]
-
-            def renewed() -> bool:
-                idle_s.append(control.get_pool(pool)["stats"]["idle_s"])
-                return idle_s[-1] < idle_s[-2]
-
             until(renewed)
         with pytest.raises(LeaseHeld):
             vs.attach(server.url, pool, transport="tcp")
