@@ -1,4 +1,4 @@
-"""The long form of the chaos tests: ``make chaos``. Prints and writes a report, and fails where anything was lost.
+"""The long form of the chaos tests: ``make chaos``. Shows and writes a report, and fails where anything was lost.
 
 It needs some minutes, and is a program and no test so that its figures are those of one run from its begin to its end.
 """
@@ -80,7 +80,7 @@ def exactly_once(server: LocalServer, control: ControlClient, steps: int, seed: 
             f"| {client} | {batches * ROWS:,} | {batches} | {time.monotonic() - began:.1f} | {max(record.times):.2f} s | "
             f"{count['lose']} | {count['double']} | {count['delay']} | {count['repeat_old']} | {cuts} | {count['stall']} |"
         )
-        print(lines[-1], flush=True)
+        sys.stdout.write(lines[-1] + "\n")
     return lines
 
 
@@ -101,11 +101,10 @@ def client_kills(server: LocalServer, control: ControlClient, kills: int) -> lis
                 took.append(time.monotonic() - began)
             assert not [pid for pid in members if Path(f"/proc/{pid}").exists()], "a process is left"
     in_time = sum(seconds <= TTL_S + 1.0 for seconds in took)
-    return [
-        f"{kills} trainers were killed in a step, their pools' `lease_ttl` being {TTL_S:g} s and `lease_expiry` `destroy`: "
-        f"{in_time} pools were gone within {TTL_S + 1:g} s, with their processes; median {statistics.median(took):.2f} s, "
-        f"slowest {max(took):.2f} s."
-    ]
+    median, slowest = statistics.median(took), max(took)
+    what = f"{kills} trainers were killed in a step, with `lease_ttl` {TTL_S:g} s and `lease_expiry` `destroy`"
+    when = f"{in_time} pools were gone within {TTL_S + 1:g} s, with their processes"
+    return [f"{what}: {when}; median {median:.2f} s, slowest {slowest:.2f} s."]
 
 
 def main() -> None:
@@ -149,7 +148,7 @@ def main() -> None:
         + ["", "## Left behind", "", *(left or ["Nothing: no process, thread, descriptor, shared memory or file."]), ""]
     )
     options.out.write_text(text)
-    print(text)
+    sys.stdout.write(text)
     sys.exit(bool(left))
 
 
