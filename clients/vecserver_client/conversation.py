@@ -10,6 +10,7 @@ sent what came of it, or thrown what went wrong. ``Connection`` does the deeds b
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Conversation:
         self._pending: Pending | None = None
         self._lost = False  # the connection was, and the pool was not asked for since
         self._moved = False  # a part of a message came since the last look
-        self._usual, self._spread = FIRST_RETRY_S, 0.0  # seconds that batches take, and by how much they differ
+        self._usual, self._spread = 0.0, math.inf  # seconds that batches take, and by how much they differ
         self._tag = random.getrandbits(31)  # of the last request without a number; they rise
 
     @property
@@ -244,6 +245,9 @@ class Conversation:
 
     def _note_time(self, seconds: float) -> None:
         """Learn from how long an answer took, where that was its own time and not that of a repeat."""
+        if self._spread == math.inf:  # the first
+            self._usual, self._spread = seconds, seconds / 2
+            return
         off = seconds - self._usual
         self._usual += off / 8
         self._spread += (abs(off) - self._spread) / 4
