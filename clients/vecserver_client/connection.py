@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import (
+    CHECK_S,
     FIRST_RETRY_S,
     LAST_RETRY_S,
     CheckPool,
@@ -182,7 +183,7 @@ class Connection(Conversation):
             doubtful = self._patience > FIRST_RETRY_S
             self._patience = min(2 * self._patience, LAST_RETRY_S)
             self._ask_at = now + self._patience
-            self._carry_out(self._asking_again(pending, FIRST_RETRY_S, doubtful=doubtful))
+            self._carry_out(self._asking_again(pending, now + FIRST_RETRY_S, doubtful=doubtful))
         return False
 
     def _carry_out(self, exchange: Generator[Deed, Frames | None, _Outcome]) -> _Outcome:
@@ -205,7 +206,7 @@ class Connection(Conversation):
             case Receive(timeout):
                 return self._receive(timeout)
             case Send(header, ext, body, timeout):
-                self._send(header, ext, body, timeout)
+                self._send(header, ext, body, timeout, checks=timeout > CHECK_S)
             case Reopen():
                 self._reopen()
             case CheckPool():
@@ -234,13 +235,14 @@ class Connection(Conversation):
         old, self._transport = self._transport, self._open_transport()
         old.close()
 
-    def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+    def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
         remaining, deadline = timeout, monotonic() + timeout
         while True:
             try:
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
             except ServerUnreachable:
-                self._check_pool()
+                if checks:
+                    self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
                 remaining = deadline - monotonic()

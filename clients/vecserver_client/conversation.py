@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, UnknownPool
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    LocalError,
+    MessageTooLarge,
+    PoolLost,
+    ServerUnreachable,
+    UnknownPool,
+)
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
 from vecserver.wire.session import ResumePoint
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from vecserver_client.transport import Frames
 
 __all__ = [
+    "CHECK_S",
     "FIRST_RETRY_S",
     "LAST_RETRY_S",
     "CheckPool",
@@ -45,6 +53,10 @@ __all__ = [
 FIRST_RETRY_S: Final = 1.0
 LAST_RETRY_S: Final = 10.0
 """Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
+
+CHECK_S: Final = 2.0
+"""What it may take to ask the server about a pool that is silent: with less time than that it is not asked, for it may
+be silent too, and a short wait is not to become a long one."""
 
 _LEAST_RETRY_S: Final = 0.1
 """The first time it is shorter where batches are quick: four times their usual spread beyond the usual, and this."""
@@ -104,6 +116,7 @@ class Pending:
     began: float
     progress: messages.InProgress | None = None
     repeats: int = 0
+    unheard: int = 0  # repeats in a row that brought no word, over all waits
 
 
 class Conversation:
@@ -219,10 +232,9 @@ class Conversation:
     def _waiting(self, pending: Pending, frames: Frames | None, deadline: float, timeout: float) -> Exchange:
         """Wait for an answer that did not come at once: ask again and again under the same number."""
         patience = self._first_patience()
-        unheard = 0  # repeats in a row that brought no word
         while True:
             if frames is not None:
-                unheard = 0
+                pending.unheard = 0
                 if self._concerns(frames[0], frames[1], pending):
                     if (
                         pending.progress is not None or not pending.repeats
@@ -234,8 +246,11 @@ class Conversation:
                 if remaining <= _MOMENT_S:
                     raise self._late(pending, timeout)
                 if self._lost or not self._has_moved():
-                    yield from self._asking_again(pending, remaining, doubtful=unheard > 0)
-                    unheard += 1
+                    try:
+                        yield from self._asking_again(pending, deadline, doubtful=pending.unheard > 0)
+                    except ServerUnreachable as error:  # to the very end
+                        raise self._late(pending, timeout) from error
+                    pending.unheard += 1
                     patience = _longer(patience)
             frames = yield Receive(max(0.0, min(deadline - monotonic(), patience)))
 
@@ -258,16 +273,18 @@ class Conversation:
         return moved
 
     def _asking_again(
-        self, pending: Pending, remaining: float, *, doubtful: bool
+        self, pending: Pending, deadline: float, *, doubtful: bool
     ) -> Generator[Deed, Frames | None, None]:
+        remaining = deadline - monotonic()
         try:
             if self._lost:
                 yield from self._get_over_loss(min(remaining, _PAUSE_S) if doubtful else 0.0)
             elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
-                yield CheckPool()
+                if remaining > CHECK_S:
+                    yield CheckPool()
                 yield Reopen()
             pending.repeats += 1
-            yield Send(pending.header, pending.ext, pending.body, remaining)
+            yield Send(pending.header, pending.ext, pending.body, max(0.0, deadline - monotonic()))
         except (PoolLost, UnknownPool):
             self._pending = None  # nobody is left to answer it
             raise

@@ -5,6 +5,7 @@ Each part has a dispatcher, and so a session, a running command and a kept answe
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
@@ -163,8 +164,10 @@ class PoolDispatcher(Dispatcher):
     @property
     def lease_left_s(self) -> float:
         """As a whole pool's; a sign of life of any part counts."""
-        parts = [self._host.info.lease_ttl - desk.dispatcher.idle_s for desk in self.desks.values()]
-        return max([super().lease_left_s, *parts])
+        left = super().lease_left_s
+        if not self.desks or left == math.inf:
+            return left
+        return max([left, *(self._host.info.lease_ttl - desk.dispatcher.idle_s for desk in self.desks.values())])
 
     def expire(self) -> list[Reply]:
         """End the driver's lease, and its parts with it."""

@@ -240,5 +240,5 @@ class Session:
     def lease_lost(self, lease: int) -> LeaseLost:
         """The error for a lease that does not drive the pool, or not any more."""
         return LeaseLost(
-            f"lease {lease} does not drive this pool: {self.cause}. Attach again to drive it", lease=self.lease
+            f"lease {lease} does not drive this pool: {self.cause}; attach again to drive it", lease=self.lease
         )

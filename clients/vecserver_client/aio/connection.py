@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Kind
-from vecserver_client.conversation import FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
+from vecserver_client.conversation import CHECK_S, FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
 from vecserver_client.keepalive import KeepAlive
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class AsyncConnection(Conversation):
             case Receive(timeout):
                 return await self._receive(timeout)
             case Send(header, ext, body, timeout):
-                await self._send(header, ext, body, timeout)
+                await self._send(header, ext, body, timeout, checks=timeout > CHECK_S)
             case Reopen():
                 self._reopen()
             case CheckPool():
@@ -143,7 +143,7 @@ class AsyncConnection(Conversation):
         old, self._transport = self._transport, self._open_transport()
         old.close()
 
-    async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+    async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
         deadline, perhaps_sent = monotonic() + timeout, False
         while True:
             self._check_open()
@@ -153,7 +153,8 @@ class AsyncConnection(Conversation):
             except ServerUnreachable as error:
                 perhaps_sent |= bool(error.details.get("perhaps_sent"))
                 error.details["perhaps_sent"] = perhaps_sent
-                await self._check_pool()
+                if checks:
+                    await self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
 
