@@ -8,7 +8,7 @@ OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
 TWO := --numprocesses=2 --dist=loadfile
 TEST := $(BIN)/pytest -q $(TWO)
 
-.PHONY: demo test check bench serve slow verify sb3 openenv-check test-gymnasium-1.2 image-check clean
+.PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -21,6 +21,10 @@ test: $(VENV)/.installed-dev
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
+
+# Ten million steps through a bad network and 200 killed trainers; some minutes, and a report
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos.report $(CHAOS)
 
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
 sb3: $(VENV)/.installed-sb3

@@ -239,7 +239,7 @@ def test_every_message_is_described_with_its_fields_and_defaults():
         assert set(re.findall(r"`(\w+)`", text)) == {field.name for field in fields}, name
         if struct.__struct_config__.forbid_unknown_fields:
             defaults = dict(re.findall(r"`(\w+)` = (\S+?),?(?= |$)", text + " "))
-            words = {None: "nil", True: "true", False: "false", "": '""'}
+            words = {None: "nil", True: "true", False: "false", "": '""', msgspec.UNSET: "unset"}
             assert defaults == {
                 field.name: words[field.default] for field in fields if field.default is not msgspec.NODEFAULT
             }, name

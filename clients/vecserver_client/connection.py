@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import (
+    CHECK_S,
     FIRST_RETRY_S,
     LAST_RETRY_S,
     CheckPool,
@@ -17,12 +18,14 @@ from vecserver_client.conversation import (
     Reopen,
     Send,
 )
+from vecserver_client.keepalive import KeepAlive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.session import ResumePoint
     from vecserver_client.conversation import Deed
     from vecserver_client.transport import Frames, Transport
 
@@ -54,22 +57,38 @@ class Connection(Conversation):
         self._open_of_part = open_of_part or open_transport
         self._check_pool = check_pool
         self._transport = open_transport()
+        self._keeps: tuple[Callable[[], Transport], float] | None = None  # until it is begun
+        self._keep_alive: KeepAlive | None = None
         self._early: Frames | None = None  # the answer, where it was here before it was waited for
         self._ask_at, self._patience = 0.0, FIRST_RETRY_S  # when ``ready`` asks again
 
-    def attach(self, timeout: float, *, force: bool = False) -> messages.Attached:
+    def attach(self, timeout: float, *, force: bool = False, resume: ResumePoint | None = None) -> messages.Attached:
         """Become the pool's driver.
 
         Args:
             timeout: Seconds to wait for the answer.
             force: Take the pool from the driver it has.
+            resume: Where a former life of this driver was. What it has not heard the answer to is pending then.
 
         Raises:
             LeaseHeld: Another client drives the pool.
             ServerUnreachable: Nobody takes messages at this address.
             DeadlineExceeded: No answer came.
         """
-        return self._attached(self.ask(Kind.ATTACH, self._attach_request(force=force), timeout)[1])
+        request = self._attach_request(force=force, resume=resume)
+        attached = self._attached(self.ask(Kind.ATTACH, request, timeout)[1], resume)
+        if self._pending is not None:
+            self._send(self._pending.header, b"", b"", timeout)
+        return attached
+
+    def keep(self, open_transport: Callable[[], Transport], ttl: float) -> None:
+        """Have the lease renewed by a thread while nothing is asked of the pool, from the first request on.
+
+        Args:
+            open_transport: Opens a connection for that thread.
+            ttl: Seconds that the lease lasts without a word.
+        """
+        self._keeps = open_transport, ttl
 
     def of_part(self, lease: int) -> Connection:
         """A connection of its own to a part of the pool that this one has split."""
@@ -100,12 +119,19 @@ class Connection(Conversation):
         Raises:
             ServerUnreachable: Nobody takes messages at this address; nothing was sent.
         """
+        if self._keeps is not None:
+            self._keep()
         pending = self._note(kind, ext, body, base)
         try:
             self._send(pending.header, ext, pending.body, timeout)
         except VecServerError:  # nothing has left
             self._forget()
             raise
+
+    def _keep(self) -> None:
+        assert self._keeps is not None
+        (open_transport, ttl), self._keeps = self._keeps, None
+        self._keep_alive = KeepAlive(self, open_transport, ttl)
 
     def finish(self, timeout: float) -> Frames:
         """Wait for the answer to the request that ``begin`` sent.
@@ -122,11 +148,13 @@ class Connection(Conversation):
         pending = self._pending
         if pending is None:
             raise LocalError("no request is pending")
-        deadline = monotonic() + timeout
-        frames = self._early or self._receive(min(timeout, FIRST_RETRY_S))
+        now = monotonic()
+        deadline = now + timeout
+        frames = self._early or self._receive(min(timeout, self._first_patience()))
         self._early = None
         if frames is not None and frames[0].seq == pending.seq and frames[0].kind == pending.kind:
             self._pending = None
+            self._note_time(monotonic() - now)
             return frames
         return self._carry_out(self._waiting(pending, frames, deadline, timeout))
 
@@ -151,11 +179,11 @@ class Connection(Conversation):
         now = monotonic()
         if self._ask_at < pending.began:  # it is a new one
             self._ask_at, self._patience = pending.began + FIRST_RETRY_S, FIRST_RETRY_S
-        if self._lost or now >= self._ask_at:
+        if self._lost or (now >= self._ask_at and not self._has_moved()):
             doubtful = self._patience > FIRST_RETRY_S
             self._patience = min(2 * self._patience, LAST_RETRY_S)
             self._ask_at = now + self._patience
-            self._carry_out(self._asking_again(pending, FIRST_RETRY_S, doubtful=doubtful))
+            self._carry_out(self._asking_again(pending, now + FIRST_RETRY_S, doubtful=doubtful))
         return False
 
     def _carry_out(self, exchange: Generator[Deed, Frames | None, _Outcome]) -> _Outcome:
@@ -178,7 +206,7 @@ class Connection(Conversation):
             case Receive(timeout):
                 return self._receive(timeout)
             case Send(header, ext, body, timeout):
-                self._send(header, ext, body, timeout)
+                self._send(header, ext, body, timeout, checks=timeout > CHECK_S)
             case Reopen():
                 self._reopen()
             case CheckPool():
@@ -189,7 +217,7 @@ class Connection(Conversation):
 
     def _receive(self, timeout: float) -> Frames | None:
         try:
-            return self._transport.receive(timeout)
+            frames = self._transport.receive(timeout)
         except ConnectionError:
             self._reopen()
             self._lost = True
@@ -200,18 +228,22 @@ class Connection(Conversation):
             self._note_end(error)
             self._reopen()
             raise
+        if frames is None:
+            self._moved |= self._transport.moved()
+        return frames
 
     def _reopen(self) -> None:
         old, self._transport = self._transport, self._open_transport()
         old.close()
 
-    def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
+    def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
         remaining, deadline = timeout, monotonic() + timeout
         while True:
             try:
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
             except ServerUnreachable:
-                self._check_pool()
+                if checks:
+                    self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
                 remaining = deadline - monotonic()
@@ -222,6 +254,8 @@ class Connection(Conversation):
     def close(self, timeout: float) -> None:
         """Give the lease back if the pool answers in time, and close the transport."""
         try:
+            if self._keep_alive is not None:
+                self._keep_alive.close()
             if self._lease:
                 self.ask(Kind.DETACH, b"", timeout)
         except (VecServerError, OSError):

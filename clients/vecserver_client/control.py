@@ -176,6 +176,20 @@ class ControlClient:
         """
         self._ask("DELETE", pool_path(pool), params={"force": "true"} if force else None)
 
+    def take_lease(self, pool: str, driver: str = "operator", *, force: bool = False) -> dict[str, Any]:
+        """Give the right to drive a pool to somebody; whoever had it is told so by its next call.
+
+        Args:
+            pool: Its id.
+            driver: A name for people.
+            force: Take the pool from the driver it has.
+
+        Returns:
+            Under ``resume`` what ``attach`` takes to drive with this lease, within the pool's ``lease_ttl``; under
+            ``before`` who had it.
+        """
+        return self._ask("POST", f"{pool_path(pool)}/lease", {"driver": driver, "force": force})
+
     def reset_pool(
         self,
         pool: str,
@@ -183,6 +197,7 @@ class ControlClient:
         *,
         mask: list[bool] | None = None,
         options: dict[str, Any] | list[dict[str, Any] | None] | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
         """Reset rows of a pool that no driver holds.
 
@@ -191,23 +206,27 @@ class ControlClient:
             seed: One seed (row i gets ``seed + i``), or one a row.
             mask: Rows to reset; None for all.
             options: Passed to each environment's ``reset``; or a list with one dict or None a row.
+            key: As in ``step_pool``.
 
         Returns:
             ``observations`` and ``infos``, as JSON values.
         """
-        return self._ask("POST", f"{pool_path(pool)}/reset", {"seed": seed, "mask": mask, "options": options})
+        body = {"seed": seed, "mask": mask, "options": options}
+        return self._ask("POST", f"{pool_path(pool)}/reset", body, key=key)
 
-    def step_pool(self, pool: str, actions: Any) -> dict[str, Any]:
+    def step_pool(self, pool: str, actions: Any, *, key: str | None = None) -> dict[str, Any]:
         """Step a pool that no driver holds: for trying things out, not for training.
 
         Args:
             pool: Its id.
             actions: One action a row: lists or arrays, in dicts where the space is one.
+            key: A text of your choice, another for each step. When a call got no answer, the same call with the same
+                key gets it, and steps nothing twice.
 
         Returns:
             ``observations``, ``rewards``, ``terminated``, ``truncated`` and ``infos``, as JSON values.
         """
-        return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions})
+        return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions}, key=key)
 
     def envs(self, q: str | None = None) -> list[dict[str, Any]]:
         """Environments that are registered at the server; ``q`` for those whose id contains a text."""
@@ -233,8 +252,11 @@ class ControlClient:
         body: dict[str, Any] | None = None,
         params: dict[str, str] | None = None,
         timeout: float | None = None,
+        key: str | None = None,
     ) -> dict[str, Any]:
         options = self._api.request_options(body, timeout)
+        if key is not None:
+            options["headers"] = {**(options["headers"] or {}), "Idempotency-Key": key}
         try:
             answer = self._http.request(method, path, params=params, **options)
         except httpx.TransportError as error:

@@ -10,21 +10,34 @@ sent what came of it, or thrown what went wrong. ``Connection`` does the deeds b
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+import msgspec
+
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, PoolStopping, UnknownPool
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    LocalError,
+    MessageTooLarge,
+    PoolLost,
+    PoolStopping,
+    ServerUnreachable,
+    UnknownPool,
+)
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
+from vecserver.wire.session import ResumePoint
 
 if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer
     from vecserver_client.transport import Frames
 
 __all__ = [
+    "CHECK_S",
     "FIRST_RETRY_S",
     "LAST_RETRY_S",
     "CheckPool",
@@ -42,8 +55,18 @@ FIRST_RETRY_S: Final = 1.0
 LAST_RETRY_S: Final = 10.0
 """Silence after which a request is sent again: doubled each time up to this figure, with a little chance in it."""
 
+CHECK_S: Final = 2.0
+"""What it may take to ask the server about a pool that is silent: with less time than that it is not asked, for it may
+be silent too, and a short wait is not to become a long one."""
+
+_LEAST_RETRY_S: Final = 0.1
+"""The first time it is shorter where batches are quick: four times their usual spread beyond the usual, and this."""
+
 _PAUSE_S: Final = 0.2
 """Before a connection that was lost twice is made a third time."""
+
+_TAKEN_UP: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
+"""Requests of a former life whose answers are asked for: parts end with it."""
 
 _MOMENT_S: Final = 0.001
 """What is left of a wait when it is over: timers are not exact."""
@@ -96,6 +119,7 @@ class Pending:
     said: float = 0.0
     repeats: int = 0
     losses: int = 0
+    unheard: int = 0  # repeats in a row that brought no word, over all waits
 
 
 class Conversation:
@@ -112,6 +136,9 @@ class Conversation:
         self._seq = 0
         self._pending: Pending | None = None
         self._lost = False  # the connection was, and the pool was not asked for since
+        self._moved = False  # a part of a message came since the last look
+        self._usual, self._spread = 0.0, math.inf  # seconds that batches take, and by how much they differ
+        self._tag = random.getrandbits(31)  # of the last request without a number; they rise
 
     @property
     def pending(self) -> bool:
@@ -123,13 +150,42 @@ class Conversation:
         """The right to drive the pool; 0 without it."""
         return self._lease
 
-    def _attach_request(self, *, force: bool) -> bytes:
-        return messages.encode(messages.Attach(force=force, client=self._name))
+    @property
+    def standing(self) -> tuple[int, int, int]:
+        """Lease, epoch, and the number of the last request."""
+        return self._lease, self._epoch, self._seq
 
-    def _attached(self, ext: bytes) -> messages.Attached:
+    @property
+    def point(self) -> ResumePoint:
+        """Where another life of this driver would go on."""
+        return ResumePoint(self._lease, self._epoch, self._seq, self._pending is not None)
+
+    @property
+    def pending_kind(self) -> Kind | None:
+        """What the request that waits for its answer is for; None where there is none."""
+        return None if self._pending is None else self._pending.kind
+
+    def _attach_request(self, *, force: bool, resume: ResumePoint | None) -> bytes:
+        point: messages.ResumeFrom | msgspec.UnsetType = msgspec.UNSET
+        if resume is not None:
+            point = messages.ResumeFrom(resume.lease, resume.epoch, resume.seq)
+        return messages.encode(messages.Attach(force=force, client=self._name, resume=point))
+
+    def _attached(self, ext: bytes, resume: ResumePoint | None) -> messages.Attached:
         attached = messages.decode(ext, messages.Attached)
         self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
+        if resume is not None:
+            self._take_up(attached, resume)
         return attached
+
+    def _take_up(self, attached: messages.Attached, point: ResumePoint) -> None:
+        """Wait for the answer to the former life's last request, where that life has not heard it."""
+        seq, kind = attached.last_seq, attached.last_kind
+        unheard = seq > point.seq or (seq == point.seq and point.pending)
+        if unheard and kind in _TAKEN_UP:
+            # its bytes are not known any more: its answer is asked for by its number
+            header = Header(Kind.RESUME, lease=self._lease, epoch=self._epoch, seq=seq).pack()
+            self._pending = Pending(Kind(kind), header, b"", b"", seq, monotonic())
 
     def _note(self, kind: Kind, ext: bytes, body: Buffer, base: int | None = None) -> Pending:
         """Give a request its number, before it is sent: whatever interrupts the sending, it is asked for again."""
@@ -148,22 +204,29 @@ class Conversation:
     def _asking(self, kind: Kind, ext: bytes, timeout: float) -> Exchange:
         """Send a request without a number and wait for its answer."""
         deadline = monotonic() + timeout
-        header = self._header(kind, ext, b"", 0)
+        self._tag += 1
+        tag, header = self._tag, self._header(kind, ext, b"", 0)
         yield Send(header, ext, b"", timeout)
-        pause = 0.0
+        pause, patience = 0.0, FIRST_RETRY_S
         while (remaining := deadline - monotonic()) > _MOMENT_S:
-            frames = yield Receive(remaining)
+            frames = yield Receive(min(remaining, patience))
             if frames is None:
-                if not self._lost:
-                    break
-                yield from self._get_over_loss(min(remaining, pause))
-                pause = _PAUSE_S
+                if self._lost:
+                    yield from self._get_over_loss(min(remaining, pause))
+                    pause = _PAUSE_S
+                elif self._has_moved():
+                    continue
+                elif patience > FIRST_RETRY_S:
+                    yield Reopen()
+                patience = _longer(patience)
                 yield Send(header, ext, b"", max(0.0, deadline - monotonic()))
                 continue
             answer = frames[0]
-            if answer.seq == 0 and answer.kind == Kind.ERROR:
+            if answer.seq or answer.digest not in (tag, 0):  # 0: of a host that does not repeat tags
+                continue
+            if answer.kind == Kind.ERROR:
                 raise messages.decode_error(frames[1])
-            if answer.seq == 0 and answer.kind == kind:
+            if answer.kind == kind:
                 return frames
         yield Reopen()  # a late answer must not be taken for the answer to the next request of this kind
         yield CheckPool()
@@ -171,31 +234,62 @@ class Conversation:
 
     def _waiting(self, pending: Pending, frames: Frames | None, deadline: float, timeout: float) -> Exchange:
         """Wait for an answer that did not come at once: ask again and again under the same number."""
-        patience = FIRST_RETRY_S
+        patience = self._first_patience()
         while True:
             if frames is not None:
+                pending.unheard = 0
                 if self._concerns(frames[0], frames[1], pending):
+                    if (
+                        pending.progress is not None or not pending.repeats
+                    ):  # else it answers nobody knows which of them
+                        self._note_time(monotonic() - deadline + timeout)
                     return self._settle(frames)
             else:
                 remaining = deadline - monotonic()
                 if remaining <= _MOMENT_S:
                     raise self._late(pending, timeout)
-                yield from self._asking_again(pending, remaining, doubtful=patience > FIRST_RETRY_S)
-                patience = min(2 * patience, LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+                if self._lost or not self._has_moved():
+                    try:
+                        yield from self._asking_again(pending, deadline, doubtful=pending.unheard > 0)
+                    except ServerUnreachable as error:  # to the very end
+                        raise self._late(pending, timeout) from error
+                    pending.unheard += 1
+                    patience = _longer(patience)
             frames = yield Receive(max(0.0, min(deadline - monotonic(), patience)))
 
+    def _first_patience(self) -> float:
+        """Seconds of silence after which a request is sent again the first time."""
+        return min(FIRST_RETRY_S, self._usual + 4 * self._spread + _LEAST_RETRY_S)
+
+    def _note_time(self, seconds: float) -> None:
+        """Learn from how long an answer took, where that was its own time and not that of a repeat."""
+        if self._spread == math.inf:  # the first
+            self._usual, self._spread = seconds, seconds / 2
+            return
+        off = seconds - self._usual
+        self._usual += off / 8
+        self._spread += (abs(off) - self._spread) / 4
+
+    def _has_moved(self) -> bool:
+        """Whether a part of a message came since this was asked last: then nothing is lost, only slow."""
+        moved, self._moved = self._moved, False
+        return moved
+
     def _asking_again(
-        self, pending: Pending, remaining: float, *, doubtful: bool
+        self, pending: Pending, deadline: float, *, doubtful: bool
     ) -> Generator[Deed, Frames | None, None]:
+        remaining = deadline - monotonic()
         try:
             pending.repeats += 1
             if self._lost:
                 pending.losses += 1
                 yield from self._get_over_loss(min(remaining, _PAUSE_S) if doubtful else 0.0)
             elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
-                yield CheckPool()
+                if remaining > CHECK_S:
+                    yield CheckPool()
                 yield Reopen()
-            yield Send(pending.header, pending.ext, pending.body, remaining)
+            pending.repeats += 1
+            yield Send(pending.header, pending.ext, pending.body, max(0.0, deadline - monotonic()))
         except (PoolLost, UnknownPool):
             self._pending = None  # nobody is left to answer it
             raise
@@ -260,7 +354,12 @@ class Conversation:
             epoch=self._epoch,
             seq=seq,
             t_steps=1 if kind is Kind.STEP else 0,
-            digest=digest_of(ext, body) if seq else 0,
+            digest=digest_of(ext, body) if seq else self._tag,
             body_length=len(body),
             clock=base or 0,
         ).pack()
+
+
+def _longer(patience: float) -> float:
+    """How long to wait the next time: others whose pool was out of reach as well come back at other moments."""
+    return min(2 * patience, LAST_RETRY_S) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret

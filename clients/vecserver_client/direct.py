@@ -46,6 +46,7 @@ class DirectTransport:
         self._socket: socket.socket | None = None
         self._poll = select.poll()
         self._incoming = zmtp.Incoming(self._limits, memory)
+        self._moved = False
 
     @property
     def fd(self) -> int:
@@ -94,7 +95,13 @@ class DirectTransport:
             raise ConnectionResetError("the connection was lost") from error
         if not count:
             raise ConnectionResetError("the peer closed the connection")
+        self._moved = True
         self._incoming.received(count)
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        moved, self._moved = self._moved and self._incoming.held > 0, False
+        return moved
 
     def _obey(self, sock: socket.socket) -> None:
         for name, data in self._incoming.commands:

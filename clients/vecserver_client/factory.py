@@ -24,6 +24,7 @@ from vecserver.wire.errors import (
     VecServerError,
 )
 from vecserver.wire.layout import Layout
+from vecserver.wire.session import ResumePoint
 from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
 from vecserver.wire.zmtp import fresh
@@ -94,6 +95,7 @@ def make_vec(
     lease_ttl: float = 60.0,
     on_failure: str = "truncate",
     restart_budget: int | None = 30,
+    lease_expiry: str = "keep",
     render_mode: str | None = None,
     pool: str | None = None,
     durable: bool = False,
@@ -125,7 +127,9 @@ def make_vec(
         episode_statistics: Report return, length and time of each episode that ends under ``infos["episode"]``, as
             ``gymnasium.wrappers.vector.RecordEpisodeStatistics`` does.
         step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
-        lease_ttl: Seconds of silence after which another client may take the pool.
+        lease_ttl: Seconds of silence after which another client may take the pool. While this program lives it is not
+            silent, whatever it computes.
+        lease_expiry: What else becomes of the pool then: ``keep``, ``reset`` (all rows) or ``destroy``.
         on_failure: What the death of a worker means: ``truncate``, its rows come back truncated, with the cause under
             ``infos["env_failure"]``, and go on with new environments; or ``raise``, ``step`` raises WorkerDied, once.
         restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
@@ -174,6 +178,7 @@ def make_vec(
             lease_ttl=lease_ttl,
             on_failure=on_failure,
             restart_budget=restart_budget,
+            lease_expiry=lease_expiry,
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
@@ -193,6 +198,7 @@ def attach(
     copy: bool = True,
     dedup: str | None = None,
     force: bool = False,
+    resume: str | None = None,
 ) -> RemoteVectorEnv:
     """Drive a pool that exists; closing gives it back and does not remove it.
 
@@ -204,10 +210,16 @@ def attach(
         copy: Whether observations are the caller's own memory, as in ``make_vec``.
         dedup: What of an observation need not travel, as in ``make_vec``.
         force: Take the pool from the driver it has.
+        resume: The ``resume_token`` of a vector environment that drove the pool in a process that is gone: go on where
+            it was. ``pending_call`` of what is returned says which call's answer that process has not heard:
+            ``step_wait``, ``reset_wait`` or ``call_wait`` returns it. Not over ``shm``.
 
     Raises:
         UnknownPool: No pool has this id.
         LeaseHeld: Another client drives it.
+        LeaseLost: Another client has driven it since the token was taken.
+        SequenceStale: More than one call was begun since the token was taken.
+        EpochMismatch: The pool was made again since.
         ServerUnreachable: Nobody answers at the address.
     """
     _check_transport(transport)
@@ -215,7 +227,9 @@ def attach(
     with ExitStack() as undo:
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
-        return _drive(control, control.get_pool(pool), transport, undo, copy=copy, dedup=dedup, force=force)
+        point = None if resume is None else ResumePoint.parse(resume)
+        shown = control.get_pool(pool)
+        return _drive(control, shown, transport, undo, copy=copy, dedup=dedup, force=force, resume=point)
 
 
 def _check_transport(transport: str) -> None:
@@ -259,6 +273,7 @@ def _drive(
     copy: bool,
     dedup: str | None,
     force: bool = False,
+    resume: ResumePoint | None = None,
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
     check_not_lost(pool)
@@ -269,11 +284,16 @@ def _drive(
     reasons = []
     driver = driver_name()
     bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
-    for name in TRANSPORTS if transport == "auto" else (transport,):
+    names: tuple[str, ...] = TRANSPORTS if transport == "auto" else (transport,)
+    if resume is not None:  # steps in the arena have no numbers
+        names = tuple(name for name in names if name != "shm")
+    for name in names:
         try:
             if transport == "auto":
                 check_way(name, pool["endpoints"], control.url)
-            connection, attached, arena = _reach(context, control, name, pool, driver, bodies, force=force)
+            connection, attached, arena = _reach(
+                context, control, name, pool, driver, bodies, force=force, resume=resume
+            )
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
             continue
@@ -290,7 +310,8 @@ def _drive(
             raise
         kept.push(undo.pop_all())
         return envs
-    raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
+    why = "; ".join(reasons) or "steps over shm have no numbers by which they could be resumed"
+    raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {why}")
 
 
 def _check_stacks(pool: dict[str, Any]) -> None:
@@ -319,6 +340,7 @@ def _reach(
     bodies: BodyRing | None,
     *,
     force: bool,
+    resume: ResumePoint | None,
 ) -> tuple[Connection, messages.Attached, BorrowedArena | None]:
     endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
     door = None
@@ -330,9 +352,10 @@ def _reach(
     check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"])
     connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
-        attached = connection.attach(_REACH_TIMEOUT, force=force)
+        attached = connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
         check_epoch(attached, pool, endpoint)
-        if door is None:
+        if door is None:  # over shm the process itself is the sign of life
+            connection.keep(open_to(endpoint, largest), attached.info.lease_ttl)
             return connection, attached, None
         path = door.removeprefix("shm://")
         return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)

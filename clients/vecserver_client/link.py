@@ -22,10 +22,22 @@ if TYPE_CHECKING:
 
     from vecserver.wire.frames import Buffer, Header
     from vecserver.wire.layout import SlotViews
+    from vecserver.wire.session import ResumePoint
     from vecserver.wire.stacks import StackFormat
     from vecserver_client.transport import Frames
 
-__all__ = ["Answer", "Divisible", "Link", "LinkToPart", "Messenger", "PartLink", "PartMessenger", "PoolLink", "Watched"]
+__all__ = [
+    "Answer",
+    "Divisible",
+    "Link",
+    "LinkToPart",
+    "Messenger",
+    "PartLink",
+    "PartMessenger",
+    "PoolLink",
+    "ResumableMessenger",
+    "Watched",
+]
 
 _CLOSE_TIMEOUT: Final = 2.0
 """Seconds to wait for the pool's word when it is given back; its lease ends by itself otherwise."""
@@ -149,6 +161,18 @@ class Messenger(Protocol):
 
     def of_part(self, lease: int) -> PartMessenger:
         """One for a part of the pool."""
+
+
+class ResumableMessenger(Messenger, Protocol):
+    """What a vector environment needs of it, to be gone on with in another process."""
+
+    @property
+    def point(self) -> ResumePoint:
+        """Where another life of this driver would go on."""
+
+    @property
+    def pending_kind(self) -> Kind | None:
+        """What the request that waits for its answer is for; None where there is none."""
 
 
 class PartMessenger(Messenger, Protocol):

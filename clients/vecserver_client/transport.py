@@ -62,6 +62,9 @@ class Transport(Protocol):
             ProtocolError: What came is no message. After this or any other exception only ``close`` may be called.
         """
 
+    def moved(self) -> bool:
+        """Whether a part of a message has come since this was asked last, as far as the transport knows."""
+
     def close(self) -> None:
         """Let go of everything; may be called again."""
 
@@ -146,6 +149,10 @@ class ZmqTransport:
             raise MalformedMessage(f"the header announces a body of {header.body_length} bytes, it has {length}")
         return body
 
+    def moved(self) -> bool:
+        """Never: ZeroMQ keeps a message to itself until it is whole."""
+        return False
+
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
@@ -173,6 +180,10 @@ class MockTransport:
         """The oldest answer that was not received yet; never waits."""
         del timeout
         return self._inbox.popleft() if self._inbox else None
+
+    def moved(self) -> bool:
+        """Never: messages come whole."""
+        return False
 
     def close(self) -> None:
         """Note that it was closed."""

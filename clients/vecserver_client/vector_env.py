@@ -20,7 +20,7 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, PoolSplit, VersionMismatch
+from vecserver.wire.errors import EnvFault, PoolSplit, TransportUnavailable, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.session import REPLACEMENT_S
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer
     from vecserver_client.arrivals import Arrivals
     from vecserver_client.bodies import BodyRing
-    from vecserver_client.link import Answer, Divisible, Link, LinkToPart, Messenger
+    from vecserver_client.link import Answer, Divisible, Link, LinkToPart, ResumableMessenger
     from vecserver_client.shm import BorrowedArena
 
 __all__ = ["ArenaVectorEnv", "Options", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
@@ -602,7 +602,7 @@ class RemoteVectorEnv(ArenaVectorEnv):
 
     def __init__(
         self,
-        connection: Messenger,
+        connection: ResumableMessenger,
         attached: messages.Attached,
         transport: str,
         release: Callable[[bool], None],
@@ -633,9 +633,25 @@ class RemoteVectorEnv(ArenaVectorEnv):
         self.transport = transport
         self.spec = gymnasium.registry.get(info.env_id)
         self._pool_link = pool_link
+        self._messenger = connection
+        if (taken_up := connection.pending_kind) is not None:  # of the process whose place this one takes
+            self._pending = _Pending[taken_up.name]
         if layout.hash != info.layout_hash:
             self._finalizer()
             raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
+
+    @property
+    def resume_token(self) -> str:
+        """Where this driver is: with it ``attach`` goes on in another process when this one is gone.
+
+        It may be one call old: a call begun since it was taken, answered or not, is pending in that process.
+
+        Raises:
+            TransportUnavailable: Over shm, where steps have no numbers.
+        """
+        if self.transport == "shm":
+            raise TransportUnavailable("steps over shm have no numbers to go on with: drive over ipc, tcp or ws")
+        return str(self._messenger.point)
 
     def stats(self) -> messages.Stats:
         """The pool's counters: batches, environment steps, episodes, memory."""

@@ -66,6 +66,7 @@ class WebSocketWire:
         self._protocol = ClientProtocol(parse_uri(url), max_size=self._max_message)
         self._inbox: deque[Buffer] = deque()
         self._pieces: list[Buffer] = []
+        self._moved = False
         self.is_open = False
         request = self._protocol.connect()
         request.headers.update(headers)
@@ -104,11 +105,17 @@ class WebSocketWire:
             self._check_handshake()
             self.is_open = bool(events)
             events = events[1:]
+        self._moved |= not events  # a part of a frame, then
         for event in events:
             assert isinstance(event, Frame)
             self._take_frame(event)
         if not data:
             raise ConnectionResetError("the peer closed the connection")
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        moved, self._moved = self._moved, False
+        return moved
 
     def _check_handshake(self) -> None:
         error = self._protocol.handshake_exc
@@ -290,6 +297,10 @@ class WebSocketTransport:
         except BaseException:
             sock.close()
             raise
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._wire.moved()
 
     def close(self) -> None:
         """Close the connection; may be called again."""

@@ -22,6 +22,7 @@ def test_create_passes_every_option(vecserver):
         "--lease-ttl": "7.5",
         "--on-failure": "raise",
         "--restart-budget": "none",
+        "--lease-expiry": "destroy",
         "--name": "mine",
     }
     words = [word for pair in options.items() for word in pair]
@@ -41,6 +42,7 @@ def test_create_passes_every_option(vecserver):
         "lease_ttl": 7.5,
         "on_failure": "raise",
         "restart_budget": None,
+        "lease_expiry": "destroy",
     }
     assert {name: pool[name] for name in expected} == expected
 

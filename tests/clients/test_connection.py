@@ -55,6 +55,9 @@ class LoopedTransport:
     async def receive(self, timeout: float):
         return self._transport.receive(timeout)
 
+    def moved(self) -> bool:
+        return self._transport.moved()
+
     def close(self) -> None:
         self._transport.close()
 

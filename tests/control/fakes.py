@@ -15,13 +15,15 @@ import uvicorn
 from gymnasium.vector import AutoresetMode
 
 from vecserver.control.app import create_app
-from vecserver.pools.results import Batch, PoolView
+from vecserver.pools.keys import Keys
+from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import PoolStopping, UnknownPool
+from vecserver.wire.errors import LeaseHeld, PoolStopping, UnknownPool
 from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
+from vecserver.wire.session import ResumePoint
 from vecserver.wire.spaces import space_to_json
 
 
@@ -38,6 +40,7 @@ class _Pool:
         self.batches = self.resets = 0
         self.figures = EpisodeFigures(4, 1, 10.0, 2.5, 30, [(1.5, 2.0, 7), (0.5, None, 8)])
         self.pool, self.spec, self.durable = pool, spec, durable
+        self.keys, self.driver = Keys(), ""
 
     def view(self) -> PoolView:
         spec, layout = self.spec, Layout.of(self.envs.single_observation_space, self.spec.num_envs)
@@ -157,6 +160,17 @@ class FakeRegistry:
     def _parts(result):
         observations, infos = result
         return observations, None, None, None, infos
+
+    def run_once(self, pool, key, digest, run):
+        return self._find(pool).keys.run_once(key, digest, run, 10.0)
+
+    def take_lease(self, pool, driver, *, force=False) -> Grant:
+        found = self._find(pool)
+        before, found.driver = found.driver, driver
+        if before and not force:
+            found.driver = before
+            raise LeaseHeld(f"{before} drives this pool", driver=before)
+        return Grant(pool, driver, before, ResumePoint(7, 2**64 - 1, 0, pending=False))
 
     def step(self, pool, actions) -> Batch:
         found = self._find(pool)

@@ -47,6 +47,7 @@ def test_openapi_lists_the_routes(http):
         ("DELETE", "/v1/pools/{pool}"),
         ("POST", "/v1/pools/{pool}/reset"),
         ("POST", "/v1/pools/{pool}/step"),
+        ("POST", "/v1/pools/{pool}/lease"),
         ("GET", "/v1/pools/{pool}/stats"),
         ("GET", "/v1/envs"),
         ("GET", "/healthz"),

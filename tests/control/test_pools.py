@@ -66,6 +66,7 @@ def test_options_reach_the_registry(http, registry):
         "lease_ttl": 4.5,
         "on_failure": "raise",
         "restart_budget": None,
+        "lease_expiry": "reset",
         "name": "mine",
     }
     answer = http.post("/v1/pools", json=body)
@@ -78,6 +79,7 @@ def test_options_reach_the_registry(http, registry):
         "info",
         "episode_statistics",
         "lease_ttl",
+        "lease_expiry",
         "on_failure",
         "restart_budget",
     )
@@ -182,3 +184,28 @@ def test_the_index_links_exist(http):
     paths = [path for path in links.values() if path.startswith("/")]
     assert len(paths) == 7
     assert [http.get(path).status_code for path in paths] == [200] * 7
+
+
+def test_a_step_with_a_key_is_taken_once(http, registry, cartpole):
+    """The same request again gets the same answer, and says that it was there; another one with the key is refused."""
+    http.post("/v1/pools/cart/reset", json={"seed": 7})
+    key = {"Idempotency-Key": "step 1"}
+    first, again = (http.post("/v1/pools/cart/step", json={"actions": [0, 1, 0]}, headers=key) for _ in range(2))
+    assert first.json() == again.json()
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert registry.get("cart").stats.batches == 1
+    for route, body in (("step", {"actions": [1, 1, 1]}), ("reset", {})):
+        other = http.post(f"/v1/pools/cart/{route}", json=body, headers=key)
+        assert (other.status_code, other.json()["code"]) == (409, "sequence_conflict")
+    assert http.post("/v1/pools/cart/step", json={"actions": [0, 1, 0]}).json() != first.json()
+
+
+def test_a_lease_is_given_and_taken(http, cartpole):
+    """Whoever has it is named; force takes it."""
+    first = http.post("/v1/pools/cart/lease", json={"driver": "ann"})
+    assert first.status_code == 200
+    assert (first.json()["driver"], first.json()["before"], first.json()["lease"]) == ("ann", None, 7)
+    held = http.post("/v1/pools/cart/lease", json={"driver": "bob"})
+    assert (held.status_code, held.json()["code"]) == (409, "lease_held")
+    assert http.post("/v1/pools/cart/lease", json={"driver": "bob", "force": True}).json()["before"] == "ann"

@@ -201,7 +201,8 @@ class Desk:
     ) -> Answer | None:
         """Sends one message; the answer, or None when it comes later. The lease is the last one granted."""
         data = ext if isinstance(ext, bytes) else messages.encode(ext)
-        defaults = {"epoch": EPOCH, "digest": zlib.crc32(data + body), "body_length": len(body)}
+        digest = 0 if kind == Kind.ATTACH else zlib.crc32(data + body)  # there it would be a tag
+        defaults = {"epoch": EPOCH, "digest": digest, "body_length": len(body)}
         header = Header(kind, seq=seq, lease=self.lease if lease is None else lease, **defaults | fields)
         return self.send_frames([header.pack(), data, body], peer)
 

@@ -60,7 +60,7 @@ class Peer:
     def ask(self, kind: Kind, ext: bytes | msgspec.Struct = b"", body: bytes = b"", **fields: Any) -> Answer:
         """Sends one message and waits for its answer."""
         data = ext if isinstance(ext, bytes) else messages.encode(ext)
-        digest = zlib.crc32(data + body)
+        digest = zlib.crc32(data + body) if "seq" in fields else 0
         self.send([Header(kind, digest=digest, body_length=len(body), **fields).pack(), data, body])
         answer = self.receive()
         assert answer is not None

@@ -153,7 +153,7 @@ def test_detach_frees_the_pool(driven):
     assert (answer.header.kind, answer.header.flags) == (Kind.DETACH, Flag.ANSWER)
     assert driven.stats().driver == ""
     assert driven.stats().idle_s == 0.0
-    assert driven.attach("other").lease == 2
+    assert driven.attach("other").lease == 3
 
 
 @pytest.mark.parametrize("fields", [{"lease": 0}, {"lease": 9}, {"epoch": 1}], ids=["none", "other", "epoch"])
@@ -335,7 +335,7 @@ def test_a_broken_pool_says_why(driven):
     assert driven.send(Kind.RENDER).error.code == "pool_broken"
     for kind in (Kind.PING, Kind.HELLO, Kind.DETACH):
         assert driven.send(kind).header.kind == kind
-    assert driven.attach().lease == 2
+    assert driven.attach().lease == 3
 
 
 def test_a_defect_of_the_pool_is_an_answer(driven, caplog):

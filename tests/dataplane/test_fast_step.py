@@ -97,7 +97,13 @@ def state(desk: Desk) -> tuple:
     dispatcher, session = desk.dispatcher, desk.dispatcher._session
     running = dispatcher._running and dispatcher._running._asdict()
     return (
-        *(running, [*dispatcher._waiting], deepcopy(dispatcher.counts), dispatcher._driver, dispatcher._driver_seen_ns),
+        *(
+            running,
+            [*dispatcher._waiting],
+            deepcopy(dispatcher.counts),
+            dispatcher._tenancy.driver,
+            dispatcher._tenancy.seen_ns,
+        ),
         *(session.last, session.lease, session.running, session._request, desk.pool.begun, desk.pool.refusal),
     )
 

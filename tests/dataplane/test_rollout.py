@@ -55,6 +55,7 @@ class Rollout:
     """
 
     fds = ()
+    lease_left_s = float("inf")
 
     def __init__(self) -> None:
         self._stack = ExitStack()

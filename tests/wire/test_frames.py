@@ -91,6 +91,7 @@ def test_numbers_of_kinds_and_flags_do_not_change():
         "IN_PROGRESS": 10,
         "SPLIT": 11,
         "JOIN": 12,
+        "RESUME": 13,
     }
     assert {flag.name: flag.value for flag in Flag} == {"ANSWER": 1, "REPLAYED": 2, "REFUSED": 4, "FRAMES": 8}
     assert (PROTOCOL_VERSION, FRAME_COUNT, HEADER_SIZE, MAX_EXT) == (1, 3, 64, 67_108_864)
@@ -129,7 +130,7 @@ def test_another_version_is_named_whatever_its_header_looks_like(version, size):
     assert caught.value.details == {"theirs": version, "ours": 1}
 
 
-@pytest.mark.parametrize("kind", [0, 13, 255])
+@pytest.mark.parametrize("kind", [0, 14, 255])
 def test_an_unknown_kind_is_refused(kind):
     """Also one that a later version may have."""
     frame = bytearray(Header(Kind.PING).pack())

@@ -23,6 +23,7 @@ from vecserver.wire.messages import (
     PoolInfo,
     Render,
     Reset,
+    ResumeFrom,
     Split,
     SplitReply,
     Stats,
@@ -32,7 +33,7 @@ from vecserver.wire.messages import (
     encode_error,
 )
 
-REQUESTS = (Hello, Attach, Reset, Call, Render, Split)
+REQUESTS = (Hello, Attach, ResumeFrom, Reset, Call, Render, Split)
 ANSWERS = (HelloReply, Attached, PoolInfo, SplitReply, Part, ErrorReply, InProgress, Stats)
 
 INFO = PoolInfo(
@@ -74,6 +75,10 @@ GOLDEN = [
     (HelloReply("vecserver", "p-1"), "82 a6'server' a9'vecserver' a4'pool' a3'p-1'"),
     (Attach(), "83 a5'drive'c3 a5'force'c2 a6'client'a0"),
     (Attach(drive=False, force=True, client="host:1"), "83 a5'drive'c2 a5'force'c3 a6'client'a6'host:1'"),
+    (
+        Attach(resume=ResumeFrom(1, 2**63, 7)),
+        "84 a5'drive'c3 a5'force'c2 a6'client'a0 a6'resume' 83 a5'lease' 01 a5'epoch' cf8000000000000000 a3'seq' 07",
+    ),
     (Reset(), "83 a5'seeds'c0 a4'mask'c0 a7'options'c0"),
     (
         Reset(options=[b"\x80", None]),
@@ -100,8 +105,8 @@ GOLDEN = [
     ),
     (InProgress(0.5, (0, 7)), "82 a7'elapsed' cb3fe0000000000000 ac'slowest_rows' 92 00 07"),
     (
-        Attached(INFO, 1, 2**63, 3),
-        (f"85 {INFO_HEX}a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90"),
+        Attached(INFO, 1, 2**63, 3, [], 4),
+        (f"86 {INFO_HEX}a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90 a9'last_kind' 04"),
     ),
     (
         Stats(
@@ -148,7 +153,7 @@ def test_every_message_is_golden():
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
     }
     assert structs == {*REQUESTS, *ANSWERS}
-    assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo, Part}  # inside others
+    assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo, Part, ResumeFrom}  # inside others
     assert {"decode", "decode_error", "encode", "encode_error", "pack_options"} | {
         cls.__name__ for cls in structs
     } == set(messages.__all__)

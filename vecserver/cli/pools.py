@@ -82,6 +82,7 @@ def create_pool(
     restart_budget: Annotated[
         str | None, typer.Option(help="Workers that may be replaced a minute: a number, or 'none' for any number.")
     ] = None,
+    lease_expiry: Annotated[str | None, typer.Option(help="What else it ends: keep, reset or destroy.")] = None,
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
@@ -107,6 +108,7 @@ def create_pool(
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
         "on_failure": on_failure,
+        "lease_expiry": lease_expiry,
         "name": name,
         "durable": durable or None,
     }

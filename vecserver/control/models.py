@@ -13,10 +13,12 @@ from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import DeadlineExceeded, InvalidSpec, PoolLost
 
 if TYPE_CHECKING:
-    from vecserver.pools.results import PoolView
+    from vecserver.pools.results import Grant, PoolView
 
 __all__ = [
     "BatchAnswer",
+    "LeaseAnswer",
+    "LeaseRequest",
     "PoolAnswer",
     "PoolList",
     "PoolRequest",
@@ -72,6 +74,7 @@ class PoolRequest(_Request):
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
     on_failure: str = Field("truncate", description="What a worker's death means for the batch: `truncate` or `raise`")
     restart_budget: int | None = Field(30, description="Workers that may be replaced a minute; null for any number")
+    lease_expiry: str = Field("keep", description="What else becomes of it then: `keep`, `reset` or `destroy`")
     name: str | None = Field(None, description="Its id; null for one made up")
     durable: bool = Field(
         False, description="Made again, with a new epoch, when its host has ended and when the server starts again"
@@ -96,6 +99,36 @@ class StepRequest(_Request):
     """One action a row."""
 
     actions: Any = Field(description="A batch of the action space: an array of num_envs rows, or objects of such")
+
+
+class LeaseRequest(_Request):
+    """Who is to drive a pool."""
+
+    driver: str = Field("operator", description="A name for people: the driver before is told it", max_length=200)
+    force: bool = Field(False, description="Take the pool from the driver it has")
+
+
+class LeaseAnswer(BaseModel):
+    """The right to drive a pool. It ends unless its driver is heard of within the pool's `lease_ttl`."""
+
+    pool: str
+    driver: str
+    before: str | None = Field(description="Who had it; null for nobody")
+    lease: int = Field(description="The driver's fencing number")
+    epoch: str = Field(description="The pool's incarnation, as in a pool")
+    resume: str = Field(description="What `vecserver_client.attach` takes as `resume` to drive with this lease")
+
+    @classmethod
+    def of(cls, grant: Grant) -> LeaseAnswer:
+        """A lease as the registry gave it."""
+        return cls(
+            pool=grant.pool,
+            driver=grant.driver,
+            before=grant.before or None,
+            lease=grant.point.lease,
+            epoch=str(grant.point.epoch),
+            resume=str(grant.point),
+        )
 
 
 class Spaces(BaseModel):
@@ -192,6 +225,7 @@ class PoolAnswer(BaseModel):
     episode_statistics: bool
     step_timeout: float
     lease_ttl: float
+    lease_expiry: str
     on_failure: str
     restart_budget: int | None
     endpoints: dict[str, str] = Field(
@@ -232,6 +266,7 @@ class PoolAnswer(BaseModel):
             episode_statistics=spec.episode_statistics,
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
+            lease_expiry=spec.lease_expiry,
             on_failure=spec.on_failure,
             restart_budget=spec.restart_budget,
             endpoints=view.endpoints | {"ws": f"/v1/pools/{view.pool}/ws"},

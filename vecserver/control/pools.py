@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from vecserver.control.models import (
     BatchAnswer,
+    LeaseAnswer,
+    LeaseRequest,
     PoolAnswer,
     PoolList,
     PoolRequest,
@@ -20,6 +22,7 @@ from vecserver.control.models import (
 )
 from vecserver.control.problems import problems
 from vecserver.control.rendering import JsonResponse, batch_to_json
+from vecserver.pools.keys import digest_of_request
 from vecserver.wire.errors import (
     CapExceeded,
     DeadlineExceeded,
@@ -35,17 +38,30 @@ from vecserver.wire.errors import (
     PoolLost,
     PoolStopping,
     PortUnavailable,
+    SequenceConflict,
+    SequenceStale,
     StateUnavailable,
+    StillRunning,
     UnknownEnv,
     UnknownPool,
     UnsupportedSpace,
 )
+from vecserver.wire.json_values import to_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from vecserver.pools.registry import Registry
+    from vecserver.pools.results import Batch
 
 __all__ = ["pool_routes"]
 
+Key = Annotated[
+    str | None,
+    Header(
+        description="A text of the sender's choice: the same request with the same key is run once, and answered again"
+    ),
+]
 Force = Annotated[bool, Query(description="Do not wait for the batch in flight, nor for environments to close")]
 
 _NOT_CREATED = problems(
@@ -71,6 +87,9 @@ _NOT_STEPPED = problems(
     PoolLost,
     PoolStopping,
     DeadlineExceeded,
+    SequenceConflict,
+    SequenceStale,
+    StillRunning,
     MalformedMessage,
     MessageTooLarge,
 )
@@ -114,13 +133,38 @@ def pool_routes(registry: Registry) -> APIRouter:
     def pool_stats(pool: str) -> StatsAnswer:
         return StatsAnswer.of(registry.get(pool))
 
+    @router.post(
+        "/{pool}/lease",
+        summary="Give the right to drive a pool",
+        responses=problems(UnknownPool, LeaseHeld, InvalidSpec, PoolLost, DeadlineExceeded, MalformedMessage),
+    )
+    def take_lease(pool: str, request: LeaseRequest) -> LeaseAnswer:
+        return LeaseAnswer.of(registry.take_lease(pool, request.driver, force=request.force))
+
     @router.post("/{pool}/reset", summary="Reset rows", response_model=BatchAnswer, responses=_NOT_STEPPED)
-    def reset_pool(pool: str, request: ResetRequest) -> Response:
-        batch = registry.reset(pool, seed=request.seed, mask=request.mask, options=request.options)
-        return JsonResponse(batch_to_json(batch))
+    def reset_pool(pool: str, request: ResetRequest, idempotency_key: Key = None) -> Response:
+        def reset() -> Batch:
+            return registry.reset(pool, seed=request.seed, mask=request.mask, options=request.options)
+
+        return _run(registry, pool, idempotency_key, request, reset)
 
     @router.post("/{pool}/step", summary="Step every row", response_model=BatchAnswer, responses=_NOT_STEPPED)
-    def step_pool(pool: str, request: StepRequest) -> Response:
-        return JsonResponse(batch_to_json(registry.step(pool, request.actions)))
+    def step_pool(pool: str, request: StepRequest, idempotency_key: Key = None) -> Response:
+        return _run(registry, pool, idempotency_key, request, lambda: registry.step(pool, request.actions))
 
     return router
+
+
+def _run(
+    registry: Registry,
+    pool: str,
+    key: str | None,
+    request: ResetRequest | StepRequest,
+    run: Callable[[], Batch],
+) -> Response:
+    """Answer with what a step or reset gives; with a key, the same request is run once."""
+    if key is None:
+        return JsonResponse(batch_to_json(run()))
+    digest = digest_of_request(type(request).__name__, to_json(request.model_dump()))
+    batch, was_there = registry.run_once(pool, key, digest, run)
+    return JsonResponse(batch_to_json(batch), headers={"Idempotency-Replayed": "true"} if was_there else None)

@@ -24,7 +24,7 @@ from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.dataplane.stats import pool_stats
-from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_start, send_line
+from vecserver.pools.handshake import EXPIRED, HostFailed, HostReady, HostStart, receive_start, send_line
 from vecserver.pools.host import Host
 from vecserver.wire.errors import HostStartFailed, VecServerError
 from vecserver.wire.stacks import StackFormat
@@ -127,13 +127,13 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
     door = None if listener is None else Door(listener, host, dispatcher)
     loop = HostLoop(host, dispatcher, router, control.fileno(), door)
     try:
-        loop.run()
+        expired = loop.run()
         loop.drain(start.grace)
     finally:
         if door is not None:
             door.close()
         router.close(_LAST_REPLY_S)
-    return 0
+    return EXPIRED if expired else 0
 
 
 if __name__ == "__main__":

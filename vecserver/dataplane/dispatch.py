@@ -7,15 +7,16 @@ own repeated request is told at once how far it is.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.counts import Counts, Moment
+from vecserver.dataplane.tenancy import Tenancy
 from vecserver.wire import messages
 from vecserver.wire.errors import (
     EpochMismatch,
     InternalError,
-    LeaseHeld,
     LeaseLost,
     MalformedMessage,
     PoolBroken,
@@ -26,7 +27,7 @@ from vecserver.wire.errors import (
     VecServerError,
 )
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
-from vecserver.wire.session import Session, Verdict
+from vecserver.wire.session import ResumePoint, Session, Verdict
 from vecserver.wire.stacks import FEATURE, Given
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ _ANSWER: Final = int(Flag.ANSWER)
 _FRAMES: Final = int(Flag.FRAMES)
 _SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL), int(Kind.SPLIT), int(Kind.JOIN)})
 _WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
+_WITH_KEPT: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
+"""Kinds whose answer is worth something to a driver that was started anew."""
+
+_NOBODY: Final = b"\0nobody"
+"""The peer of what the host asks itself: its router knows no such one."""
 
 
 class Dispatcher:
@@ -162,8 +168,7 @@ class Dispatcher:
         self._clock_ns = clock_ns
         self._stats = stats
         self._session = Session(epoch)
-        self._driver = ""
-        self._driver_seen_ns = 0
+        self._tenancy = Tenancy(self._session, host.info.lease_ttl, clock_ns)
         self._running: Running | None = None
         self._waiting: deque[Request] = deque()
         self._slowest = (0, 0, 0)  # the request that runs, the row it is at, and when it was first seen there
@@ -177,6 +182,7 @@ class Dispatcher:
             Kind.RENDER: self._render,
             Kind.PING: self._ping,
             Kind.DETACH: self._detach,
+            Kind.RESUME: self._resume,
         }
 
     @property
@@ -196,7 +202,11 @@ class Dispatcher:
 
     def drives(self, lease: int, epoch: int) -> bool:
         """Whether a lease is that of the present driver."""
-        return bool(self._driver) and (lease, epoch) == (self._session.lease, self._session.epoch)
+        return bool(self._tenancy.driver) and (lease, epoch) == (self._session.lease, self._session.epoch)
+
+    def lease_lost(self, lease: int) -> LeaseLost:
+        """Why a lease does not drive the pool."""
+        return self._session.lease_lost(lease)
 
     def message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
         """Take one message; the reply is None when it comes later, from ``finished`` or ``resume``."""
@@ -240,7 +250,7 @@ class Dispatcher:
         return header if digest_of(ext, body) == header.digest and self._host.lending.claim() else None
 
     def _step(self, peer: bytes, header: Header, frames: Sequence[Buffer]) -> Reply | None:
-        self._driver_seen_ns = now = self._clock_ns()
+        self._tenancy.seen_ns = now = self._clock_ns()
         self.counts.requests[_STEP] += 1
         try:
             self._host.begin_step(frames[1], frames[2])
@@ -255,7 +265,7 @@ class Dispatcher:
 
     def _handle(self, request: Request) -> Reply | None:
         if self._is_of_driver(request.header):
-            self._driver_seen_ns = self._clock_ns()  # any message of the driver renews its lease
+            self._tenancy.seen_ns = self._clock_ns()  # any message of the driver renews its lease
         try:
             return self._handlers.get(request.header.kind, _refuse_answer)(request)
         except VecServerError as error:
@@ -273,46 +283,76 @@ class Dispatcher:
 
     def _attach(self, request: Request) -> Reply | None:
         attach = messages.decode(request.ext, messages.Attach)
-        lease = 0
+        session, lease = self._session, 0
         if attach.drive:
-            self._check_free(attach)
-            if self._running is not None:
-                self._wait(request)
-                return None
-            self._host.lending.recall()
-            lease = self._session.grant()
-            self._cached = None
-            if self._given is not None:
-                self._given.forget()
-            self._driver = attach.client or "unnamed"
-            _log.info("a driver has attached", extra={"lease": lease, "driver": self._driver})
-            self._driver_seen_ns = self._clock_ns()
+            if not self._tenancy.was_given_to(attach, request.header.digest):
+                self._check_free(attach, request.header.digest)
+                if self._running is not None and not (attach.resume and self._running.header.kind in _WITH_KEPT):
+                    self._wait(request)
+                    return None
+                self._give(attach, request.header.digest)
+            lease = session.lease
         features = [] if self._given is None else [FEATURE]
-        attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last, features)
+        last, kind = session.last, session.last_kind
+        attached = messages.Attached(self._host.info, lease, session.epoch, last, features, kind)
         return self._answer(request, messages.encode(attached))
 
-    def _check_free(self, attach: messages.Attach) -> None:
-        idle_s = self._idle_s()
-        # a driver may attach again: it may have missed the answer to its first attach
-        taken = self._driver not in ("", attach.client)
-        if taken and idle_s < self._host.info.lease_ttl and not attach.force:
-            raise LeaseHeld(
-                f"{self._driver} drives this pool, last heard of {idle_s:.1f} s ago: close that client, wait "
-                f"{self._host.info.lease_ttl:g} s of silence, or attach with force",
-                driver=self._driver,
-                idle_s=idle_s,
-            )
+    def _check_free(self, attach: messages.Attach, tag: int) -> None:
+        if self._tenancy.is_past(attach, tag):
+            raise self._session.lease_lost(0)
+        if attach.resume:
+            point = attach.resume
+            self._session.check_resumable(ResumePoint(point.lease, point.epoch, point.seq, pending=False))
+        else:
+            self._tenancy.check_free(attach, self._idle_s())
+
+    def _give(self, attach: messages.Attach, tag: int) -> None:
+        """Make a client the driver."""
+        self._host.lending.recall()
+        self._tenancy.give(attach, tag, self._idle_s())
+        _log.info("a driver has attached", extra={"lease": self._session.lease, "driver": self._tenancy.driver})
+        if self._given is not None:
+            self._given.forget()
+        if not attach.resume:
+            self._cached = None
+        elif self._running is not None:  # its answer is for one that has none to unpack it against
+            header = self._running.header
+            self._running = self._running._replace(header=header._replace(flags=header.flags & ~_FRAMES))
+
+    @property
+    def _is_alive(self) -> bool:
+        """Whether the driver gives a sign of life besides messages: its request runs, or it has the arena."""
+        return self._session.running or self._host.lending.lent
 
     def _idle_s(self) -> float:
-        """Seconds since the driver was heard of; none while its own request runs, or the arena is lent to it."""
-        alive = self._session.running or self._host.lending.lent
-        return 0.0 if alive else (self._clock_ns() - self._driver_seen_ns) / 1e9
+        """Seconds since the driver was heard of; none while it is known to live."""
+        return 0.0 if self._is_alive else self._tenancy.silence_s
+
+    @property
+    def lease_left_s(self) -> float:
+        """Seconds until the driver's lease ends by its silence, where that has a consequence; asked now and then."""
+        if self._host.info.lease_expiry == "keep" or not self._tenancy.driver:
+            return math.inf
+        return self._tenancy.left_s(alive=self._is_alive)
+
+    def expire(self) -> list[Reply]:
+        """End the driver's lease, and reset the rows where that is what an expiry does; the replies that are due.
+
+        With ``destroy`` it is the caller who ends the pool.
+        """
+        driver = self._tenancy.driver
+        _log.warning("%s was silent for %g s: its lease has ended", driver, self._host.info.lease_ttl)
+        self._host.lending.recall()
+        self._tenancy.end(f"that of {driver} has ended after {self._host.info.lease_ttl:g} s of silence")
+        if self._host.info.lease_expiry == "reset":
+            self._waiting.appendleft(Request(_NOBODY, Header(Kind.RESET), _EMPTY, _EMPTY))
+        return self.resume()
 
     def _sequenced(self, request: Request) -> Reply | None:
         header = request.header
         if digest_of(request.ext, request.body) != header.digest:
             raise MalformedMessage("ext and body do not have the digest that the header gives")
-        verdict = self._session.judge(header)
+        verdict = Verdict.RUN if request.peer == _NOBODY else self._session.judge(header)
         if verdict is Verdict.RUN:
             self._prepare(request)
             if not self._is_free():  # for an observer, a lent turn or a chore
@@ -323,6 +363,21 @@ class Dispatcher:
         if verdict is Verdict.IN_PROGRESS:
             return self._in_progress(request)
         raise self._session.refusal(verdict, header)
+
+    def _resume(self, request: Request) -> Reply | None:
+        """Give the kept answer to one who does not know the request's bytes any more."""
+        verdict = self._session.judge_number(request.header)
+        if verdict is Verdict.IN_PROGRESS:
+            return self._in_progress(request)
+        if verdict is not Verdict.REPLAY:
+            raise self._session.refusal(verdict, request.header)
+        reply = self._replay(request.peer)
+        header = Header.unpack(reply.header)
+        if header.flags & _FRAMES:
+            body = self._host.slot_body(header.slot)
+            header = header._replace(flags=header.flags & ~_FRAMES, body_length=len(body))
+            reply = reply._replace(header=header.pack(), body=body)
+        return reply
 
     def _prepare(self, request: Request) -> None:
         """Look at a request that is the next one, before it may have to wait."""
@@ -400,14 +455,15 @@ class Dispatcher:
         return None
 
     def _ping(self, request: Request) -> Reply:
-        idle_s = self._idle_s() if self._driver else 0.0
-        moment = Moment(self._session.lease, self._driver, idle_s, self.waiting, self._host.lending.lent)
+        driver = self._tenancy.driver
+        idle_s = self._idle_s() if driver else 0.0
+        moment = Moment(self._session.lease, driver, idle_s, self.waiting, self._host.lending.lent)
         return self._answer(request, messages.encode(self._stats(self.counts, moment)))
 
     def _detach(self, request: Request) -> Reply:
-        if self._is_of_driver(request.header):
-            _log.info("the driver has detached", extra={"lease": request.header.lease, "driver": self._driver})
-            self._driver = ""
+        if self._tenancy.driver and self._is_of_driver(request.header):
+            _log.info("the driver has detached", extra={"lease": request.header.lease, "driver": self._tenancy.driver})
+            self._tenancy.end(f"{self._tenancy.driver} has given it back")
             self._host.lending.recall()
         return self._answer(request, _EMPTY)
 
@@ -463,12 +519,13 @@ class Dispatcher:
             epoch=self._session.epoch,
             seq=header.seq,
             t_steps=1 if header.kind == _STEP else 0,
+            digest=0 if header.seq else header.digest,
             body_length=len(contents),
             clock=self._clock_ns(),
         )
         if header.kind in _SEQUENCED:
             self._session.finish()
-            self._driver_seen_ns = self._clock_ns()
+            self._tenancy.seen_ns = self._clock_ns()
             self._cached = (answer, ext, contents)
         self.counts.sent_bytes += HEADER_SIZE + len(ext) + len(contents)
         return Reply(running.peer, answer.pack(), ext, contents)
@@ -486,6 +543,7 @@ class Dispatcher:
             lease=header.lease,
             epoch=self._session.epoch,
             seq=header.seq,
+            digest=0 if header.seq else header.digest,
             clock=self._clock_ns(),
         )
         self.counts.sent_bytes += HEADER_SIZE + len(ext)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.arena.memory import create
 from vecserver.arena.passing import Peer, check_same_user, close_all, peer_of, receive, send
-from vecserver.wire.errors import LeaseLost, VecServerError
+from vecserver.wire.errors import VecServerError
 from vecserver.wire.loan import Borrow, Fetch, Fetched, Lent, Recalled
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Door:
         for host, dispatcher in zip(parts, self._dispatcher.drivers, strict=False) if parts else whole:
             if dispatcher.drives(request.lease, request.epoch):
                 return dispatcher.unfit or host
-        return LeaseLost("this lease does not drive the pool: attach again")
+        return self._dispatcher.lease_lost(request.lease)
 
     def _lent(self, borrower: _Borrower, loan: Loan | VecServerError) -> None:
         host = borrower.host
@@ -174,7 +174,7 @@ class Door:
             lending.recall()
             self._end(borrower, borrower.host.broken)
         elif borrower.got_it and not lending.lent:
-            self._end(borrower, LeaseLost("another client drives this pool now, or none: attach again"))
+            self._end(borrower, self._dispatcher.lease_lost(borrower.request.lease))
         elif borrower.pidfd is not None and borrower.pidfd in ready:
             self._give_up(borrower)
         elif borrower.sock.fileno() in ready:

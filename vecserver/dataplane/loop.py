@@ -79,8 +79,12 @@ class HostLoop:
         self._watch_workers()
         self._look_up_ms = min(_LOOK_UP_MS, host.replacements.look_s * 1000)
 
-    def run(self) -> None:
-        """Serve until told to stop."""
+    def run(self) -> bool:
+        """Serve until told to stop, or until a driver was silent for too long whose pool ends with its lease.
+
+        Returns:
+            Whether it was that.
+        """
         while True:
             answered, self._answered = self._answered, False
             if answered and spin_until(self._is_wanted if self._host.parts else self._router.has_message, _SPIN_US):
@@ -91,10 +95,13 @@ class HostLoop:
                     continue  # in the middle of a rollout everything else is looked at now and then
             self._watch_others()
             at_once = self._answered or self._router.has_message()
-            ready = dict(self._poller.poll(0 if at_once else self._look_up_ms))
+            lease_left_ms = self._dispatcher.lease_left_s * 1000
+            ready = dict(self._poller.poll(0 if at_once else max(0, min(lease_left_ms, self._look_up_ms))))
             self._next_look = monotonic() + _ROUND_S
             if self._stop_fd in ready:
-                return
+                return False
+            if lease_left_ms <= 0 and not at_once and not ready and self._ends_by_silence():
+                return True
             self._attend_workers(ready)
             self._finish_command()
             self._attend_parts()
@@ -103,6 +110,12 @@ class HostLoop:
                 self._send(self._dispatcher.resume())
             self._take_messages()
             self._dispatcher.settle()
+
+    def _ends_by_silence(self) -> bool:
+        """End the driver's lease, now that no message waits that would renew it; whether the pool ends with it."""
+        self._send(self._dispatcher.expire())
+        self._dispatcher.settle()
+        return self._host.info.lease_expiry == "destroy"
 
     def _watch_others(self) -> None:
         fds = set() if self._door is None else self._door.fds

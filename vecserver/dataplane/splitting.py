@@ -5,10 +5,12 @@ Each part has a dispatcher, and so a session, a running command and a kept answe
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
+from vecserver.dataplane.tenancy import Tenancy
 from vecserver.pools.crew import Outcome
 from vecserver.wire import messages
 from vecserver.wire.errors import LeaseLost, MalformedMessage, PoolSplit, VecServerError
@@ -81,8 +83,7 @@ class _PartDispatcher(Dispatcher):
         super().__init__(part, session.epoch, clock_ns, stats)
         self.counts = counts  # of the whole pool
         self._session = session
-        self._driver = driver
-        self._driver_seen_ns = clock_ns()
+        self._tenancy = Tenancy(session, part.info.lease_ttl, clock_ns, driver)
         for kind in _OF_THE_WHOLE:
             self._handlers[kind] = _refuse_of_the_whole
 
@@ -153,8 +154,8 @@ class PoolDispatcher(Dispatcher):
     def _attach(self, request: Request) -> Reply | None:
         if self._host.parts and self._host.broken is None:
             attach = messages.decode(request.ext, messages.Attach)
-            if attach.drive:
-                self._check_free(attach)
+            if attach.drive and not self._tenancy.was_given_to(attach, request.header.digest):
+                self._check_free(attach, request.header.digest)
                 self._end_parts()
                 self._wait(request)  # until the pool is whole
                 return None
@@ -172,6 +173,19 @@ class PoolDispatcher(Dispatcher):
 
     def _idle_s(self) -> float:
         return min([super()._idle_s(), *(desk.dispatcher.idle_s for desk in self.desks.values())])
+
+    @property
+    def lease_left_s(self) -> float:
+        """As a whole pool's; a sign of life of any part counts."""
+        left = super().lease_left_s
+        if not self.desks or left == math.inf:
+            return left
+        return max([left, *(self._host.info.lease_ttl - desk.dispatcher.idle_s for desk in self.desks.values())])
+
+    def expire(self) -> list[Reply]:
+        """End the driver's lease, and its parts with it."""
+        self._end_parts()
+        return super().expire()
 
     def _prepare(self, request: Request) -> None:
         kind = request.header.kind
@@ -218,7 +232,8 @@ class PoolDispatcher(Dispatcher):
             self._parts_made += 1
             lease = PART_LEASES + self._parts_made
             session = Session(self._session.epoch, lease)
-            dispatcher = _PartDispatcher(part, session, self._driver, self._clock_ns, self._stats, self.counts)
+            driver = self._tenancy.driver
+            dispatcher = _PartDispatcher(part, session, driver, self._clock_ns, self._stats, self.counts)
             self.desks[lease] = Desk(part, dispatcher)
             described.append(messages.Part(part.info, lease, part.rows[0]))
         self._ended = False

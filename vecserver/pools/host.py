@@ -320,6 +320,7 @@ class Host(Crew):
             lease_ttl=spec.lease_ttl,
             max_request=self.actions.area_size,
             row_observation_spaces=None if rows is None or self._program else [space_to_json(each) for each in rows],
+            lease_expiry=spec.lease_expiry,
         )
 
     def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:

@@ -75,16 +75,23 @@ class PoolLink:
         _, ext, _ = self._ask(Kind.PING, b"", b"", timeout)
         return messages.decode(ext, messages.Stats)
 
-    def attach(self, timeout: float) -> None:
-        """Become the driver.
+    def attach(self, timeout: float, client: str = "", *, force: bool = False) -> tuple[int, int]:
+        """Become the driver; returns lease and epoch.
+
+        Args:
+            timeout: Seconds that the host may take.
+            client: Under which name; empty for the control plane's own.
+            force: Take the pool from the driver it has.
 
         Raises:
             LeaseHeld: Another one is.
         """
-        client = f"control plane (pid {os.getpid()}, {secrets.token_hex(3)})"
-        header, ext, _ = self._ask(Kind.ATTACH, messages.encode(messages.Attach(client=client)), b"", timeout)
+        client = client or f"control plane (pid {os.getpid()}, {secrets.token_hex(3)})"
+        attach = messages.Attach(force=force, client=client)
+        header, ext, _ = self._ask(Kind.ATTACH, messages.encode(attach), b"", timeout)
         self._epoch = header.epoch
         self._lease = messages.decode(ext, messages.Attached).lease
+        return self._lease, self._epoch
 
     def detach(self, timeout: float) -> None:
         """Give the pool back."""

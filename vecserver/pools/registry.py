@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -16,12 +16,13 @@ import zmq
 
 from vecserver.pools.admission import Admission
 from vecserver.pools.batches import decode_batch
-from vecserver.pools.handshake import HostReady, HostStart
+from vecserver.pools.handshake import EXPIRED, HostReady, HostStart
 from vecserver.pools.hosts import HostProcess, NoHost
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.keeping import Keeper
+from vecserver.pools.keys import Keys
 from vecserver.pools.link import PoolLink
-from vecserver.pools.results import PoolView, unmade
+from vecserver.pools.results import Grant, PoolView, unmade
 from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.pools.supervision import Supervisor
@@ -39,11 +40,11 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.frames import Kind
 from vecserver.wire.messages import Reset, pack_options
-from vecserver.wire.session import REPLACEMENT_S
+from vecserver.wire.session import REPLACEMENT_S, ResumePoint
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from vecserver.pools.results import Batch
@@ -90,6 +91,7 @@ class _Pool:
     durable: bool = False
     restarts: int = 0
     last_loss: str = ""
+    keys: Keys = field(default_factory=Keys)
 
 
 class HostAddress(NamedTuple):
@@ -241,6 +243,7 @@ class Registry:
     def _reserve(self, name: str | None) -> str:
         if name is not None:
             check_pool_name(name)
+        self._bury()
         with self._lock:
             if self.closing:
                 raise PoolStopping("the server is shutting down: it makes no new pools")
@@ -307,6 +310,9 @@ class Registry:
 
     def _note_end(self, process: HostProcess) -> None:
         """A host process has ended: say so, clear away, and see to it that a durable pool is made again."""
+        if process.exitcode == EXPIRED:
+            self._bury()
+            return
         with self._lock:
             found = next(((pool, made) for pool, made in self._pools.items() if made.process is process), None)
         if found is None:  # it was told to
@@ -386,11 +392,23 @@ class Registry:
 
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
+        self._bury()
         with self._lock:
             pools = list(self._pools.items())
         return [self._view(pool, made) for pool, made in pools]
 
+    def _bury(self) -> None:
+        """Forget pools that have ended with their drivers' leases, as they were made to."""
+        with self._lock:
+            ended = [pool for pool, made in self._pools.items() if made.process.exitcode == EXPIRED]
+            buried = [self._pools.pop(pool) for pool in ended]
+        for pool, made in zip(ended, buried, strict=True):
+            if made.durable:
+                self._keeper.forget(pool)
+        self._end([made.process for made in buried], 0.0)
+
     def _find(self, pool: str) -> _Pool:
+        self._bury()
         with self._lock:
             made = self._pools.get(pool)
             names = sorted(self._pools)
@@ -442,6 +460,21 @@ class Registry:
     def _check_alive(self, made: _Pool) -> None:
         made.process.check_alive(self._keeper.prospect(made.ready.info.pool))
 
+    def run_once(self, pool: str, key: str, digest: bytes, run: Callable[[], Batch]) -> tuple[Batch, bool]:
+        """Run a step or reset of a pool, or answer it as it was answered before: see ``Keys.run_once``.
+
+        Args:
+            pool: Its id.
+            key: Of the sender's choice.
+            digest: Of the request.
+            run: Calls ``step`` or ``reset``.
+
+        Raises:
+            UnknownPool: No pool has this id.
+        """
+        made = self._find(pool)
+        return made.keys.run_once(key, digest, run, made.spec.step_timeout)
+
     def step(self, pool: str, actions: Any) -> Batch:
         """Step every row of a pool that no driver holds.
 
@@ -488,6 +521,25 @@ class Registry:
         seeds: _Seeds | None = [seed + row for row in range(rows)] if isinstance(seed, int) else seed
         request = Reset(seeds, mask, pack_options(options))
         return self._drive(made, Kind.RESET, request, b"")
+
+    def take_lease(self, pool: str, driver: str, *, force: bool = False) -> Grant:
+        """Give the right to drive a pool to somebody who is to use it within its time to live.
+
+        Args:
+            pool: Its id.
+            driver: A name for people; the driver before is told it.
+            force: Take it from the driver that has it.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            LeaseHeld: A driver has it, and ``force`` was not asked for.
+            PoolLost: The pool's host process is gone.
+        """
+        made = self._find(pool)
+        before = self._ping(made).driver
+        with self._conversing(), self._link(made) as link:
+            lease, epoch = link.attach(_PING_TIMEOUT, driver, force=force)
+        return Grant(pool, driver, before, ResumePoint(lease, epoch, 0, pending=False))
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
         timeout = made.spec.step_timeout + REPLACEMENT_S

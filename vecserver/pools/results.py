@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from vecserver.pools.spec import PoolSpec
     from vecserver.pools.store import DurablePool
     from vecserver.wire.messages import Stats
+    from vecserver.wire.session import ResumePoint
 
-__all__ = ["Batch", "PoolView", "unmade"]
+__all__ = ["Batch", "Grant", "PoolView", "unmade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,23 @@ class Batch:
     terminated: np.ndarray[Any, Any] | None
     truncated: np.ndarray[Any, Any] | None
     infos: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to drive a pool, as it was given out.
+
+    Attributes:
+        pool: Its id.
+        driver: Who has it, for people.
+        before: Who had it; empty for nobody.
+        point: Where that driver begins.
+    """
+
+    pool: str
+    driver: str
+    before: str
+    point: ResumePoint
 
 
 @dataclass(frozen=True, slots=True)

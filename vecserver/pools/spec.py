@@ -20,6 +20,7 @@ __all__ = [
     "AUTORESET_MODES",
     "ENGINES",
     "INFOS",
+    "LEASE_EXPIRIES",
     "OBSERVATION_MODES",
     "ON_FAILURE",
     "Caps",
@@ -34,6 +35,7 @@ AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
 OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
 ON_FAILURE: Final = ("truncate", "raise")
+LEASE_EXPIRIES: Final = ("keep", "reset", "destroy")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
 
@@ -87,6 +89,8 @@ class PoolSpec:
         on_failure: What a worker's death means for the batch: ``truncate`` (the episodes of its rows are truncated, and
             the batch is like any other) or ``raise`` (the batch ends with WorkerDied). Another worker is started.
         restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
+        lease_expiry: What else becomes of the pool then: ``keep`` it as it is, so that its driver may come back,
+            ``reset`` all rows, or ``destroy`` it; with these two the lease ends.
     """
 
     env_id: str
@@ -104,6 +108,7 @@ class PoolSpec:
     lease_ttl: float = 60.0
     on_failure: str = "truncate"
     restart_budget: int | None = 30
+    lease_expiry: str = "keep"
 
     def check(self, caps: Caps) -> None:
         """Refuse what can be refused without starting a process.
@@ -126,6 +131,7 @@ class PoolSpec:
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("autoreset_mode", self.autoreset_mode, AUTORESET_MODES)
         _check_choice("observation_mode", self.observation_mode, OBSERVATION_MODES)
+        _check_choice("lease_expiry", self.lease_expiry, LEASE_EXPIRIES)
         if self.engine in ("async", "sync") and self.workers not in (None, 1):
             raise InvalidSpec(f"workers is {self.workers}; engine {self.engine!r} runs in one worker", field="workers")
         if self.engine == "native":

@@ -74,6 +74,7 @@ class Kind(IntEnum):
     IN_PROGRESS = 10
     SPLIT = 11
     JOIN = 12
+    RESUME = 13
 
 
 class Flag(IntFlag):

@@ -28,6 +28,7 @@ __all__ = [
     "PoolInfo",
     "Render",
     "Reset",
+    "ResumeFrom",
     "Split",
     "SplitReply",
     "Stats",
@@ -52,6 +53,14 @@ class HelloReply(msgspec.Struct, frozen=True):
     pool: str
 
 
+class ResumeFrom(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the driver was before it was started anew: ``session.ResumePoint``, but for what only the driver knows."""
+
+    lease: int
+    epoch: int
+    seq: int
+
+
 class Attach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """ATTACH: ask for the pool's description, and with ``drive`` for its lease.
 
@@ -59,11 +68,13 @@ class Attach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drive: Become the driver; without it only the description is asked for.
         force: Take the lease from the driver that holds it.
         client: A name for people: host and process id.
+        resume: To go on with the numbers of another life of this driver; left out otherwise.
     """
 
     drive: bool = True
     force: bool = False
     client: str = ""
+    resume: ResumeFrom | msgspec.UnsetType = msgspec.UNSET
 
 
 class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,6 +88,7 @@ class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         step_timeout: Seconds that a worker may take for a step, a reset or a call before it is replaced.
         max_request: Largest body of a request, in bytes.
         row_observation_spaces: One a row where they may differ in their bounds; None, and not sent, where not.
+        lease_expiry: What becomes of the pool when its driver is silent for longer than ``lease_ttl``.
     """
 
     pool: str
@@ -95,6 +107,7 @@ class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     lease_ttl: float
     max_request: int
     row_observation_spaces: list[dict[str, Any]] | None = None
+    lease_expiry: str = "keep"
 
 
 class Attached(msgspec.Struct, frozen=True):
@@ -105,6 +118,7 @@ class Attached(msgspec.Struct, frozen=True):
     epoch: int
     last_seq: int
     features: list[str] = []
+    last_kind: int = 0
 
 
 class Reset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,15 +17,19 @@ A request is known by (lease, epoch, seq). The request s+1 acknowledges the repl
 
 A request is the same when its kind and its digest are. One that is refused before anything was done (a bad action, say)
 does not use its number: it is never begun.
+
+A driver that was started anew knows the number of its last request and not its bytes. It attaches with ``resume``, by
+which its lease is replaced and its numbers go on, and asks for the kept reply by number alone: ``judge_number``.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import Final, NamedTuple, Self
 
 from vecserver.wire.errors import (
     EpochMismatch,
+    InvalidSpec,
     LeaseLost,
     SequenceConflict,
     SequenceGap,
@@ -33,11 +37,9 @@ from vecserver.wire.errors import (
     StillRunning,
     VecServerError,
 )
+from vecserver.wire.frames import Header, Kind
 
-if TYPE_CHECKING:
-    from vecserver.wire.frames import Header
-
-__all__ = ["PART_LEASES", "REPLACEMENT_S", "Session", "Verdict"]
+__all__ = ["PART_LEASES", "REPLACEMENT_S", "ResumePoint", "Session", "Verdict"]
 
 PART_LEASES: Final = 1 << 48
 """Leases above this figure are those of parts of a split pool: none was or will be a pool's own."""
@@ -45,6 +47,39 @@ PART_LEASES: Final = 1 << 48
 REPLACEMENT_S: Final = 10.0
 """Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then,
 and the answer comes when another has made its environments."""
+
+
+class ResumePoint(NamedTuple):
+    """Where a driver was: what the next life of its needs to go on.
+
+    Attributes:
+        lease: Its lease.
+        epoch: The pool's.
+        seq: Number of its last request; 0 before the first.
+        pending: Whether that request's answer was not heard.
+    """
+
+    lease: int
+    epoch: int
+    seq: int
+    pending: bool
+
+    def __str__(self) -> str:
+        return f"{self.lease:x}-{self.epoch:x}-{self.seq:x}{'-pending' if self.pending else ''}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what ``str`` wrote.
+
+        Raises:
+            InvalidSpec: It is something else.
+        """
+        lease, *others = text.removesuffix("-pending").split("-")
+        try:
+            epoch, seq = (int(each, 16) for each in others)
+            return cls(int(lease, 16), epoch, seq, text.endswith("-pending"))
+        except ValueError:
+            raise InvalidSpec(f"{text!r:.80} is no resume token: envs.resume_token gives one", field="resume") from None
 
 
 class Verdict(Enum):
@@ -99,16 +134,64 @@ class Session:
         self.lease = lease
         self.last = 0
         self.running = False
+        self.cause = "nobody does"
+        """Why any other lease does not drive the pool."""
         self._request = (0, 0)
 
-    def grant(self) -> int:
+    def grant(self, cause: str = "another does", *, resumed: bool = False) -> int:
         """Give the pool to a new driver: fences off the one before, and numbering starts again.
 
         A request of the driver before may still be running; the new one's first is refused until it has finished.
+
+        Args:
+            cause: Why the driver before has lost its lease, for people.
+            resumed: Whether the new driver goes on with the numbers of the one before.
         """
         self.lease += 1
-        self.last = 0
+        self.cause = cause
+        if not resumed:
+            self.last = 0
         return self.lease
+
+    def revoke(self, cause: str) -> None:
+        """Fence off the driver and let nobody drive.
+
+        Args:
+            cause: Why, for people.
+        """
+        self.grant(cause)
+
+    def check_resumable(self, point: ResumePoint) -> None:
+        """Refuse a driver that wants to go on where another life of its was, unless its numbers fit.
+
+        Raises:
+            LeaseLost: Another has had the lease since.
+            EpochMismatch: The pool was made again since.
+            SequenceStale: More than one request was taken since.
+            SequenceGap: Its number is ahead of the pool's by more than one.
+        """
+        at = Header(Kind.RESUME, lease=point.lease, epoch=point.epoch, seq=point.seq)
+        if point.lease != self.lease or not self.lease:
+            raise self.refusal(Verdict.FENCED, at)
+        if point.epoch != self.epoch:
+            raise self.refusal(Verdict.OTHER_EPOCH, at)
+        if abs(point.seq - self.last) > 1:
+            raise self.refusal(Verdict.STALE if point.seq < self.last else Verdict.GAP, at)
+
+    def judge_number(self, header: Header) -> Verdict:
+        """Say what to do with a RESUME, which asks for the reply to a request by its number alone; changes nothing."""
+        if header.lease != self.lease or not self.lease:
+            return Verdict.FENCED
+        if header.epoch != self.epoch:
+            return Verdict.OTHER_EPOCH
+        if header.seq != self.last or not self.last:
+            return Verdict.STALE if header.seq <= self.last else Verdict.GAP
+        return Verdict.IN_PROGRESS if self.running else Verdict.REPLAY
+
+    @property
+    def last_kind(self) -> int:
+        """What the last request was for; 0 before the first."""
+        return self._request[0] if self.last else 0
 
     def judge(self, header: Header) -> Verdict:
         """Say what to do with a sequenced request; changes nothing."""
@@ -145,8 +228,7 @@ class Session:
         """The error for a verdict that is not RUN, REPLAY or IN_PROGRESS."""
         seq, last = header.seq, self.last
         if verdict is Verdict.FENCED:
-            other = f"lease {self.lease} does" if self.lease else "nobody does"
-            return LeaseLost(f"lease {header.lease} does not drive this pool ({other}): attach again", lease=self.lease)
+            return self.lease_lost(header.lease)
         if verdict is Verdict.OTHER_EPOCH:
             return EpochMismatch(
                 "the pool was made again since this request was numbered: attach again", epoch=self.epoch
@@ -158,3 +240,9 @@ class Session:
         if self.running and seq == last + 1:
             return StillRunning(f"request {seq} cannot run before another has finished: send it again later", seq=seq)
         return SequenceGap(f"request {seq} cannot run: the last is {last}, the next is {last + 1}", seq=seq, last=last)
+
+    def lease_lost(self, lease: int) -> LeaseLost:
+        """The error for a lease that does not drive the pool, or not any more."""
+        return LeaseLost(
+            f"lease {lease} does not drive this pool: {self.cause}; attach again to drive it", lease=self.lease
+        )

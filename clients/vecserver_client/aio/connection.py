@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING
 
 from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
 from vecserver.wire.frames import Kind
-from vecserver_client.conversation import FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
+from vecserver_client.conversation import CHECK_S, FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
+from vecserver_client.keepalive import KeepAlive
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer
+    from vecserver.wire.session import ResumePoint
     from vecserver_client.aio.transport import AsyncTransport
     from vecserver_client.conversation import Deed, Exchange
-    from vecserver_client.transport import Frames
+    from vecserver_client.transport import Frames, Transport
 
 __all__ = ["AsyncConnection"]
 
@@ -41,11 +43,27 @@ class AsyncConnection(Conversation):
         self._check_pool = check_pool
         self._transport = open_transport()
         self._closed = False
+        self._keeps: tuple[Callable[[], Transport], float] | None = None  # until it is begun
+        self._keep_alive: KeepAlive | None = None
 
-    async def attach(self, timeout: float, *, force: bool = False) -> messages.Attached:
+    async def attach(
+        self, timeout: float, *, force: bool = False, resume: ResumePoint | None = None
+    ) -> messages.Attached:
         """Become the pool's driver; as ``Connection.attach``."""
-        _, ext, _ = await self.ask(Kind.ATTACH, self._attach_request(force=force), timeout)
-        return self._attached(ext)
+        request = self._attach_request(force=force, resume=resume)
+        attached = self._attached((await self.ask(Kind.ATTACH, request, timeout))[1], resume)
+        if self._pending is not None:
+            await self._send(self._pending.header, b"", b"", timeout)
+        return attached
+
+    def keep(self, open_transport: Callable[[], Transport], ttl: float) -> None:
+        """As ``Connection.keep``: a program may compute in the event loop, too."""
+        self._keeps = open_transport, ttl
+
+    def _keep(self) -> None:
+        assert self._keeps is not None
+        (open_transport, ttl), self._keeps = self._keeps, None
+        self._keep_alive = KeepAlive(self, open_transport, ttl)
 
     async def ask(self, kind: Kind, ext: bytes, timeout: float) -> Frames:
         """Send a request without a number and wait for its answer; as ``Connection.ask``."""
@@ -58,11 +76,14 @@ class AsyncConnection(Conversation):
 
     async def begin(self, kind: Kind, ext: bytes, body: Buffer, timeout: float) -> None:
         """Send a sequenced request; as ``Connection.begin``. It is noted before anything is awaited."""
+        if self._keeps is not None:
+            self._keep()
         pending = self._note(kind, ext, body)
         try:
             await self._send(pending.header, ext, pending.body, timeout)
-        except VecServerError:  # nothing has left
-            self._forget()
+        except VecServerError as error:
+            if not error.details.get("perhaps_sent"):  # nothing has left
+                self._forget()
             raise
 
     async def finish(self, timeout: float) -> Frames:
@@ -71,7 +92,7 @@ class AsyncConnection(Conversation):
         if pending is None:
             raise LocalError("no request is pending")
         deadline = monotonic() + timeout
-        frames = await self._receive(min(timeout, FIRST_RETRY_S))
+        frames = await self._receive(min(timeout, self._first_patience()))
         return await self._carry_out(self._waiting(pending, frames, deadline, timeout))
 
     async def _carry_out(self, exchange: Exchange) -> Frames:
@@ -94,7 +115,7 @@ class AsyncConnection(Conversation):
             case Receive(timeout):
                 return await self._receive(timeout)
             case Send(header, ext, body, timeout):
-                await self._send(header, ext, body, timeout)
+                await self._send(header, ext, body, timeout, checks=timeout > CHECK_S)
             case Reopen():
                 self._reopen()
             case CheckPool():
@@ -105,7 +126,7 @@ class AsyncConnection(Conversation):
 
     async def _receive(self, timeout: float) -> Frames | None:
         try:
-            return await self._transport.receive(timeout)
+            frames = await self._transport.receive(timeout)
         except ConnectionError:
             self._reopen()
             self._lost = True
@@ -114,21 +135,27 @@ class AsyncConnection(Conversation):
             self._note_end(error)
             self._reopen()
             raise
+        if frames is None:
+            self._moved |= self._transport.moved()
+        return frames
 
     def _reopen(self) -> None:
         self._check_open()
         old, self._transport = self._transport, self._open_transport()
         old.close()
 
-    async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float) -> None:
-        deadline = monotonic() + timeout
+    async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
+        deadline, perhaps_sent = monotonic() + timeout, False
         while True:
             self._check_open()
             remaining = deadline - monotonic()
             try:
                 return await self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
-            except ServerUnreachable:
-                await self._check_pool()
+            except ServerUnreachable as error:
+                perhaps_sent |= bool(error.details.get("perhaps_sent"))
+                error.details["perhaps_sent"] = perhaps_sent
+                if checks:
+                    await self._check_pool()
                 if remaining <= FIRST_RETRY_S:
                     raise
 
@@ -149,4 +176,6 @@ class AsyncConnection(Conversation):
     def abort(self) -> None:
         """Close the transport at once; a task that waits gets a LocalError. Any thread may do so."""
         self._closed = True
+        if self._keep_alive is not None:
+            self._keep_alive.close()
         self._transport.close()

@@ -11,12 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.wire.errors import MalformedMessage, TransportUnavailable, VecServerError
+from vecserver.wire.session import ResumePoint
 from vecserver_client import factory
 from vecserver_client.aio.connection import AsyncConnection
 from vecserver_client.aio.control import AsyncControlClient
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
+from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import (
     check_epoch,
     check_not_lost,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vecserver_client.aio.transport import AsyncTransport
+    from vecserver_client.transport import Transport
 
 __all__ = ["attach", "make_vec"]
 
@@ -96,7 +99,13 @@ async def make_vec(
 
 
 async def attach(
-    url: str, pool: str, *, token: str | None = None, transport: str = "auto", force: bool = False
+    url: str,
+    pool: str,
+    *,
+    token: str | None = None,
+    transport: str = "auto",
+    force: bool = False,
+    resume: str | None = None,
 ) -> AsyncRemoteVectorEnv:
     """Drive a pool that exists; closing gives it back and does not remove it.
 
@@ -106,15 +115,17 @@ async def attach(
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
         transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
+        resume: Go on where another process was, as in ``vecserver_client.attach``.
 
     Raises:
         VecServerError: As ``vecserver_client.attach``.
     """
     _check_transport(transport)
+    point = None if resume is None else ResumePoint.parse(resume)
     made = _Made(url, token)
     try:
         control = await made.reach_server()
-        return await _drive(made, control, await control.get_pool(pool), transport, force=force)
+        return await _drive(made, control, await control.get_pool(pool), transport, force=force, resume=point)
     except BaseException:
         await made.release(unwanted=True)
         raise
@@ -204,7 +215,13 @@ class _Made:
 
 
 async def _drive(
-    made: _Made, control: AsyncControlClient, pool: dict[str, Any], transport: str, *, force: bool
+    made: _Made,
+    control: AsyncControlClient,
+    pool: dict[str, Any],
+    transport: str,
+    *,
+    force: bool,
+    resume: ResumePoint | None = None,
 ) -> AsyncRemoteVectorEnv:
     """Attach over the first transport that answers."""
     check_not_lost(pool)
@@ -215,17 +232,19 @@ async def _drive(
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
             if transport == "auto":
                 await asyncio.to_thread(check_way, name, pool["endpoints"], control.url)
-            open_transport = _opener(name, endpoint, int(pool["layout"]["slot_size"]), control.headers)
+            largest = int(pool["layout"]["slot_size"])
+            open_transport = _opener(name, endpoint, largest, control.headers)
             connection = AsyncConnection(
                 driver, open_transport, partial(_check_pool, control, pool["pool"], pool["epoch"])
             )
             try:
-                attached = await connection.attach(_REACH_TIMEOUT, force=force)
+                attached = await connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
                 try:
                     check_epoch(attached, pool, endpoint)
                 except TransportUnavailable:
                     await connection.close(_GIVE_BACK_TIMEOUT)
                     raise
+                connection.keep(_keeper(name, endpoint, largest, control.headers), attached.info.lease_ttl)
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()
@@ -245,6 +264,15 @@ def _opener(name: str, endpoint: str, max_body: int, headers: dict[str, str]) ->
     from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
 
     return lambda: LoopWebSocket(endpoint, headers, max_body)  # no partial, whose repr would show a token
+
+
+def _keeper(name: str, endpoint: str, max_body: int, headers: dict[str, str]) -> Callable[[], Transport]:
+    """What opens the connection of the thread that renews the lease: it waits, so it is none of the loop's."""
+    if name != "ws":
+        return partial(DirectTransport, endpoint, max_body)
+    from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
+
+    return lambda: WebSocketTransport(endpoint, headers, max_body)
 
 
 async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> None:

@@ -39,6 +39,9 @@ class AsyncTransport(Protocol):
     async def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
 
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+
     def close(self) -> None:
         """Let go of everything; may be called again."""
 
@@ -60,14 +63,23 @@ class LoopTransport:
         """Send one message; errors as ``Transport.send``."""
         buffers = zmtp.encode((header, ext, body))
         deadline = monotonic() + timeout
-        if self._wire is not None and await self._wire.write(buffers, deadline):
-            return
+        perhaps_sent = False
+        if self._wire is not None:
+            if await self._wire.write(buffers, deadline):
+                return
+            perhaps_sent = self._wire.took
         # not connected yet, or not any more: a fresh connection tells whether the pool is still there
         self.close()
-        wire = await self._connect(deadline, timeout)
-        if not await wire.write(buffers, deadline):
+        try:
+            wire = await self._connect(deadline, timeout)
+            if await wire.write(buffers, deadline):
+                return
+            perhaps_sent |= wire.took
             self.close()
             raise self._unreachable("does not take a message", timeout)
+        except ServerUnreachable as error:
+            error.details["perhaps_sent"] = perhaps_sent
+            raise
 
     async def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
@@ -75,6 +87,10 @@ class LoopTransport:
             raise ConnectionResetError("there is no connection")
         frames = await self._wire.message(monotonic() + timeout)
         return None if frames is None else checked_message(frames)
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._wire is not None and self._wire.moved()
 
     async def _connect(self, deadline: float, timeout: float) -> _Wire:
         while True:
@@ -125,6 +141,9 @@ class _Wire(asyncio.BufferedProtocol):
         self._incoming = zmtp.Incoming(limits)
         self._inbox: deque[Sequence[Buffer]] = deque()
         self._failure: Exception | None = None
+        self.took = False
+        """Whether bytes of the last message were handed to the loop: the peer may have them all, whatever came then."""
+        self._moved = False
         self._is_full = False  # the loop holds as much unsent as it likes to
         self._waiter: asyncio.Future[None] | None = None
 
@@ -146,6 +165,7 @@ class _Wire(asyncio.BufferedProtocol):
             if self._heard < len(self._greeting):
                 self._greet(nbytes)
             else:
+                self._moved = True
                 self._incoming.received(nbytes)
                 self._take_in()
         except VecServerError as error:
@@ -195,6 +215,11 @@ class _Wire(asyncio.BufferedProtocol):
 
     # What a transport waits for
 
+    def moved(self) -> bool:
+        """Whether a part of a message has come since this was asked last."""
+        moved, self._moved = self._moved and self._incoming.held > 0, False
+        return moved
+
     async def greeted(self) -> None:
         """Wait until messages may be sent."""
         while not self._is_ready:
@@ -202,7 +227,8 @@ class _Wire(asyncio.BufferedProtocol):
 
     async def write(self, buffers: list[Buffer], deadline: float) -> bool:
         """Send all of it, unless the connection is lost or the peer does not read until the deadline."""
-        if self._failure is not None:
+        self.took = self._failure is None
+        if not self.took:
             return False
         for buffer in buffers:  # not writelines, which pauses nobody in some releases of Python 3.12 and 3.13
             self._transport.write(buffer)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from vecserver.wire import messages
     from vecserver.wire.frames import Buffer, Kind
+    from vecserver.wire.session import ResumePoint
     from vecserver_client.aio.connection import AsyncConnection
     from vecserver_client.link import PartMessenger
     from vecserver_client.transport import Frames
@@ -106,6 +107,16 @@ class AsyncRemoteVectorEnv:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._halves.closed
+
+    @property
+    def pending_call(self) -> str | None:
+        """As ``RemoteVectorEnv.pending_call``: what was begun and not waited for to its end."""
+        return self._halves.pending_call
+
+    @property
+    def resume_token(self) -> str:
+        """As ``RemoteVectorEnv.resume_token``."""
+        return self._halves.resume_token
 
     @property
     def infos_by_row(self) -> bool:
@@ -373,6 +384,14 @@ class _Desk:
     @property
     def lease(self) -> int:
         return self._connection.lease
+
+    @property
+    def point(self) -> ResumePoint:
+        return self._connection.point
+
+    @property
+    def pending_kind(self) -> Kind | None:
+        return self._connection.pending_kind
 
     def of_part(self, lease: int) -> PartMessenger:
         raise LocalError(f"lease {lease} is of a part: a pool is split by a client without an event loop")

@@ -81,6 +81,10 @@ class LoopWebSocket:
                 raise
             return self._connection
 
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._connection is not None and self._connection.moved()
+
     def close(self) -> None:
         """Close the connection; may be called again."""
         connection, self._connection = self._connection, None
@@ -100,6 +104,10 @@ class _Connection(asyncio.Protocol):
         self._failure: Exception | None = None
         self._is_full = self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None
+
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._wire.moved()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._loop, self._transport = asyncio.get_running_loop(), cast("asyncio.Transport", transport)

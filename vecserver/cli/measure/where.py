@@ -172,6 +172,10 @@ class _StampedTransport:
         self._notes.heard = perf_counter_ns()
         return frames
 
+    def moved(self) -> bool:
+        """As ``Transport.moved``."""
+        return self._inner.moved()
+
     def close(self) -> None:
         """Close it."""
         self._inner.close()
