@@ -17,6 +17,7 @@ from vecserver.pools.handshake import HostReady, HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.link import PoolLink
+from vecserver.pools.pictures import RENDER_MODE, as_picture
 from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.sizing import RowCosts
 from vecserver.pools.spec import Caps, check_pool_name
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from vecserver.pools.spec import PoolSpec
     from vecserver.wire.messages import Stats
 
@@ -58,6 +61,9 @@ _LAST_ANSWERS_S: Final = 1.0
 
 _PING_TIMEOUT: Final = 2.0
 """Seconds a host may take to say how it is: it answers between batches and while they run."""
+
+_RENDER_TIMEOUT: Final = 10.0
+"""Seconds a frame may take, the batch that it waits for included: whoever looks can look again."""
 
 
 class _Merger(gymnasium.vector.VectorEnv[Any, Any, Any]):
@@ -315,6 +321,28 @@ class Registry:
         seeds: _Seeds | None = [seed + row for row in range(rows)] if isinstance(seed, int) else seed
         request = Reset(seeds, mask, pack_options(options))
         return self._drive(made, Kind.RESET, request, b"")
+
+    def render(self, pool: str, row: int) -> np.ndarray[Any, Any]:
+        """What a row looks like now; its driver, if it has one, waits while it is rendered.
+
+        Returns:
+            uint8 [height, width, channels].
+
+        Raises:
+            UnknownPool: No pool has this id.
+            InvalidSpec: The pool was made without a render mode, or has no such row, or renders no pictures.
+            EnvFault: The environment raised, because it was never reset, say.
+            PoolBroken, PoolLost, PoolSplit, StillRunning, DeadlineExceeded: It cannot render, or not now.
+        """
+        made = self._find(pool)
+        if made.ready.info.render_mode != RENDER_MODE:
+            raise InvalidSpec(
+                f"pool {pool} has render mode {made.ready.info.render_mode!r}: make one with render_mode="
+                f"{RENDER_MODE!r} to see its rows",
+                field="render_mode",
+            )
+        with self._conversing(), self._link(made) as link:
+            return as_picture(link.render([row], min(made.spec.step_timeout, _RENDER_TIMEOUT))[0], row)
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
         timeout = made.spec.step_timeout
