@@ -45,6 +45,7 @@ class Arena:
             self.views.actions,
             self.views.codes,
             self.views.worker_lines[0],
+            self.views.tallies[0],
         )
 
 

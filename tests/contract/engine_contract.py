@@ -143,9 +143,11 @@ class EngineRows:
         self.slot = 0
         self.payloads: list[bytes] = []
         self._shards: list[Shard] = []
-        for each, (first, end), line in zip(self.engines, bounds, self.views.worker_lines, strict=True):
-            views = self.views
-            self._shards.append(Shard(first, end, views.slots, self.format, views.actions, views.codes, line))
+        views = self.views
+        for each, (first, end), line, tally in zip(
+            self.engines, bounds, views.worker_lines, views.tallies, strict=True
+        ):
+            self._shards.append(Shard(first, end, views.slots, self.format, views.actions, views.codes, line, tally))
             each.bind(self._shards[-1])
         self._bounds = bounds
         self._merger: VectorEnv = VectorEnv()

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from gymnasium import spaces
 
+from vecserver.dataplane.counts import Counts, Moment
 from vecserver.dataplane.dispatch import Reply
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
@@ -169,8 +170,19 @@ class Desk:
         self.dispatcher = PoolDispatcher(self.pool, EPOCH, lambda: round(self.now_s * 1e9), self._stats, self.stacks)
         self.lease = 0
 
-    def _stats(self, refused: int, lease: int, driver: str, idle_s: float) -> Stats:
-        return Stats("ready", "", 0, 0, 0, 0, refused, lease, driver, idle_s, 0, [], [], 0)
+    def _stats(self, counts: Counts, moment: Moment) -> Stats:
+        return Stats(
+            *("ready", "", 0, 0, 0, 0, sum(counts.refusals.values())),
+            *(moment.lease, moment.driver, moment.idle_s, 0, [], [], 0),
+            requests=counts.by_kind(),
+            refusals=dict(counts.refusals),
+            replayed=counts.replayed,
+            in_progress=counts.in_progress,
+            waiting=moment.waiting,
+            received_bytes=counts.received_bytes,
+            sent_bytes=counts.sent_bytes,
+            lent=moment.lent,
+        )
 
     def send(
         self,

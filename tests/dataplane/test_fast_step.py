@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from copy import deepcopy
 
 import pytest
 from hypothesis import given
@@ -96,7 +97,7 @@ def state(desk: Desk) -> tuple:
     dispatcher, session = desk.dispatcher, desk.dispatcher._session
     running = dispatcher._running and dispatcher._running._asdict()
     return (
-        *(running, [*dispatcher._waiting], dispatcher._refused, dispatcher._driver, dispatcher._driver_seen_ns),
+        *(running, [*dispatcher._waiting], deepcopy(dispatcher.counts), dispatcher._driver, dispatcher._driver_seen_ns),
         *(session.last, session.lease, session.running, session._request, desk.pool.begun, desk.pool.refusal),
     )
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.wire.strategies import fixed, little_memory
 from vecserver.wire import messages
 from vecserver.wire.errors import InvalidAction, MalformedMessage, RemoteError, Unportable
+from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.messages import (
     Attach,
     Attached,
@@ -103,11 +104,30 @@ GOLDEN = [
         (f"85 {INFO_HEX}a5'lease' 01 a5'epoch' cf8000000000000000 a8'last_seq' 03 a8'features' 90"),
     ),
     (
-        Stats("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
+        Stats(
+            *("ready", "", 9, 36, 1, 2, 0, 1, "host:1", 0.5, 4096, [5], [6], 7),
+            worker_rows=[(0, 4)],
+            worker_batches=[9],
+            worker_busy_s=[0.5],
+            worker_last=[9],
+            batch_seconds=Histogram([0.5], [8, 1], 0.5),
+            episode_figures=EpisodeFigures(1, 0, 0.5, 0.0, 3, [(0.5, None, 3)]),
+            requests={"STEP": 9},
+            refusals={"lease_held": 1},
+            replayed=1,
+            restarts={"exit": 1},
+        ),
         (
-            "8e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
+            "de001d a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
             "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
             "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07"
+            "ab'worker_rows' 91 92 00 04 ae'worker_batches' 91 09 ad'worker_busy_s' 91 cb3fe0000000000000"
+            "ab'worker_last' 91 09 ad'batch_seconds' 83 a6'bounds' 91 cb3fe0000000000000 a6'counts' 92 08 01"
+            "a3'sum' cb3fe0000000000000 af'episode_figures' 86 a5'count' 01 a8'left_out' 00"
+            "a6'gained' cb3fe0000000000000 a4'lost' cb0000000000000000 a5'steps' 03"
+            "a6'recent' 91 93 cb3fe0000000000000 c0 03 a8'requests' 81 a4'STEP' 09"
+            "a8'refusals' 81 aa'lease_held' 01 a8'replayed' 01 ab'in_progress' 00 a7'waiting' 00"
+            "ae'received_bytes' 00 aa'sent_bytes' 00 a4'lent' c2 a8'restarts' 81 a4'exit' 01"
         ),
     ),
 ]
@@ -123,7 +143,9 @@ def test_a_message_has_fixed_bytes(message, text):
 def test_every_message_is_golden():
     """A message that is added gets its bytes here."""
     structs = {
-        value for value in vars(messages).values() if isinstance(value, type) and issubclass(value, msgspec.Struct)
+        value
+        for value in vars(messages).values()
+        if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__module__ == messages.__name__
     }
     assert structs == {*REQUESTS, *ANSWERS}
     assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo, Part}  # inside others

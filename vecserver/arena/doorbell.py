@@ -106,11 +106,17 @@ class FinishLine:
         except BlockingIOError:
             self.bell.take()
 
-    def cross(self) -> None:
-        """Say that one worker has finished."""
+    def arrive(self) -> bool:
+        """Say that one worker has finished; returns whether it is the last one, which has to ring the bell."""
         try:
             os.eventfd_read(self._tokens_fd)
         except BlockingIOError:
+            return True
+        return False
+
+    def cross(self) -> None:
+        """Say that one worker has finished, and ring if it is the last one."""
+        if self.arrive():
             self.bell.ring()
 
 

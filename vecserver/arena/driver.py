@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from vecserver.arena.doorbell import spin_until
@@ -23,7 +24,7 @@ __all__ = ["ArenaDriver", "ShardResult"]
 
 
 # as plain names: an attribute of a class is looked up anew at every use
-_SEQ, _OPCODE, _SLOT = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT
+_SEQ, _OPCODE, _SLOT, _SINCE = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT, DriverLine.SINCE
 _LAST_SLOT, _SIDE_LENGTH = WorkerLine.SLOT, WorkerLine.SIDE_LENGTH
 
 
@@ -75,6 +76,7 @@ class ArenaDriver:
         self._finish = finish
         self._spin_us = spin_us
         self._seq = 0
+        self._since_ns = 0  # of a step under way
         self._running = False
         self.slot = 0
         """The slot of the last command: where its results are."""
@@ -96,11 +98,13 @@ class ArenaDriver:
             arrays: The parts of the batch; only its arrays are stored.
             by_message: Whether the workers read a message with the batch's side values first.
         """
+        self._since_ns = monotonic_ns()
         self._actions.store(arrays, self._orders.actions, self._orders.codes)
         self._start(MESSAGE if by_message else STEP)
 
     def start_usual_step(self, body: Buffer) -> None:
         """As ``start_step``, for the body of a batch that ``ActionFormat.is_usual`` found right."""
+        self._since_ns = monotonic_ns()
         self._actions.store_usual(body, self._orders.actions, self._orders.codes)
         self._start(STEP)
 
@@ -110,6 +114,7 @@ class ArenaDriver:
         Args:
             fills_slot: Whether the command writes observations, and so takes the next slot.
         """
+        self._since_ns = 0
         self._start(MESSAGE, fills_slot=fills_slot)
 
     def _start(self, opcode: int, *, fills_slot: bool = True) -> None:
@@ -122,10 +127,11 @@ class ArenaDriver:
         self._call(opcode)
 
     def _call(self, opcode: int) -> None:
-        seq, slot = self._seq, self.slot
+        seq, slot, since_ns = self._seq, self.slot, self._since_ns
         for line in self._orders.driver_lines:
             line[_OPCODE] = opcode
             line[_SLOT] = slot
+            line[_SINCE] = since_ns
             line[_SEQ] = seq
         for bell in self._bells:
             bell.ring()

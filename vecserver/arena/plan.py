@@ -4,6 +4,7 @@
 
     page 0        magic · version · layout hash · workers · slots
     worker ×W     two 64-byte lines: what the driver writes, what the worker writes
+    tally ×W      what the worker has counted, see ``tally``
     codes         the dtype code of each action leaf
     actions       the action area of ``wire.actions``
     slot ×K       one slot of ``wire.layout`` each, page-aligned
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+from vecserver.arena.tally import TALLY_SIZE
 
 if TYPE_CHECKING:
     from vecserver.wire.actions import ActionFormat
@@ -52,6 +55,7 @@ class ArenaPlan:
 
     shards: tuple[tuple[int, int], ...]
     lines: int
+    tallies: int
     codes: int
     code_count: int
     actions: int
@@ -74,7 +78,8 @@ class ArenaPlan:
         """
         row_bytes = layout.slot_size // layout.num_envs
         lines = _PAGE
-        codes = lines + 2 * _LINE * len(shards)
+        tallies = lines + 2 * _LINE * len(shards)
+        codes = tallies + TALLY_SIZE * len(shards)
         actions_at = _round_up(codes + actions.leaf_count, _LINE)
         slots = _round_up(actions_at + actions.area_size, _PAGE)
         stride = _round_up(layout.slot_size, _PAGE)
@@ -89,6 +94,7 @@ class ArenaPlan:
         return cls(
             shards=shards,
             lines=lines,
+            tallies=tallies,
             codes=codes,
             code_count=actions.leaf_count,
             actions=actions_at,

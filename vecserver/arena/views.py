@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from vecserver.arena.tally import TALLY_SIZE, Tally
+
 if TYPE_CHECKING:
     import mmap
 
@@ -42,6 +44,8 @@ class DriverLine:
     SEQ: Final = 0
     OPCODE: Final = 1
     SLOT: Final = 2
+    SINCE: Final = 3
+    """When a step was ordered, by the monotonic clock in nanoseconds; 0 for another command."""
 
 
 class WorkerLine:
@@ -79,6 +83,10 @@ class ArenaViews:
         self.head = self._words(0, 8)
         self.driver_lines = [self._words(plan.driver_line(i), _LINE_WORDS) for i in range(len(plan.shards))]
         self.worker_lines = [self._words(plan.worker_line(i), _LINE_WORDS) for i in range(len(plan.shards))]
+        self.tallies = [
+            Tally(self._all[at : at + TALLY_SIZE])
+            for at in range(plan.tallies, plan.tallies + TALLY_SIZE * len(plan.shards), TALLY_SIZE)
+        ]
         self.codes = self._all[plan.codes : plan.codes + plan.code_count]
         self.actions = self._all[plan.actions : plan.actions + plan.actions_size]
         bases = [plan.slots + i * plan.slot_stride for i in range(plan.slot_count)]

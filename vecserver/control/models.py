@@ -101,6 +101,25 @@ class Spaces(BaseModel):
     row_observations: list[dict[str, Any]] | None = Field(description="One a row where they may differ; else null")
 
 
+class HistogramAnswer(BaseModel):
+    """How often something took how long."""
+
+    bounds: list[float] = Field(description="Upper bounds in seconds")
+    counts: list[int] = Field(description="Up to each bound and beyond the one before; the last is beyond all bounds")
+    sum: float = Field(description="Seconds, all together")
+
+
+class EpisodesAnswer(BaseModel):
+    """Returns and lengths of episodes that ended; the mean return is `(gained - lost) / count`."""
+
+    count: int = Field(description="Episodes in the sums")
+    left_out: int = Field(description="Those whose return was no finite number, or beyond 1e15")
+    gained: float = Field(description="Sum of the returns above zero")
+    lost: float = Field(description="Sum of the returns below zero, without the sign")
+    steps: int = Field(description="Sum of the lengths")
+    recent: list[tuple[float, float | None, int]] = Field(description="The last ones: seconds ago, return, length")
+
+
 class StatsAnswer(BaseModel):
     """The counters of a pool; its attributes are those of `Stats` in `docs/protocol.md`."""
 
@@ -118,6 +137,21 @@ class StatsAnswer(BaseModel):
     worker_pids: list[int]
     rss_bytes: list[int]
     host_rss_bytes: int
+    worker_rows: list[tuple[int, int]] = Field(description="First row and end of each worker's shard")
+    worker_batches: list[int] = Field(description="Batches that each worker has stepped")
+    worker_busy_s: list[float] = Field(description="Seconds in which it did")
+    worker_last: list[int] = Field(description="How often it was the last one to finish a batch")
+    batch_seconds: HistogramAnswer = Field(description="From a batch's order to the end of the last worker")
+    episode_figures: EpisodesAnswer
+    requests: dict[str, int] = Field(description="Messages by kind")
+    refusals: dict[str, int] = Field(description="Messages refused, by code")
+    replayed: int = Field(description="Answers sent again")
+    in_progress: int = Field(description="Answers that a request was still running")
+    waiting: int = Field(description="Requests that wait for the arena now")
+    received_bytes: int
+    sent_bytes: int
+    lent: bool = Field(description="Whether a driver on the server's machine steps in the arena itself")
+    restarts: dict[str, int] = Field(description="Workers that were replaced, by cause")
 
     @classmethod
     def of(cls, view: PoolView) -> StatsAnswer:

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
+from vecserver.dataplane.counts import Counts, Moment
 from vecserver.wire import messages
 from vecserver.wire.errors import (
     EpochMismatch,
@@ -24,7 +25,7 @@ from vecserver.wire.errors import (
     StillRunning,
     VecServerError,
 )
-from vecserver.wire.frames import FRAME_COUNT, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
+from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
 from vecserver.wire.session import Session, Verdict
 from vecserver.wire.stacks import FEATURE, Given
 
@@ -141,7 +142,7 @@ class Dispatcher:
         host: The pool.
         epoch: The pool's incarnation.
         clock_ns: Monotonic clock in nanoseconds.
-        stats: Makes the answer to PING from the refusals so far, the lease, the driver's name and its idle time.
+        stats: Makes the answer to PING.
         stacks: How slots are packed for drivers that ask for it; None where observations are no stacks.
     """
 
@@ -150,9 +151,10 @@ class Dispatcher:
         host: PoolPort,
         epoch: int,
         clock_ns: Callable[[], int],
-        stats: Callable[[int, int, str, float], Stats],
+        stats: Callable[[Counts, Moment], Stats],
         stacks: StackFormat | None = None,
     ) -> None:
+        self.counts = Counts()
         self._given = None if stacks is None else Given(stacks)
         self._host = host
         self._clock_ns = clock_ns
@@ -160,7 +162,6 @@ class Dispatcher:
         self._session = Session(epoch)
         self._driver = ""
         self._driver_seen_ns = 0
-        self._refused = 0
         self._running: Running | None = None
         self._waiting: deque[Request] = deque()
         self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
@@ -185,6 +186,11 @@ class Dispatcher:
         """Whether requests wait for the arena; ``resume`` looks at them again."""
         return bool(self._waiting)
 
+    @property
+    def waiting(self) -> int:
+        """How many do."""
+        return len(self._waiting)
+
     def drives(self, lease: int, epoch: int) -> bool:
         """Whether a lease is that of the present driver."""
         return bool(self._driver) and (lease, epoch) == (self._session.lease, self._session.epoch)
@@ -197,6 +203,7 @@ class Dispatcher:
         return reply
 
     def _message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
+        self.counts.received_bytes += sum(map(len, frames))
         if self._running is None:
             header = self._next_step(frames)
             if header is not None:
@@ -207,8 +214,9 @@ class Dispatcher:
         try:
             header, ext, body = split(frames, self._host.info.max_request)
         except VecServerError as error:
-            self._refused += 1
+            self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)
+        self.counts.requests[header.kind] += 1
         return self._handle(Request(peer, header, ext, body))
 
     def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
@@ -230,10 +238,11 @@ class Dispatcher:
 
     def _step(self, peer: bytes, header: Header, frames: Sequence[Buffer]) -> Reply | None:
         self._driver_seen_ns = now = self._clock_ns()
+        self.counts.requests[_STEP] += 1
         try:
             self._host.begin_step(frames[1], frames[2])
         except VecServerError as error:
-            self._refused += 1
+            self.counts.refuse(error.code)
             return self._error(peer, header, error)
         except Exception as error:  # noqa: BLE001 - as in _handle
             return self._defect(peer, header, error)
@@ -247,7 +256,7 @@ class Dispatcher:
         try:
             return self._handlers.get(request.header.kind, _refuse_answer)(request)
         except VecServerError as error:
-            self._refused += 1
+            self.counts.refuse(error.code)
             return self._error(request.peer, request.header, error)
         except Exception as error:  # noqa: BLE001 - a defect here must reach the client, not end the pool
             return self._defect(request.peer, request.header, error)
@@ -346,12 +355,15 @@ class Dispatcher:
     def _replay(self, peer: bytes) -> Reply:
         assert self._cached is not None
         header, ext, body = self._cached
+        self.counts.replayed += 1
+        self.counts.sent_bytes += HEADER_SIZE + len(ext) + len(body)
         return Reply(peer, header._replace(flags=header.flags | Flag.REPLAYED).pack(), ext, body)
 
     def _in_progress(self, request: Request) -> Reply:
         assert self._running is not None
         # The driver asks again, perhaps from a fresh socket: that is where it listens now
         self._running = self._running._replace(peer=request.peer)
+        self.counts.in_progress += 1
         elapsed = (self._clock_ns() - self._running.since_ns) / 1e9
         ext = messages.encode(messages.InProgress(elapsed, self._host.progress()))
         return self._reply(request.peer, request.header, Kind.IN_PROGRESS, ext)
@@ -370,8 +382,9 @@ class Dispatcher:
         return None
 
     def _ping(self, request: Request) -> Reply:
-        stats = self._stats(self._refused, self._session.lease, self._driver, self._idle_s() if self._driver else 0.0)
-        return self._answer(request, messages.encode(stats))
+        idle_s = self._idle_s() if self._driver else 0.0
+        moment = Moment(self._session.lease, self._driver, idle_s, self.waiting, self._host.lending.lent)
+        return self._answer(request, messages.encode(self._stats(self.counts, moment)))
 
     def _detach(self, request: Request) -> Reply:
         if self._is_of_driver(request.header):
@@ -437,6 +450,7 @@ class Dispatcher:
             self._session.finish()
             self._driver_seen_ns = self._clock_ns()
             self._cached = (answer, ext, contents)
+        self.counts.sent_bytes += HEADER_SIZE + len(ext) + len(contents)
         return Reply(running.peer, answer.pack(), ext, contents)
 
     def _answer(self, request: Request, ext: bytes) -> Reply:
@@ -454,6 +468,7 @@ class Dispatcher:
             seq=header.seq,
             clock=self._clock_ns(),
         )
+        self.counts.sent_bytes += HEADER_SIZE + len(ext)
         return Reply(peer, answer.pack(), ext, _EMPTY)
 
     def _defect(self, peer: bytes, header: Header, error: Exception) -> Reply:

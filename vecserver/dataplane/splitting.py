@@ -17,6 +17,7 @@ from vecserver.wire.session import PART_LEASES, Session
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from vecserver.dataplane.counts import Counts, Moment
     from vecserver.dataplane.dispatch import Reply
     from vecserver.wire.frames import Buffer
     from vecserver.wire.messages import Stats
@@ -70,9 +71,11 @@ class _PartDispatcher(Dispatcher):
         session: Session,
         driver: str,
         clock_ns: Callable[[], int],
-        stats: Callable[[int, int, str, float], Stats],
+        stats: Callable[[Counts, Moment], Stats],
+        counts: Counts,
     ) -> None:
         super().__init__(part, session.epoch, clock_ns, stats)
+        self.counts = counts  # of the whole pool
         self._session = session
         self._driver = driver
         self._driver_seen_ns = clock_ns()
@@ -107,7 +110,7 @@ class PoolDispatcher(Dispatcher):
         host: SplitPort,
         epoch: int,
         clock_ns: Callable[[], int],
-        stats: Callable[[int, int, str, float], Stats],
+        stats: Callable[[Counts, Moment], Stats],
         stacks: StackFormat | None = None,
     ) -> None:
         super().__init__(host, epoch, clock_ns, stats, stacks)
@@ -128,6 +131,7 @@ class PoolDispatcher(Dispatcher):
         desk = self._addressed(frames)
         if desk is not None:
             return desk.dispatcher.message(peer, frames)
+        self.counts.received_bytes += sum(map(len, frames))
         reply = self._at_length(peer, frames)
         if self._running is None:
             self._host.lending.release()
@@ -156,6 +160,11 @@ class PoolDispatcher(Dispatcher):
         if self._is_of_driver(request.header):
             self._end_parts()
         return super()._detach(request)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait, of the pool and of its parts."""
+        return super().waiting + sum(desk.dispatcher.waiting for desk in self.desks.values())
 
     def _idle_s(self) -> float:
         return min([super()._idle_s(), *(desk.dispatcher.idle_s for desk in self.desks.values())])
@@ -199,7 +208,8 @@ class PoolDispatcher(Dispatcher):
             self._parts_made += 1
             lease = PART_LEASES + self._parts_made
             session = Session(self._session.epoch, lease)
-            self.desks[lease] = Desk(part, _PartDispatcher(part, session, self._driver, self._clock_ns, self._stats))
+            dispatcher = _PartDispatcher(part, session, self._driver, self._clock_ns, self._stats, self.counts)
+            self.desks[lease] = Desk(part, dispatcher)
             described.append(messages.Part(part.info, lease, part.rows[0]))
         self._ended = False
         return messages.encode(messages.SplitReply(described))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vecserver.arena.tally import Tally
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.layout import SlotViews
 
@@ -160,6 +161,7 @@ class Shard:
         action_area: The arena's action area.
         codes: The dtype codes of the action leaves.
         line: The worker's line of words: the row being stepped, and its counters.
+        tally: What else the worker counts.
     """
 
     def __init__(
@@ -171,6 +173,7 @@ class Shard:
         action_area: memoryview,
         codes: memoryview,
         line: memoryview,
+        tally: Tally,
     ) -> None:
         self.first = first
         self.size = end - first
@@ -186,6 +189,7 @@ class Shard:
             for slot in slots
         ]
         self.line = line
+        self.tally = tally
         self._format = actions
         self.area = ActionArea(actions, action_area, codes, self.rows)
         """Where the next step's actions are."""

@@ -87,7 +87,7 @@ class EnvsEngine:
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
         self._final, self._kept = infos.final(), infos.rows()
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
         self._aside: list[bytes] | None = None
 
     def _check_spaces(self, row: int) -> None:
@@ -102,8 +102,7 @@ class EnvsEngine:
         """Take the part of the arena to work on."""
         self._shard, self._slot, self._first = shard, slot, shard.first
         self._aside = self._aside or side_rows(self.info.observation_space, shard.size)
-        if self._statistics is not None:
-            self._statistics.first = shard.first
+        self._episodes.bind(shard.first, shard.tally)
         self._writers = [observation_writer(self.info.observation_space, slot, self._aside) for slot in shard.slots]
 
     def step(self, slot: int) -> bytes:
@@ -148,9 +147,9 @@ class EnvsEngine:
         restarted = restarting.count(True) if self._mode == "NextStep" else 0
         self._shard.count(len(self._envs) - restarted, len(batch.ends))
         infos = batch.infos if self._kept is None else self._kept(batch.infos, batch.finals)
-        episodes = None
-        if self._statistics is not None:
-            episodes = self._statistics.step(views.rewards, [row for row, *_ in batch.ends], unstepped)
+        ended = [row for row, *_ in batch.ends]
+        episodes = self._episodes.step(views.rewards, ended, unstepped, report=self._sends_episodes)
+        if self._sends_episodes:
             batch.faults += [fault_of(row, error) for row, error in claims_of_episode(infos)]
         if batch.faults:
             raise RowFaults(batch.faults)
@@ -234,8 +233,7 @@ class EnvsEngine:
             self._done[row] = False
             if info:
                 infos.append((self._first + row, info))
-        if self._statistics is not None:
-            self._statistics.restart(command.mask)
+        self._episodes.restart(command.mask)
         if faults:
             raise RowFaults(faults)
         if self._kept is not None:

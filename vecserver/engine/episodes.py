@@ -1,4 +1,8 @@
-"""Statistics of episodes, kept where rows are stepped: what ``RecordEpisodeStatistics`` around them would report."""
+"""Statistics of episodes, kept where rows are stepped: what ``RecordEpisodeStatistics`` around them would report.
+
+They are kept in every pool, for its figures, and sent to the driver that asked for them. So a step costs one addition
+of arrays, and more only where an episode ends.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from vecserver.arena.tally import Tally
 
 __all__ = ["EpisodeStatistics"]
 
@@ -29,28 +35,34 @@ class EpisodeStatistics:
     """
 
     def __init__(self, first: int, end: int, autoreset_mode: str) -> None:
-        self.first = first
-        """Number of the shard's first row in the arena: reports name rows by it."""
+        self._first = first  # number of the shard's first row in the arena: reports name rows by it
         self._size = end - first
         self._same_step = autoreset_mode == "SameStep"
         self._returns = np.zeros(self._size)
-        self._lengths = np.zeros(self._size, np.int64)
-        self._starts = np.full(self._size, perf_counter())
+        self._steps = 0  # of the shard
+        self._before = [0] * self._size  # what they were before each row's episode
+        self._starts = [perf_counter()] * self._size
         self._over: list[int] = []  # rows of the shard whose next step resets instead of counting
+
+    def bind(self, first: int, tally: Tally) -> None:
+        """Go on in an arena where the shard begins with another row; its episodes are counted in ``tally``."""
+        self._first, self._tally = first, tally
 
     def restart(self, mask: Sequence[bool] | None) -> None:
         """Rows were reset; None for all."""
         reset = range(self._size) if mask is None else [row for row, chosen in enumerate(mask) if chosen]
-        self._begin(list(reset))
+        self._begin(reset)
         self._over = [row for row in self._over if row not in reset]
 
-    def _begin(self, rows: list[int]) -> None:
-        self._returns[rows] = 0.0
-        self._lengths[rows] = 0
-        self._starts[rows] = perf_counter()
+    def _begin(self, rows: Iterable[int]) -> None:
+        now = perf_counter()
+        for row in rows:
+            self._returns[row] = 0.0
+            self._before[row] = self._steps
+            self._starts[row] = now
 
     def step(
-        self, rewards: np.ndarray[Any, Any], ended: list[int], faulty: Sequence[int] = ()
+        self, rewards: np.ndarray[Any, Any], ended: list[int], faulty: Sequence[int] = (), *, report: bool = False
     ) -> dict[str, list[Any]] | None:
         """Count a step.
 
@@ -58,28 +70,43 @@ class EpisodeStatistics:
             rewards: Of every row of the shard; 0.0 where a row raised.
             ended: Rows of the shard whose episode ended.
             faulty: Rows of the shard that raised; their episodes stay as they are.
+            report: Whether the episodes that ended are reported.
 
         Returns:
-            Lists ``rows``, ``r``, ``l`` and ``t`` of the episodes that ended; None where none did.
+            Lists ``rows``, ``r``, ``l`` and ``t`` of the episodes that ended; None where none did, or no report is due.
         """
-        self._returns += rewards
-        self._lengths += 1
+        try:  # noqa: SIM105 - a context manager costs more than the addition
+            self._returns += rewards
+        except (RuntimeWarning, FloatingPointError):
+            pass  # infinity less infinity where the environment made numpy strict: the sums are written all the same
+        self._steps += 1
         for row in faulty:
-            self._lengths[row] -= 1
+            self._before[row] += 1
         if self._over:
             self._begin([row for row in self._over if row not in faulty])
             self._over = [row for row in self._over if row in faulty]
         if not ended:
             return None
-        times = np.round(perf_counter() - self._starts[ended], _DECIMALS)
-        report = {
-            "rows": [self.first + row for row in ended],
-            "r": self._returns[ended].tolist(),
-            "l": self._lengths[ended].tolist(),
-            "t": times.tolist(),
-        }
+        found = self._report(ended) if report else None
+        self._count(ended)
         if self._same_step:
             self._begin(ended)
         else:
             self._over += ended
-        return report
+        return found
+
+    def _report(self, ended: list[int]) -> dict[str, list[Any]]:
+        times = np.round(perf_counter() - np.array([self._starts[row] for row in ended]), _DECIMALS)
+        return {
+            "rows": [self._first + row for row in ended],
+            "r": self._returns[ended].tolist(),
+            "l": [self._steps - self._before[row] for row in ended],
+            "t": times.tolist(),
+        }
+
+    def _count(self, ended: list[int]) -> None:
+        now = perf_counter()
+        for row in ended:
+            length = self._steps - self._before[row]
+            if length:  # else it had ended before, and was stepped on without a reset: mode Disabled
+                self._tally.ended_episode(now, self._returns.item(row), length)

@@ -179,7 +179,7 @@ class _VectorEngine:
         self._first, self._size = rows[0], rows[1] - rows[0]
         self._makers = [partial(_make_row, make, row, infos.keys, os.getpid()) for row in range(*rows)]
         self._sends_final_info = infos.sends_final_info
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
         self._mode, self._observation_mode = AutoresetMode(autoreset_mode), observation_mode
         each = self._guarded(self._look_at_rows)
         if each is not None:
@@ -216,6 +216,7 @@ class _VectorEngine:
         """Take the part of the arena to work on: always all its rows."""
         del slot
         self._shard = shard
+        self._episodes.bind(shard.first, shard.tally)
         self._side = SideLeaves(self.info.observation_space)
         self._aside = self._aside or side_rows(self.info.observation_space, self._size)
 
@@ -233,13 +234,12 @@ class _VectorEngine:
             self._done = terminated | truncated
         views.autoreset[:] = restarted if self._mode is AutoresetMode.NEXT_STEP else self._done
         resets = int(np.count_nonzero(restarted)) if self._mode is AutoresetMode.NEXT_STEP else 0
-        self._shard.count(self._size - resets, int(np.count_nonzero(terminated | truncated)))
+        ended = np.flatnonzero(terminated | truncated).tolist()
+        self._shard.count(self._size - resets, len(ended))
         self._write(slot, observations)
-        episodes = None
-        if self._statistics is not None:
-            episodes = self._statistics.step(rewards, np.flatnonzero(terminated | truncated).tolist())
-            if claims := claims_of_episode([(self._first, infos)]):
-                raise RowFaults([fault_of(*claim) for claim in claims])
+        episodes = self._episodes.step(views.rewards, ended, report=self._sends_episodes)
+        if self._sends_episodes and (claims := claims_of_episode([(self._first, infos)])):
+            raise RowFaults([fault_of(*claim) for claim in claims])
         return self._encode(infos, episodes)
 
     def _encode(self, infos: dict[str, Any], episodes: dict[str, list[Any]] | None = None) -> bytes:
@@ -292,8 +292,7 @@ class _VectorEngine:
         for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
             flags[:] = 0
         self._write(slot, observations)
-        if self._statistics is not None:
-            self._statistics.restart(command.mask)
+        self._episodes.restart(command.mask)
         return self._encode(infos)
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:

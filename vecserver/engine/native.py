@@ -83,7 +83,7 @@ class NativeEngine:
             self.close()
             raise
         self._keys, self._sends_final_info = infos.keys, infos.sends_final_info
-        self._statistics = EpisodeStatistics(*rows, autoreset_mode) if infos.sends_statistics else None
+        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
         self._torn = False  # it raised while it stepped: what state it is in nobody knows
         self._resets_by_mask = True  # until it shows otherwise
 
@@ -109,8 +109,7 @@ class NativeEngine:
     def bind(self, shard: Shard, slot: int = 0) -> None:
         """Take the part of the arena to work on."""
         self._shard, self._slot, self._first = shard, slot, shard.first
-        if self._statistics is not None:
-            self._statistics.first = shard.first
+        self._episodes.bind(shard.first, shard.tally)
         self._side = SideLeaves(self.info.observation_space)
         self._aside = self._aside or side_rows(self.info.observation_space, self._size)
         self._format = ActionFormat(self.info.action_space, self._size)
@@ -153,11 +152,10 @@ class NativeEngine:
         else:
             views.autoreset[:] = over if self._mode is AutoresetMode.SAME_STEP else False
         self._shard.count(self._size - restarted, ended)
-        episodes = None
-        if self._statistics is not None:
-            episodes = self._statistics.step(views.rewards, np.flatnonzero(over).tolist())
-            if claims := claims_of_episode([(self._first, infos)]):
-                raise RowFaults([fault_of(*claim) for claim in claims])
+        rows = np.flatnonzero(over).tolist() if ended else []
+        episodes = self._episodes.step(views.rewards, rows, report=self._sends_episodes)
+        if self._sends_episodes and (claims := claims_of_episode([(self._first, infos)])):
+            raise RowFaults([fault_of(*claim) for claim in claims])
         return self._encode(infos, episodes) if infos or episodes or self._aside else b""
 
     def _actions(self) -> Any:
@@ -246,8 +244,7 @@ class NativeEngine:
         self._clear(slot)
         self._over = self._over & ~mask if mask is not None else np.zeros(self._size, np.bool_)
         self._any_over = bool(self._over.any())
-        if self._statistics is not None:
-            self._statistics.restart(command.mask)
+        self._episodes.restart(command.mask)
         return self._encode(infos) if infos or self._aside else b""
 
     def _reset_none(self, slot: int) -> bytes:

@@ -81,9 +81,10 @@ class Place:
         self.index, self.workers = index, len(shards)
         self.line = views.worker_lines[index]
         self.side = views.sides[index]
+        self.tally = views.tallies[index]
         first, end = shards[index]
         self.rows = slice(first, end)
-        self.shard = Shard(first, end, views.slots, self.actions, views.actions, views.codes, self.line)
+        self.shard = Shard(first, end, views.slots, self.actions, views.actions, views.codes, self.line, self.tally)
         self.host = self.driver(views.driver_lines[index], self.shard.area, finish, WorkerLine.DONE)
 
     def driver(self, line: memoryview, area: ActionArea, finish: FinishLine, done_word: int) -> Driver:
@@ -98,4 +99,5 @@ class Place:
             leaf[...] = shown
         for counter in (WorkerLine.STEPS, WorkerLine.EPISODES):
             self.line[counter] = other.line[counter]
+        self.tally.go_on_from(other.tally)
         return slot

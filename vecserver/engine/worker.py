@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 from contextlib import nullcontext, suppress
-from time import perf_counter_ns
+from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.arena.doorbell import Doorbell, FinishLine, spin_until
@@ -67,7 +67,7 @@ __all__ = ["main"]
 _log = logging.getLogger(__name__)
 
 # as plain names: an attribute of a class is looked up anew at every use
-_SEQ, _OPCODE, _SLOT = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT
+_SEQ, _OPCODE, _SLOT, _SINCE = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT, DriverLine.SINCE
 _LAST_SLOT = WorkerLine.SLOT
 
 _WATCH_US: Final = 300
@@ -270,7 +270,8 @@ class _Worker:
         return self._engine.step(slot)
 
     def _finish(self, driver: Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
-        status = Status.OK
+        status, began_ns = Status.OK, monotonic_ns()
+        tally = self._place.tally  # of the arena that the command was found in
         try:
             payload = run(*arguments)
         except RowFaults as faults:
@@ -279,7 +280,7 @@ class _Worker:
             rows = self._place.rows
             _log.exception("the worker of rows %d to %d failed", rows.start, rows.stop - 1)
             status, payload = Status.FAULT, pack([fault_of(rows.start, error)])
-        side, line = driver.side, driver.words  # of the arena that the command was found in
+        side, line = driver.side, driver.words  # likewise
         fits = len(payload) <= len(side)
         if fits:
             side[: len(payload)] = payload
@@ -287,7 +288,14 @@ class _Worker:
         line[WorkerLine.STATUS] = status
         line[driver.done_word] = seq
         driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
-        driver.finish.cross()
+        since_ns = driver.line[_SINCE]
+        if since_ns:
+            now_ns = monotonic_ns()
+            tally.worked(now_ns - began_ns)
+        if driver.finish.arrive():
+            if since_ns:
+                tally.ended_batch(since_ns, now_ns)  # before the ring: whoever hears it sees it counted
+            driver.finish.bell.ring()
         if not fits and driver is not self._lent:
             send(self._sock, payload)
 

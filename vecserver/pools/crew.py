@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from vecserver.arena.plan import ArenaPlan
+    from vecserver.arena.tally import Tally
     from vecserver.pools.loan import Loan
     from vecserver.pools.workers import WorkerProcess
     from vecserver.wire.actions import ActionFormat
@@ -385,6 +386,11 @@ class Crew:
     def counted(self, word: int) -> int:
         """The sum of one of the workers' counters, by its place in ``WorkerLine``."""
         return sum(line[word] for line in self._views.worker_lines)
+
+    @property
+    def tallies(self) -> list[Tally]:
+        """What each worker has counted."""
+        return self._views.tallies
 
     @property
     def slots(self) -> list[SlotViews]:

@@ -37,6 +37,7 @@ from vecserver.wire.spaces import space_to_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from vecserver.arena.tally import Tally
     from vecserver.engine.base import EngineInfo
     from vecserver.engine.pickled import Program
     from vecserver.pools.spec import Caps, PoolSpec
@@ -74,6 +75,8 @@ class Host(Crew):
         self._moved: Callable[[], None] | None = None  # to be called when the workers have gone where they were told
         self.row_us = row_us
         """Microseconds of a row's step, as far as they were needed and could be measured."""
+        self.restarts: dict[str, int] = {}
+        """Workers that were replaced, by cause."""
 
     def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
@@ -309,6 +312,11 @@ class Host(Crew):
         """The sum of one of the workers' counters, by its place in ``WorkerLine``."""
         # where the workers are, their counters are
         return sum(part.counted(word) for part in self.parts) if self.parts else super().counted(word)
+
+    @property
+    def tallies(self) -> list[Tally]:
+        """What each worker has counted, where it is now."""
+        return [tally for part in self.parts for tally in part.tallies] if self.parts else super().tallies
 
     def stop(self, grace: float) -> None:
         """End the workers, by force after ``grace`` seconds; nothing of them is left."""

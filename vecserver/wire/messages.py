@@ -11,6 +11,7 @@ import msgspec
 
 from vecserver.wire.codec import pack
 from vecserver.wire.errors import MalformedMessage, Unportable, VecServerError, from_code
+from vecserver.wire.figures import EpisodeFigures, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,13 +202,28 @@ class InProgress(msgspec.Struct, frozen=True):
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """Answer to PING.
+    """Answer to PING. Counters only grow while the pool lives; those of a pool that is split are the whole pool's.
 
     Attributes:
         state: The pool's state: ``ready`` or ``broken``, with ``reason``.
         batches: STEP requests begun; ``env_steps`` counts rows stepped in them, autoreset steps left out.
         episodes: Episodes that ended.
+        refused: Requests that were answered with an error before they did anything; ``refusals`` has them by code.
         rss_bytes: Resident memory of each worker.
+        worker_rows: First row and end of each worker's shard; the lists about workers are in the same order.
+        worker_batches: Batches that each worker has stepped.
+        worker_busy_s: Seconds in which it did, from when it saw the order to when its rows were written. What the
+            slowest has more than the mean of all is time in which the others wait.
+        worker_last: How often each worker was the last one to finish a batch.
+        batch_seconds: From the moment when a batch's actions have been checked and go into the arena to the end of the
+            last worker, whoever drives. What comes before and after is not in it: the network, and the client's work.
+        episode_figures: Returns and lengths of the episodes that ended.
+        requests: Messages that were whole, by kind. A driver that has the arena steps without any.
+        replayed: Answers that were sent again; ``in_progress`` those that said how far a request was.
+        waiting: Requests that wait for the arena now.
+        received_bytes: Of all messages' frames; ``sent_bytes`` likewise.
+        lent: Whether a driver on this machine steps in the arena itself.
+        restarts: Workers that were replaced, by cause.
     """
 
     state: str
@@ -224,6 +240,21 @@ class Stats(msgspec.Struct, frozen=True):
     worker_pids: list[int]
     rss_bytes: list[int]
     host_rss_bytes: int
+    worker_rows: list[tuple[int, int]] = []
+    worker_batches: list[int] = []
+    worker_busy_s: list[float] = []
+    worker_last: list[int] = []
+    batch_seconds: Histogram = Histogram()
+    episode_figures: EpisodeFigures = EpisodeFigures()
+    requests: dict[str, int] = {}
+    refusals: dict[str, int] = {}
+    replayed: int = 0
+    in_progress: int = 0
+    waiting: int = 0
+    received_bytes: int = 0
+    sent_bytes: int = 0
+    lent: bool = False
+    restarts: dict[str, int] = {}
 
 
 T = TypeVar("T")
