@@ -98,6 +98,9 @@ def run(
             app,
             log_config=None,
             log_level=log_level,
+            # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer
+            loop="asyncio",
+            http="h11",
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,

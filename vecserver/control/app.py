@@ -63,7 +63,7 @@ def create_app(
     for router in routers:
         app.include_router(router)
     if page is not None:
-        app.add_api_route(PATH, to_page, include_in_schema=False)
+        app.add_route(PATH, to_page, include_in_schema=False)
         app.mount(PATH, page)
     install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     # the middleware added last is the outermost

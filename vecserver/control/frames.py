@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
@@ -33,11 +32,14 @@ __all__ = ["Frames", "Pace", "frame_routes"]
 _SHARE: Final = 0.01
 """Of a pool's time that rendering may take, at most."""
 
-_SHORTEST_S, _LONGEST_S = 0.15, 3.0
+_SHORTEST_S, _LONGEST_S = 0.1, 3.0
 """Between two frames of a pool: nobody looks faster, and a row that takes long to render is still seen now and then."""
 
-_COSTS: Final = 5
-"""Frames whose cost is looked at; the one in the middle counts, as any may have waited for a core."""
+_CREDIT_S: Final = 0.1
+"""Of rendering that a pool may have saved up when somebody begins to look: a dozen rows are seen at once."""
+
+_FRESH_S: Final = 0.5
+"""How old a frame may be that a second viewer is given."""
 
 _MAX_WAITING: Final = 16
 """Requests that may wait for a pool's next frames."""
@@ -56,23 +58,22 @@ class Pace:
     """When the next frame of a pool may be rendered. Pure: the caller says what time it is."""
 
     def __init__(self) -> None:
-        self._costs: list[float] = []
-        self._next = 0.0
-
-    @property
-    def interval(self) -> float:
-        """Seconds from one frame's end to the next one's beginning."""
-        cost = median(self._costs) if self._costs else 0.0
-        return min(_LONGEST_S, max(_SHORTEST_S, cost / _SHARE - cost))
+        self._credit = _CREDIT_S
+        self._ended: float | None = None
 
     def wait(self, now: float) -> float:
         """Seconds until the next frame may begin."""
-        return max(0.0, self._next - now)
+        if self._ended is None:
+            return 0.0
+        saved = min(_LONGEST_S, max(_SHORTEST_S, -self._credit / _SHARE))
+        return max(0.0, self._ended + saved - now)
 
     def rendered(self, began: float, ended: float) -> None:
         """Note what a frame took."""
-        self._costs = [*self._costs[1 - _COSTS :], ended - began]
-        self._next = ended + self.interval
+        passed = 0.0 if self._ended is None else began - self._ended
+        self._credit = min(_CREDIT_S, self._credit + _SHARE * passed) - (ended - began)
+        self._credit = max(self._credit, -_SHARE * _LONGEST_S)  # beyond it there is no longer wait
+        self._ended = ended
 
 
 class _Gallery:
@@ -87,7 +88,7 @@ class _Gallery:
     def fresh(self, key: _Key, now: float) -> bytes | None:
         """A frame that another viewer was given just now."""
         found = self.kept.get(key)
-        return found[1] if found is not None and now - found[0] < self.pace.interval else None
+        return found[1] if found is not None and now - found[0] < _FRESH_S else None
 
     def keep(self, key: _Key, now: float, png: bytes) -> None:
         self.kept.pop(key, None)

@@ -12,7 +12,6 @@ from vecserver.pools.spec import offered_env_ids
 from vecserver.wire.errors import VecServerError
 
 if TYPE_CHECKING:
-
     from vecserver.control.web.forms import Parameter
     from vecserver.control.web.game import Environments
     from vecserver.control.web.shell import Banner

@@ -30,6 +30,9 @@ _ROWS_A_WALL: Final = 12
 _CHART_LOOKS: Final = 2
 """A chart is drawn at every second look: to draw is the dearest thing that the browser does here."""
 
+_NO_FRAME: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+"""A transparent pixel."""
+
 _EVENTS_SHOWN: Final = 12
 _MEBI: Final = 1 << 20
 
@@ -40,10 +43,10 @@ class Figures:
     _NAMES: Final = (
         "Env steps/s",
         "Batches/s",
-        "Batch, median",
-        "Batch, slowest of 100",
-        "Return, last episodes",
-        "Length, last episodes",
+        "Batch, p50",
+        "Batch, p99",
+        "Return",
+        "Length",
         "Episodes",
         "Restarts",
     )
@@ -119,7 +122,7 @@ class Wall:
         with self._wall:
             for row in rows:
                 with ui.element("figure").props(f"data-row={row}"):
-                    ui.element("img").props(f'alt="Row {row} of {self._view.pool}"')
+                    ui.element("img").props(f'alt="Row {row} of {self._view.pool}" src="{_NO_FRAME}"')
                     with ui.element("figcaption"):
                         ui.label(f"row {row}")
 
@@ -139,7 +142,7 @@ class Charts:
 
     _KINDS: Final = (
         ("Env steps a second", ("env steps/s",), ()),
-        ("Batch, milliseconds", ("median", "slowest of 100"), ()),
+        ("Batch, milliseconds", ("p50", "p99"), ()),
         ("Return of episodes", ("mean", "an episode"), ("an episode",)),
         ("Length of episodes, steps", ("mean", "an episode"), ("an episode",)),
     )

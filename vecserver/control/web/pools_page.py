@@ -61,7 +61,8 @@ class _Row:
 
 
 def _cell(name: str) -> ui.element:
-    return ui.element("div").classes(f"vs-cell vs-cell-{name.split(maxsplit=1)[0].lower()}").props(f'data-name="{name}"')
+    css = name.partition(" ")[0].lower()
+    return ui.element("div").classes(f"vs-cell vs-cell-{css}").props(f'data-name="{name}"')
 
 
 async def pools_page(place: Place, request: Request) -> None:
@@ -75,10 +76,10 @@ async def pools_page(place: Place, request: Request) -> None:
         with ui.element("div").classes("vs-card vs-empty") as empty:
             ui.label("This server has no pools.").classes("vs-strong")
             ui.label("A trainer makes one with vecserver_client.make_vec, or you do: New pool.")
-        with ui.element("ul").classes("vs-pools vs-card").props('aria-label="Pools"') as listed:
-            with ui.element("li").classes("vs-pool vs-pool-head").props('aria-hidden="true"'):
-                for name in _COLUMNS:
-                    ui.label(name).classes("vs-cell")
+        listed = ui.element("ul").classes("vs-pools vs-card").props('aria-label="Pools"')
+        with listed, ui.element("li").classes("vs-pool vs-pool-head").props('aria-hidden="true"'):
+            for name in _COLUMNS:
+                ui.label(name).classes("vs-cell")
 
         def refresh() -> None:
             histories = place.sampler.histories.all()
