@@ -4,7 +4,7 @@
 ARG PYTHON=3.11-slim
 
 FROM python:${PYTHON} AS build
-ARG EXTRAS=box2d,toy-text
+ARG EXTRAS=box2d,toy-text,web
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv /opt/vecserver
 WORKDIR /src

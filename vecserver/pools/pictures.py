@@ -66,7 +66,7 @@ def to_png(picture: np.ndarray[Any, Any]) -> bytes:
     lines[:, 1:] = picture.reshape(height, -1)
     head = struct.pack(">IIBBBBB", width, height, 8, _COLOURS[channels], 0, 0, 0)
     return b"".join(
-        [_SIGNATURE, _chunk(b"IHDR", head), _chunk(b"IDAT", zlib.compress(lines, _EFFORT)), _chunk(b"IEND", b"")]
+        [_SIGNATURE, _chunk(b"IHDR", head), _chunk(b"IDAT", zlib.compress(lines.data, _EFFORT)), _chunk(b"IEND", b"")]
     )
 
 

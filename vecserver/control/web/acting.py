@@ -87,8 +87,7 @@ def _number(field: Number) -> Callable[[], Any]:
             min=field.low,
             max=field.high,
             precision=0 if field.whole else None,
-            step=1 if field.whole else "any",
-        ).props(_DENSE)
+        ).props(_DENSE if field.whole else f"{_DENSE} step=any")
         if field.low is not None and field.high is not None:
             step = 1 if field.whole else (field.high - field.low) / _STEPS
             ui.slider(min=field.low, max=field.high, step=step, value=start).props(

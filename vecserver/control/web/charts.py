@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Points", "chart_options", "chart_series"]
+__all__ = ["Points", "chart_options", "chart_series", "with_gaps"]
 
-Points = "Sequence[tuple[float, float | None]]"
+Points = list[tuple[float, float | None]]
+"""Seconds, zero or less, and values; None leaves a gap."""
 
 _COLOURS: Final = ("#0d9488", "#d97706", "#6366f1")
 _INK: Final = "#808a98"
@@ -17,6 +18,7 @@ _GRID_LINE: Final = "rgba(128, 138, 152, 0.25)"
 """Both are read on white as well as on black."""
 
 _MOST_POINTS: Final = 150
+_GAP_S: Final = 5.0
 
 
 def chart_options(title: str, names: Sequence[str], *, dots: Sequence[str] = ()) -> dict[str, Any]:
@@ -66,12 +68,18 @@ def chart_options(title: str, names: Sequence[str], *, dots: Sequence[str] = ())
     }
 
 
-def chart_series(points: Sequence[tuple[float, float | None]]) -> list[list[float | None]]:
-    """Points as a series holds them: few enough to be drawn often, with few enough digits to be sent often.
+def with_gaps(points: Points) -> Points:
+    """Points with a gap where nobody looked for a while."""
+    found: Points = []
+    for at, value in points:
+        if found and at - found[-1][0] > _GAP_S:
+            found.append((at, None))
+        found.append((at, value))
+    return found
 
-    Args:
-        points: Seconds, zero or less, and values; None leaves a gap.
-    """
+
+def chart_series(points: Points) -> list[list[float | None]]:
+    """Points as a series holds them: few enough to be drawn often, with few enough digits to be sent often."""
     step = -(-len(points) // _MOST_POINTS)
     return [
         [round(at, 1), None if value is None else float(f"{value:.4g}")]

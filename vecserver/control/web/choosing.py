@@ -109,7 +109,7 @@ def _field(parameter: Parameter) -> Any:
         case "whole":
             return ui.number(label, value=parameter.default, precision=0, step=1).props(_DENSE)
         case "number":
-            return ui.number(label, value=parameter.default, step="any").props(_DENSE)
+            return ui.number(label, value=parameter.default).props(f"{_DENSE} step=any")
         case "text":
             return ui.input(label, value=parameter.default).props(_DENSE)
     default = "" if parameter.required else f", {parameter.default!s:.40} if empty"

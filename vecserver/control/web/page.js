@@ -16,7 +16,8 @@ window.vecserver = {
     let root = document.getElementById(id);
     let last = -1;
     while (root && document.contains(root)) {
-      const seen = document.hidden ? [] : [...root.querySelectorAll("figure")].filter(isSeen);
+      const idle = document.hidden || root.dataset.ready !== "yes";
+      const seen = idle ? [] : [...root.querySelectorAll("figure")].filter(isSeen);
       if (!seen.length) {
         await pause(500);
         continue;
@@ -24,7 +25,7 @@ window.vecserver = {
       const next = seen.find((figure) => Number(figure.dataset.row) > last) || seen[0];
       last = Number(next.dataset.row);
       const says = await this.frame(next, root.dataset.frames);
-      const note = root.parentElement.querySelector(".vs-wall-note");
+      const note = root.parentElement.querySelector(".vs-wall-error");
       if (note && note.textContent !== says) note.textContent = says;
       if (says) await pause(2000);
     }

@@ -62,7 +62,7 @@ class _PlayPage:
                 self._figures = self._tiles()
             with section("Action"):
                 self._actions = ui.element("div")
-                self._hint = ui.label().classes("vs-muted")
+                self._hint = ui.label().classes("vs-muted vs-hint")
                 with ui.element("h2").classes("vs-h2"):
                     ui.label("Observation")
                 self._observation = ui.element("pre").classes("vs-value").props('aria-label="Observation"')

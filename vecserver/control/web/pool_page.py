@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Final
 
 from nicegui import ui
 
-from vecserver.control.web.pool_parts import Charts, Events, Figures, Wall, Workers, options_of
+from vecserver.control.web.pool_parts import Charts, Events, Figures, Wall, Workers, how_to_see, options_of
 from vecserver.control.web.shell import Banner, address_of, code, heading, section, shell, while_seen
 from vecserver.control.web.snippets import attach_code
+from vecserver.pools.pictures import RENDER_MODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +43,9 @@ async def pool_page(place: Place, request: Request, pool: str) -> None:
         figures = Figures()
         _actions(place, pool, banner)
         with section("Rows"):
-            wall = Wall(request, found.view)
+            wall = Wall(request, found.view) if found.view.info.render_mode == RENDER_MODE else None
+            if wall is None:
+                how_to_see(found.view)
         with section("The last minutes"):
             charts = Charts()
         with ui.element("div").classes("vs-two"):
@@ -54,7 +57,7 @@ async def pool_page(place: Place, request: Request, pool: str) -> None:
             code(attach_code(address_of(request), pool))
         with section("Made with"):
             options_of(found.view)
-        parts = (figures, wall, charts, workers, events)
+        parts = [part for part in (figures, wall, charts, workers, events) if part is not None]
 
         def refresh() -> None:
             history = place.sampler.histories.find(pool)
@@ -91,7 +94,7 @@ def _actions(place: Place, pool: str, banner: Banner) -> None:
         ui.button("Delete", icon="delete", on_click=dialog).props("outline no-caps color=negative")
 
 
-def _deletion(place: Place, pool: str, banner: Banner) -> Callable[[], None]:
+def _deletion(place: Place, pool: str, banner: Banner) -> Callable[[], object]:
     async def delete() -> None:
         dialog.close()
         with banner.explaining():

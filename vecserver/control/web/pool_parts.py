@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from vecserver.control.web.charts import chart_options, chart_series
+from vecserver.control.web.charts import Points, chart_options, chart_series, with_gaps
 from vecserver.control.web.mount import prefix_of
 from vecserver.control.web.shell import code
 from vecserver.control.web.wording import NOTHING, ago_text, number_text, seconds_text
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from vecserver.control.web.history import History
     from vecserver.pools.results import PoolView
 
-__all__ = ["Charts", "Events", "Figures", "Wall", "Workers", "options_of"]
+__all__ = ["Charts", "Events", "Figures", "Wall", "Workers", "how_to_see", "options_of"]
 
 _ROWS_A_WALL: Final = 12
 """Rows that are shown together: one at a time is rendered again, when it is its turn."""
@@ -30,6 +30,7 @@ _ROWS_A_WALL: Final = 12
 _CHART_LOOKS: Final = 2
 """A chart is drawn at every second look: to draw is the dearest thing that the browser does here."""
 
+_NOT_RESET: Final = "There is nothing to see before the first reset."
 _NO_FRAME: Final = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 """A transparent pixel."""
 
@@ -98,12 +99,10 @@ class Wall:
     def __init__(self, request: Request, view: PoolView) -> None:
         self._view = view
         self._first = 0
-        if view.info.render_mode != RENDER_MODE:
-            _how_to_see(view)
-            return
         address = f"{prefix_of(request)}/v1/pools/{quote(view.pool)}/frame"
-        self._note = ui.label().classes("vs-wall-note vs-muted").props('role="status"')
-        self._wall = ui.element("div").classes("vs-wall").props(f'data-frames="{address}"')
+        self._note = ui.label(_NOT_RESET).classes("vs-wall-note vs-muted").props('role="status"')
+        ui.label().classes("vs-wall-error vs-muted").props('role="status"')  # written by page.js
+        self._wall = ui.element("div").classes("vs-wall").props(f'data-frames="{address}" data-ready=no')
         self._fill()
         if view.info.num_envs > _ROWS_A_WALL:
             pages = -(-view.info.num_envs // _ROWS_A_WALL)
@@ -127,10 +126,18 @@ class Wall:
                         ui.label(f"row {row}")
 
     def show(self, history: History) -> None:
-        """Nothing: the browser asks for frames itself."""
+        """Say whether there is anything to see; the browser asks for the frames itself."""
+        stats = history.view.stats
+        ready = "yes" if stats is not None and stats.resets and stats.state == "ready" else "no"
+        if self._wall.props["data-ready"] == ready:
+            return
+        self._wall.props["data-ready"] = ready
+        self._wall.update()
+        self._note.set_text(_NOT_RESET if stats is not None and not stats.resets else "")
 
 
-def _how_to_see(view: PoolView) -> None:
+def how_to_see(view: PoolView) -> None:
+    """In the place of the wall of a pool that was made without a render mode."""
     ui.label(
         f"This pool was made with render mode {view.info.render_mode!r}, so its rows cannot be seen. Make it with:"
     )
@@ -170,16 +177,13 @@ class Charts:
             chart.options["xAxis"]["min"] = min(-60, first)
 
 
-_Points = list[tuple[float, float | None]]
-
-
-def _points(history: History, now: float) -> list[list[_Points]]:
+def _points(history: History, now: float) -> list[list[Points]]:
     samples, episodes = history.samples, history.episodes
 
-    def over(values: Sequence[float | None]) -> _Points:
-        return [(each.at - now, value) for each, value in zip(samples, values, strict=True)]
+    def over(values: Sequence[float | None]) -> Points:
+        return with_gaps([(each.at - now, value) for each, value in zip(samples, values, strict=True)])
 
-    def known(values: Sequence[float | None]) -> _Points:
+    def known(values: Sequence[float | None]) -> Points:
         return [point for point in over(values) if point[1] is not None]
 
     def milli(seconds: float | None) -> float | None:

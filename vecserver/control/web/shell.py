@@ -54,7 +54,7 @@ def shell(request: Request, current: str) -> Iterator[None]:
     ui.colors(primary="#0f766e", negative="#b42318", positive="#15803d", warning="#b45309")
     theme = _THEMES.get(request.cookies.get(_COOKIE, ""))
     ui.dark_mode(theme)
-    with ui.header(elevated=False).classes("vs-header"):
+    with ui.header(fixed=False, elevated=False).classes("vs-header"):
         with ui.element("nav").classes("vs-nav").props('aria-label="Pages"'):
             ui.link("vecserver", "/").classes("vs-brand")
             for label, path in _TABS:
@@ -64,7 +64,7 @@ def shell(request: Request, current: str) -> Iterator[None]:
         ui.button(icon="contrast").props('flat round dense aria-label="Switch between light and dark"').classes(
             "vs-theme"
         ).on("click", js_handler="() => vecserver.switchTheme()")
-    with ui.element("main").classes("vs-page"):
+    with ui.element("div").classes("vs-page"):
         yield
 
 

@@ -62,9 +62,14 @@ def sparkline(values: Sequence[float | None], label: str) -> str:
     Args:
         values: Oldest first; None leaves a gap.
         label: What is drawn, for whoever does not see it.
+
+    Returns:
+        Nothing where there is nothing to see.
     """
     known = [value for value in values if value is not None]
-    top = max(known, default=0.0) or 1.0
+    top = max(known, default=0.0)
+    if top <= 0:
+        return ""
     step = _WIDTH / max(1, len(values) - 1)
     path, drawing = [], False
     for i, value in enumerate(values):

@@ -16,6 +16,8 @@ __all__ = ["about_env"]
 _OWN_FIELDS: Final = frozenset({"self", "render_mode"})
 """Parameters that have a field of their own wherever an environment is asked for."""
 
+_LONGEST_SUMMARY: Final = 300
+
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -55,9 +57,18 @@ def about_env(env_id: str) -> dict[str, Any]:
             if name not in _OWN_FIELDS
         ],
         "render_modes": [str(mode) for mode in modes if mode is not None],
-        "summary": (inspect.getdoc(create) or "").partition("\n\n")[0].replace("\n", " ")[:400],
+        "summary": _summary(inspect.getdoc(create) or ""),
         "any": any(each.kind is each.VAR_KEYWORD for each in signature),
     }
+
+
+def _summary(text: str) -> str:
+    """The first sentence of a documentation that is no heading."""
+    paragraphs = (each.strip() for each in text.split("\n\n"))
+    first = next((each for each in paragraphs if each and not each.startswith("#")), "")
+    words = " ".join(line for line in first.splitlines() if not line.startswith("#"))
+    sentence, full_stop, _ = words.partition(". ")
+    return f"{sentence}{full_stop.strip()}"[:_LONGEST_SUMMARY]
 
 
 def _is_json(value: Any) -> bool:
