@@ -18,7 +18,7 @@ from vecserver.control.app import create_app
 from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import PoolStopping, UnknownPool
+from vecserver.wire.errors import InvalidSpec, PoolStopping, UnknownPool
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
 from vecserver.wire.spaces import space_to_json
@@ -151,6 +151,12 @@ class FakeRegistry:
         found.format.check(arrays)
         found.batches += 1
         return Batch(*found.envs.step(arrays[0]))
+
+    def render(self, pool, row):
+        found = self._find(pool)
+        if found.spec.render_mode is None:
+            raise InvalidSpec("made without a render mode", field="render_mode")
+        return np.full((400, 600, 3), row, np.uint8)
 
     def delete(self, pool: str, *, force: bool = False) -> None:
         self._find(pool).envs.close()
