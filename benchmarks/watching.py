@@ -1,8 +1,8 @@
 """What a page on a pool costs its driver: ``python -m benchmarks.watching``.
 
 A driver steps a pool as fast as it can. In turns nobody looks, and somebody does: a process that asks for what a
-browser on the pool's page asks for, the page, its socket with every update, and one frame after the other. It draws nothing: a
-browser runs on its person's machine. The figure is the median of the ratios of neighbouring turns.
+browser on the pool's page asks for, the page, its socket with every update, and one frame after the other. It draws
+nothing: a browser runs on its person's machine. The figure is the median of the ratios of neighbouring turns.
 
     --env, --rows   the pool; it has render mode rgb_array
     --turns         pairs of turns
