@@ -1,6 +1,6 @@
 # vecserver on port 8000, its pools on 9000 to 9063: docs/container.md says how to build and run it.
 #
-# Build arguments: PYTHON, a tag of the official image; EXTRAS, the groups of environments to install (docs/container.md).
+# Build arguments: PYTHON, a tag of the official image; EXTRAS, what to install besides (docs/container.md).
 ARG PYTHON=3.11-slim
 
 FROM python:${PYTHON} AS build
@@ -21,7 +21,7 @@ USER 1000
 WORKDIR /home/vecserver
 EXPOSE 8000 9000-9063
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python3", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/healthz'); assert c.getresponse().status == 200"]
+    CMD ["python3", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/health'); assert c.getresponse().status == 200"]
 ENTRYPOINT ["tini", "-g", "--", "vecserver", "serve", "--host", "0.0.0.0", "--port", "8000", "--data-ports", "9000-9063"]
 # there are no credentials yet: publish the port to this machine alone, or to a network that you trust
 CMD ["--insecure"]

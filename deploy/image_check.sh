@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the image of this tree, starts it as it is, and steps a pool in it: `make image-check`.
+# Builds the image of this tree, starts it as it is, and asks it what people ask: `make image-check`. A pool is stepped, an
+# OpenEnv client's episode begun, the page, the health check's address and the metrics are looked at.
 #
 # With Docker where an engine answers. Else with buildah, in a chroot, on a base made by debootstrap that stands in for
 # the official one: that needs root, the Debian packages buildah and debootstrap, and DEBIAN_MIRROR, the address of a
@@ -9,8 +10,8 @@ cd "$(dirname "$0")/.."
 base=python:3.11-slim
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
-# step PORT: waits until the server is healthy, at most 30 s; makes a pool in it and steps that
-step() {
+# try PORT: waits until the server is healthy, at most 30 s; then asks it all that is to work
+try() {
     python3 - "$1" <<'PYTHON'
 import json
 import sys
@@ -29,7 +30,7 @@ def post(path, body):
 
 for _ in range(60):
     try:
-        ask(f"{url}/healthz", timeout=2)
+        ask(f"{url}/health", timeout=2)
         break
     except OSError:
         time.sleep(0.5)
@@ -41,7 +42,22 @@ name = pool["pool"]
 post(f"/v1/pools/{name}/reset", {"seed": 1})
 batch = post(f"/v1/pools/{name}/step", {"actions": [0, 1, 2, 3]})
 assert len(batch["rewards"]) == 4, batch
+stats = json.load(ask(f"{url}/v1/pools/{name}/stats", timeout=10))
+assert stats["batches"] == 1, stats
+scraped = ask(f"{url}/metrics", timeout=10).read().decode()
+assert f'vecserver_pool_batches_total{{env_id="LunarLander-v3",pool="{name}"}} 1.0' in scraped, scraped
 print("image-check: stepped", pool["env_id"])
+begun = post("/reset", {"seed": 1})
+assert begun["done"] is False and begun["observation"]["state"], begun
+print("image-check: began an OpenEnv episode")
+try:
+    page = ask(f"{url}/web/", timeout=10).read()
+    assert b"<html" in page.lower(), page[:200]
+    print("image-check: the page at /web answers")
+except urllib.error.HTTPError as error:
+    if error.code != 404:
+        raise
+    print("image-check: there is no page at /web in this version")
 PYTHON
 }
 
@@ -49,7 +65,7 @@ if docker info >/dev/null 2>&1; then
     docker build --quiet --tag vecserver-check .
     container=$(docker run --detach --rm --publish "127.0.0.1:$port:8000" vecserver-check)
     trap 'docker stop --time 5 "$container" >/dev/null' EXIT
-    step "$port"
+    try "$port"
     health=starting
     for _ in $(seq 60); do
         health=$(docker inspect --format '{{.State.Health.Status}}' "$container")
@@ -90,6 +106,6 @@ words=$($build inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cm
 setsid $build run --isolation chroot --network host "$container" -- ${words/--port 8000/--port $port} &
 server=$!
 trap 'kill -TERM -- "-$server" 2>/dev/null || true; wait "$server" || true; $build rm "$container" >/dev/null' EXIT
-step "$port"
+try "$port"
 kill -0 "$server" # it was this image's server that answered
 echo "image-check: built and run with buildah in a chroot, on a base made by debootstrap"

@@ -99,7 +99,19 @@ class UnportableInfoEnv(CountEnv):
         return {"steps": self.steps, "lock": object()}
 
 
-for _cls in (OddObservationEnv, GrowingEnv, StuckDoorEnv, UnportableInfoEnv):
+class OddRewardEnv(CountEnv):
+    """Gives these rewards, one a step; an episode has as many steps."""
+
+    def __init__(self, *, rewards: Sequence[float], **kwargs: Any) -> None:
+        super().__init__(length=len(rewards), **kwargs)
+        self._rewards = rewards
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self._rewards[self.steps - 1], *rest
+
+
+for _cls in (OddRewardEnv, OddObservationEnv, GrowingEnv, StuckDoorEnv, UnportableInfoEnv):
     _id = f"vectest/{_cls.__name__.removesuffix('Env')}-v0"
     if _id not in gym.registry:
         gym.register(_id, _cls, disable_env_checker=True)
@@ -222,6 +234,15 @@ class EngineRows:
         lines = self.views.worker_lines
         return sum(line[WorkerLine.STEPS] for line in lines), sum(line[WorkerLine.EPISODES] for line in lines)
 
+    def figures(self) -> tuple[float, ...]:
+        """Episodes in the sums, episodes left out, their steps, returns gained, returns lost, of all workers."""
+        return tuple(sum(each) for each in zip(*(tally.sums for tally in self.views.tallies), strict=True))
+
+    def recent(self) -> list[tuple[float | None, int]]:
+        """Return and length of the last episodes, in the order in which they ended."""
+        entries = [entry for tally in self.views.tallies for entry in tally.recent()]
+        return [(gained, length) for _, gained, length in sorted(entries, key=lambda entry: entry[0])]
+
     def _run(self, command: Callable[[Any, slice], Any]) -> list[Any]:
         """Gives a command to every engine, as the workers do: all of them run it, then the faults come out."""
         results, faults = [], []
@@ -230,6 +251,7 @@ class EngineRows:
                 results.append(command(engine, slice(*rows)))
             except RowFaults as error:
                 faults += error.faults
+            engine.settle()
         if faults:
             raise RowFaults(faults)
         self.payloads = [result for result in results if isinstance(result, bytes)]
@@ -538,6 +560,51 @@ class EngineContract:
             slot = subject.views.slots[subject.slot]
             for field in (slot.rewards, slot.terminated, slot.truncated, slot.autoreset):
                 assert not field.any()
+
+    # Figures
+
+    @in_every_mode
+    def test_episodes_are_added_up(self, rows, mode):
+        """Returns and lengths of those that ended by themselves, across partial resets, in and between episodes."""
+        subject = rows(COUNT, 4, autoreset_mode=mode)
+        subject.reset(seed=20)
+        gained, length, over = np.zeros(4), np.zeros(4, int), np.zeros(4, np.bool_)
+        ended: list[tuple[float, int]] = []
+        for number in range(40):
+            _, rewards, terminated, truncated, _ = subject.step(np.full(4, number % 5))
+            stepped = ~over if mode is NEXT_STEP else np.ones(4, np.bool_)
+            gained, length = gained + rewards * stepped, length + stepped
+            done = terminated | truncated
+            ended += [(gained[row], length[row]) for row in np.flatnonzero(done)]
+            gained, length = np.where(done, 0.0, gained), np.where(done, 0, length)
+            mask = (done if mode is DISABLED else np.zeros(4, np.bool_)) | (np.arange(4) == number % 9)
+            over = done & ~mask
+            if mask.any():
+                subject.reset(options={"reset_mask": mask})
+                gained, length = np.where(mask, 0.0, gained), np.where(mask, 0, length)
+        assert len(ended) > 12
+        count, left_out, steps, plus, minus = subject.figures()
+        assert (count, left_out, steps) == (len(ended), 0, sum(taken for _, taken in ended))
+        assert plus - minus == pytest.approx(sum(total for total, _ in ended))
+        assert [taken for _, taken in subject.recent()] == [taken for _, taken in ended]
+        assert [total for total, _ in subject.recent()] == pytest.approx([total for total, _ in ended])
+
+    @in_every_mode
+    def test_a_reward_that_is_no_number_spoils_its_own_episode_alone(self, rows, mode):
+        """Not the sums, nor the next episode of its row, nor the step, however strict numpy is."""
+        for rewards in ([np.nan, 1.0], [np.inf, 1.0], [np.inf, -np.inf], [1e308, 1e308]):
+            subject = rows(env_id("OddReward-v0"), 2, autoreset_mode=mode, rewards=rewards)
+            subject.reset(seed=20)
+            for _ in range(2):
+                subject.step(np.zeros(2, np.int64))
+            assert subject.figures()[:2] == (0, 2), rewards
+            assert not any(subject.figures()[2:]), rewards
+            assert [length for _, length in subject.recent()] == [2, 2]
+        subject = rows(env_id("OddReward-v0"), 1, autoreset_mode=mode, rewards=[-1.5, -0.5])
+        subject.reset(seed=20)
+        for _ in range(2):
+            subject.step(np.zeros(1, np.int64))
+        assert subject.figures() == (1, 0, 2, 0.0, 2.0)
 
     # Calls and attributes
 

@@ -19,6 +19,7 @@ from vecserver.pools.results import Batch, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidSpec, PoolStopping, UnknownPool
+from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
 from vecserver.wire.spaces import space_to_json
@@ -35,6 +36,7 @@ class _Pool:
         )
         self.format = ActionFormat(self.envs.single_action_space, spec.num_envs)
         self.batches = self.resets = 0
+        self.figures = EpisodeFigures(4, 1, 10.0, 2.5, 30, [(1.5, 2.0, 7), (0.5, None, 8)])
         self.pool, self.spec = pool, spec
 
     def view(self) -> PoolView:
@@ -71,6 +73,15 @@ class _Pool:
             worker_pids=[2],
             rss_bytes=[1000],
             host_rss_bytes=2000,
+            worker_rows=[(0, spec.num_envs)],
+            worker_batches=[self.batches],
+            worker_busy_s=[0.25],
+            worker_last=[self.batches],
+            batch_seconds=Histogram([0.01, 0.1], [2, 1, 1], 0.75),
+            episode_figures=self.figures,
+            requests={"STEP": self.batches},
+            refusals={"lease_held": 2},
+            restarts={"killed": 1},
         )
         return PoolView(
             pool=self.pool,

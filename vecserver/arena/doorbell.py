@@ -106,18 +106,18 @@ class FinishLine:
         except BlockingIOError:
             self.bell.take()
 
-    def arrive(self) -> bool:
-        """Say that one worker has finished; returns whether it is the last one, which has to ring the bell."""
+    def cross(self) -> bool:
+        """Say that one worker has finished.
+
+        Returns:
+            Whether it was the last one, and has rung.
+        """
         try:
             os.eventfd_read(self._tokens_fd)
         except BlockingIOError:
+            self.bell.ring()
             return True
         return False
-
-    def cross(self) -> None:
-        """Say that one worker has finished, and ring if it is the last one."""
-        if self.arrive():
-            self.bell.ring()
 
 
 def spin_until(ready: Callable[[], bool], spin_us: float) -> bool:

@@ -3,19 +3,19 @@
 ::
 
     words 0 … 7     busy · batches · episodes in the sums · left out · steps · gained · lost · latency
-                    (the last three float64)
+                    (gained and lost are float64, times are in nanoseconds)
     words 8 … 28    how many batches took how long, by ``BATCH_BOUNDS_S``
     word 29         entries ever written to the ring
     words 32 …      ring of the last episodes: moment, return, length (float64 each)
 
-A reader sees every word whole, and words of neighbouring moments beside each other.
+A worker writes them once it has told that its batch is finished: to count delays nobody. So for some microseconds a
+reader may see the figures of the batch before. Every word is whole; two words may be of neighbouring moments.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from math import isfinite
-from struct import Struct
 from typing import Any, Final
 
 import numpy as np
@@ -24,19 +24,19 @@ from vecserver.wire.figures import BATCH_BOUNDS_S
 
 __all__ = ["TALLY_SIZE", "Tally"]
 
-_SUMS: Final = Struct("=QQQdd")
-_ENTRY: Final = Struct("=ddd")
 _ENTRIES: Final = 64
 """Episodes that the ring holds: enough to draw, and read at a glance."""
 
-_BUSY, _BATCHES, _EPISODES, _LATENCY, _COUNTS = 0, 1, 2, 7, 8
+_BUSY, _BATCHES, _COUNT, _LEFT_OUT, _STEPS, _GAINED, _LOST, _LATENCY, _BUCKETS = range(9)
 _WRITTEN: Final = 29
+assert _BUCKETS + len(BATCH_BOUNDS_S) + 1 == _WRITTEN
 _RING: Final = 32
-_BUCKETS: Final = len(BATCH_BOUNDS_S) + 1
-assert _COUNTS + _BUCKETS == _WRITTEN
+_RING_END: Final = _RING + 3 * _ENTRIES
 
-TALLY_SIZE: Final = 8 * _RING + _ENTRY.size * _ENTRIES
+TALLY_SIZE: Final = 8 * _RING_END
 """Bytes of a tally: a multiple of 64."""
+
+_BOUNDS_NS: Final = [round(bound * 1e9) for bound in BATCH_BOUNDS_S]
 
 _LARGEST_RETURN: Final = 1e15
 """A return beyond it is left out of the sums: a float64 that has taken it knows nothing of ordinary ones any more."""
@@ -59,18 +59,16 @@ class Tally:
         self._load()
 
     def _load(self) -> None:
-        self._busy_ns, self._batches = self._words[_BUSY], self._words[_BATCHES]
-        self._count, self._left_out, self._steps, self._gained, self._lost = _SUMS.unpack_from(
-            self._memory, 8 * _EPISODES
-        )
-        self._written = self._words[_WRITTEN]
+        words = self._words
+        self._busy_ns, self._batches, self._latency_ns = words[_BUSY], words[_BATCHES], words[_LATENCY]
+        self._count, self._left_out, self._steps, self._gained, self._lost = self.sums
+        self._written = words[_WRITTEN]
 
     def worked(self, ns: int) -> None:
         """Count a batch that this worker was busy with for so many nanoseconds."""
-        self._busy_ns += ns
-        self._batches += 1
-        self._words[_BUSY] = self._busy_ns
-        self._words[_BATCHES] = self._batches
+        words = self._words
+        self._busy_ns = words[_BUSY] = self._busy_ns + ns
+        self._batches = words[_BATCHES] = self._batches + 1
 
     def ended_batch(self, since_ns: int, now_ns: int) -> None:
         """Count a batch that this worker was the last to finish.
@@ -79,9 +77,11 @@ class Tally:
             since_ns: When it was ordered, as the driver says.
             now_ns: When it was finished.
         """
-        took = min(max(now_ns - since_ns, 0), _LONGEST_NS) / 1e9
-        self._words[_COUNTS + bisect_left(BATCH_BOUNDS_S, took)] += 1
-        self._numbers[_LATENCY] += took
+        words, took = self._words, now_ns - since_ns
+        if not 0 <= took <= _LONGEST_NS:
+            took = 0
+        words[_BUCKETS + bisect_left(_BOUNDS_NS, took)] += 1
+        self._latency_ns = words[_LATENCY] = self._latency_ns + took
 
     def ended_episode(self, at: float, gained: float, length: int) -> None:
         """Count an episode.
@@ -91,20 +91,22 @@ class Tally:
             gained: Its return, which may be any float.
             length: Its steps.
         """
-        if -_LARGEST_RETURN <= gained <= _LARGEST_RETURN:
-            self._count += 1
-            self._steps += length
-            if gained > 0:
-                self._gained += gained
-            else:
-                self._lost -= gained
+        words, numbers, written = self._words, self._numbers, self._written
+        if 0.0 <= gained <= _LARGEST_RETURN:
+            self._gained = numbers[_GAINED] = self._gained + gained
+        elif -_LARGEST_RETURN <= gained < 0.0:
+            self._lost = numbers[_LOST] = self._lost - gained
         else:
-            self._left_out += 1
-        _SUMS.pack_into(self._memory, 8 * _EPISODES, self._count, self._left_out, self._steps, self._gained, self._lost)
-        entry = 8 * _RING + _ENTRY.size * (self._written % _ENTRIES)
-        _ENTRY.pack_into(self._memory, entry, at, gained, length)
-        self._written += 1
-        self._words[_WRITTEN] = self._written
+            self._left_out = words[_LEFT_OUT] = self._left_out + 1
+            self._count -= 1
+            self._steps -= length
+        self._count = words[_COUNT] = self._count + 1
+        self._steps = words[_STEPS] = self._steps + length
+        entry = _RING + 3 * (written % _ENTRIES)
+        numbers[entry] = at
+        numbers[entry + 1] = gained
+        numbers[entry + 2] = length
+        self._written = words[_WRITTEN] = written + 1
 
     def go_on_from(self, other: Tally) -> None:
         """Take over the figures that this worker has in another arena."""
@@ -124,18 +126,18 @@ class Tally:
     @property
     def latency_counts(self) -> list[int]:
         """How many batches that this worker was the last to finish took how long, by ``BATCH_BOUNDS_S``."""
-        return self._words[_COUNTS : _COUNTS + _BUCKETS].tolist()
+        return self._words[_BUCKETS:_WRITTEN].tolist()
 
     @property
     def latency_s(self) -> float:
         """Seconds of these batches together."""
-        return self._numbers[_LATENCY]
+        return self._words[_LATENCY] / 1e9
 
     @property
     def sums(self) -> tuple[int, int, int, float, float]:
-        """Episodes in the sums, episodes left out, steps, returns gained, returns lost."""
-        count, left_out, steps, gained, lost = _SUMS.unpack_from(self._memory, 8 * _EPISODES)
-        return count, left_out, steps, gained, lost
+        """Episodes in the sums, episodes left out, their steps, returns gained, returns lost."""
+        words, numbers = self._words, self._numbers
+        return words[_COUNT], words[_LEFT_OUT], words[_STEPS], numbers[_GAINED], numbers[_LOST]
 
     def recent(self) -> list[tuple[float, float | None, int]]:
         """The last episodes in any order: moment, return or None where it was no finite number, length."""

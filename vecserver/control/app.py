@@ -55,7 +55,7 @@ def create_app(
         pool_routes(registry),
         frame_routes(registry),
         environment_routes(),
-        observe_routes(registry, metrics),
+        observe_routes(registry, metrics, sessions),
         _index_routes(browsers_to_page=page is not None),
     ]
     if sessions is not None:

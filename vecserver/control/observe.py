@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import time
+from itertools import accumulate
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 
@@ -17,10 +32,11 @@ from vecserver.metrics import POOL_FAMILIES, PoolFamily
 from vecserver.wire.errors import InternalError, PoolStopping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from vecserver.control.openenv.sessions import Sessions
     from vecserver.pools.registry import Registry
     from vecserver.pools.results import PoolView
 
@@ -52,6 +68,10 @@ class HttpMetrics:
             registry=registry,
         )
         self._refusals = Counter("vecserver_http_refusals", "Problems answered.", ("code",), registry=registry)
+        self._websockets = Gauge("vecserver_websockets", "WebSockets open.", ("route",), registry=registry)
+        self._websockets_opened = Counter(
+            "vecserver_websockets_opened", "WebSockets accepted.", ("route",), registry=registry
+        )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one answered request.
@@ -62,11 +82,23 @@ class HttpMetrics:
             seconds: How long it took.
         """
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        route = _route_of(scope)
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
         if CODE_KEY in scope:
             self._refusals.labels(scope[CODE_KEY]).inc()
+
+    def accepted(self, scope: Scope) -> Callable[[], None]:
+        """Count a WebSocket that was accepted; returns what to call when it is closed."""
+        route = _route_of(scope)
+        self._websockets_opened.labels(route).inc()
+        self._websockets.labels(route).inc()
+        return self._websockets.labels(route).dec
+
+
+def _route_of(scope: Scope) -> str:
+    """The route that a request found, as it is written in the code."""
+    return getattr(scope.get("route"), "path", None) or "unmatched"
 
 
 class RequestObserver:
@@ -78,6 +110,9 @@ class RequestObserver:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request and count how it ended."""
+        if scope["type"] == "websocket":
+            await self._watch_websocket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -98,6 +133,20 @@ class RequestObserver:
             raise
         finally:
             self.metrics.count(scope, status, time.perf_counter() - begin)
+
+    async def _watch_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closed: list[Callable[[], None]] = []
+
+        async def watch(message: Message) -> None:
+            if message["type"] == "websocket.accept":
+                closed.append(self.metrics.accepted(scope))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watch)
+        finally:
+            for note in closed:
+                note()
 
 
 class _PoolCollector(Collector):
@@ -131,22 +180,58 @@ def _gauge(name: str, text: str, views: Sequence[PoolView], read: Any) -> Metric
 
 
 def _from_stats(family: PoolFamily, views: Sequence[PoolView]) -> Metric:
+    read = [((view.pool, view.info.env_id), family.read(view.stats)) for view in views if view.stats is not None]
+    if family.kind == "histogram":
+        histogram = HistogramMetricFamily(family.name, family.help, labels=_LABELS)
+        for labels, value in read:
+            bounds = [*map(str, value.bounds), "+Inf"]
+            histogram.add_metric(labels, [*zip(bounds, accumulate(value.counts), strict=False)], value.sum)
+        return histogram
     kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.help, labels=_LABELS)
-    for view in views:
-        if view.stats is not None:
-            metric.add_metric((view.pool, view.info.env_id), family.read(view.stats))
+    metric = kind(family.name, family.help, labels=(*_LABELS, family.label) if family.label else _LABELS)
+    for labels, value in read:
+        for own, number in value.items() if family.label else [(None, value)]:
+            if isfinite(number):  # a sum that is none would be shown as one for ever
+                metric.add_metric(labels if own is None else (*labels, own), number)
     return metric
 
 
-def observe_routes(pools: Registry, metrics: CollectorRegistry) -> APIRouter:
+class _SessionCollector(Collector):
+    """Asks OpenEnv's sessions at each scrape."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    def collect(self) -> Iterable[Metric]:
+        sessions = self._sessions
+        yield GaugeMetricFamily("vecserver_openenv_sessions", "OpenEnv sessions open.", len(sessions))
+        yield GaugeMetricFamily("vecserver_openenv_sessions_limit", "OpenEnv sessions at once.", sessions.options.limit)
+        yield CounterMetricFamily(
+            "vecserver_openenv_sessions_started", "OpenEnv sessions opened.", sessions.counts.started
+        )
+        yield CounterMetricFamily(
+            "vecserver_openenv_sessions_refused", "OpenEnv sessions that found no room.", sessions.counts.refused
+        )
+        ended = CounterMetricFamily(
+            "vecserver_openenv_sessions_ended", "OpenEnv sessions ended, by cause.", labels=("cause",)
+        )
+        for cause, count in list(sessions.counts.ended.items()):
+            ended.add_metric((cause,), count)
+        yield ended
+
+
+def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessions | None = None) -> APIRouter:
     """The routes that operators and their tools ask.
 
     Args:
         pools: The pools.
         metrics: Where this app's metrics are registered; the pools' and the process's are added.
+        sessions: OpenEnv's, whose metrics are added too; None for a server without them.
     """
+    disable_created_metrics()  # of the families here, a moment of birth each: series that nobody asks for
     metrics.register(_PoolCollector(pools))
+    if sessions is not None:
+        metrics.register(_SessionCollector(sessions))
     ProcessCollector(registry=metrics)
     router = APIRouter(tags=["operation"])
 

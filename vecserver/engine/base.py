@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActionArea", "Engine", "EngineInfo", "ResetCommand", "RowFaults", "Shard", "attribute_of", "fault_of"]
 
+# as plain names: an attribute of a class is looked up anew at every use
+_STEPS, _EPISODES = WorkerLine.STEPS, WorkerLine.EPISODES
+
 _WRAPPER_CLASSES: Final = "__wrapper_classes__"
 
 _MAX_TEXT: Final = 16 << 10
@@ -201,8 +204,10 @@ class Shard:
 
     def count(self, steps: int, episodes: int) -> None:
         """Add to the worker's counters, where the host and observers read them."""
-        self.line[WorkerLine.STEPS] += steps
-        self.line[WorkerLine.EPISODES] += episodes
+        line = self.line
+        line[_STEPS] += steps
+        if episodes:
+            line[_EPISODES] += episodes
 
     def take_side(self, rows: Sequence[bytes]) -> None:
         """Take the side values of the shard's next actions, one encoded row each."""
@@ -251,6 +256,9 @@ class Engine(Protocol):
         Raises:
             RowFaults: Environments raised; the other rows have stepped.
         """
+
+    def settle(self) -> None:
+        """Count what the last step brought; called when its end has been told, so that nobody waits for it."""
 
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows; rows that are left out get their last observation again.

@@ -147,7 +147,7 @@ class EnvsEngine:
         restarted = restarting.count(True) if self._mode == "NextStep" else 0
         self._shard.count(len(self._envs) - restarted, len(batch.ends))
         infos = batch.infos if self._kept is None else self._kept(batch.infos, batch.finals)
-        ended = [row for row, *_ in batch.ends]
+        ended = [end[0] for end in batch.ends]
         episodes = self._episodes.step(views.rewards, ended, unstepped, report=self._sends_episodes)
         if self._sends_episodes:
             batch.faults += [fault_of(row, error) for row, error in claims_of_episode(infos)]
@@ -206,6 +206,10 @@ class EnvsEngine:
         slots = self._shard.slots
         for leaf, last in zip(slots[target].observations, slots[source].observations, strict=True):
             leaf[rows] = last[rows]
+
+    def settle(self) -> None:
+        """Count the episodes of the last step."""
+        self._episodes.settle()
 
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""

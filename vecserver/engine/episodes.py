@@ -1,7 +1,7 @@
 """Statistics of episodes, kept where rows are stepped: what ``RecordEpisodeStatistics`` around them would report.
 
-They are kept in every pool, for its figures, and sent to the driver that asked for them. So a step costs one addition
-of arrays, and more only where an episode ends.
+They are kept in every pool, for its figures, and sent to the driver that asked for them. Where it did not, they are
+worked out when the step's end has been told: nobody waits for them.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class EpisodeStatistics:
         self._before = [0] * self._size  # what they were before each row's episode
         self._starts = [perf_counter()] * self._size
         self._over: list[int] = []  # rows of the shard whose next step resets instead of counting
+        self._noted: tuple[np.ndarray[Any, Any], list[int], Sequence[int]] | None = None
 
     def bind(self, first: int, tally: Tally) -> None:
         """Go on in an arena where the shard begins with another row; its episodes are counted in ``tally``."""
@@ -50,31 +51,42 @@ class EpisodeStatistics:
 
     def restart(self, mask: Sequence[bool] | None) -> None:
         """Rows were reset; None for all."""
+        self.settle()
         reset = range(self._size) if mask is None else [row for row, chosen in enumerate(mask) if chosen]
         self._begin(reset)
         self._over = [row for row in self._over if row not in reset]
 
     def _begin(self, rows: Iterable[int]) -> None:
-        now = perf_counter()
+        now, steps, before, starts, returns = perf_counter(), self._steps, self._before, self._starts, self._returns
         for row in rows:
-            self._returns[row] = 0.0
-            self._before[row] = self._steps
-            self._starts[row] = now
+            returns[row] = 0.0
+            before[row] = steps
+            starts[row] = now
 
     def step(
         self, rewards: np.ndarray[Any, Any], ended: list[int], faulty: Sequence[int] = (), *, report: bool = False
     ) -> dict[str, list[Any]] | None:
-        """Count a step.
+        """Take note of a step.
 
         Args:
-            rewards: Of every row of the shard; 0.0 where a row raised.
+            rewards: Of every row of the shard, 0.0 where a row raised; they stay as they are until it is settled.
             ended: Rows of the shard whose episode ended.
             faulty: Rows of the shard that raised; their episodes stay as they are.
-            report: Whether the episodes that ended are reported.
+            report: Whether the episodes that ended are reported; it is settled at once then.
 
         Returns:
             Lists ``rows``, ``r``, ``l`` and ``t`` of the episodes that ended; None where none did, or no report is due.
         """
+        if self._noted is not None:
+            self.settle()
+        self._noted = (rewards, ended, faulty)
+        return self.settle(report=True) if report else None
+
+    def settle(self, *, report: bool = False) -> dict[str, list[Any]] | None:
+        """Count the step that was noted last, if that has not been done; returns its report, where one is due."""
+        if self._noted is None:
+            return None
+        (rewards, ended, faulty), self._noted = self._noted, None
         try:  # noqa: SIM105 - a context manager costs more than the addition
             self._returns += rewards
         except (RuntimeWarning, FloatingPointError):
@@ -82,9 +94,10 @@ class EpisodeStatistics:
         self._steps += 1
         for row in faulty:
             self._before[row] += 1
-        if self._over:
-            self._begin([row for row in self._over if row not in faulty])
-            self._over = [row for row in self._over if row in faulty]
+        over = self._over
+        if over:
+            self._begin([row for row in over if row not in faulty] if faulty else over)
+            self._over = [row for row in over if row in faulty] if faulty else []
         if not ended:
             return None
         found = self._report(ended) if report else None
@@ -105,8 +118,9 @@ class EpisodeStatistics:
         }
 
     def _count(self, ended: list[int]) -> None:
-        now = perf_counter()
+        now, steps, before, returns = perf_counter(), self._steps, self._before, self._returns
+        ended_episode = self._tally.ended_episode
         for row in ended:
-            length = self._steps - self._before[row]
+            length = steps - before[row]
             if length:  # else it had ended before, and was stepped on without a reset: mode Disabled
-                self._tally.ended_episode(now, self._returns.item(row), length)
+                ended_episode(now, returns.item(row), length)

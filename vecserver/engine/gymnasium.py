@@ -274,6 +274,10 @@ class _VectorEngine:
         if faults:
             raise RowFaults(faults)
 
+    def settle(self) -> None:
+        """Count the episodes of the last step."""
+        self._episodes.settle()
+
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot; after a fault the vector environment is made again first."""
         if not self._usable:

@@ -221,6 +221,10 @@ class NativeEngine:
             kept["final_info"] = _picked(kept["final_info"], self._keys)
         return kept
 
+    def settle(self) -> None:
+        """Count the episodes of the last step."""
+        self._episodes.settle()
+
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot: all of them, or those of a mask where the vector environment can."""
         mask = None if command.mask is None else np.array(command.mask, np.bool_)

@@ -68,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 # as plain names: an attribute of a class is looked up anew at every use
 _SEQ, _OPCODE, _SLOT, _SINCE = DriverLine.SEQ, DriverLine.OPCODE, DriverLine.SLOT, DriverLine.SINCE
-_LAST_SLOT = WorkerLine.SLOT
+_LAST_SLOT, _SIDE_LENGTH, _STATUS = WorkerLine.SLOT, WorkerLine.SIDE_LENGTH, WorkerLine.STATUS
 
 _WATCH_US: Final = 300
 """How long a worker watches for its next command before it sleeps, where the one before came as soon. To wake a core
@@ -284,18 +284,17 @@ class _Worker:
         fits = len(payload) <= len(side)
         if fits:
             side[: len(payload)] = payload
-        line[WorkerLine.SIDE_LENGTH] = len(payload)
-        line[WorkerLine.STATUS] = status
+        line[_SIDE_LENGTH] = len(payload)
+        line[_STATUS] = status
         line[driver.done_word] = seq
         driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
-        since_ns = driver.line[_SINCE]
+        since_ns, now_ns = driver.line[_SINCE], monotonic_ns()  # behind the line the driver may write it anew
+        is_last = driver.finish.cross()
         if since_ns:
-            now_ns = monotonic_ns()
             tally.worked(now_ns - began_ns)
-        if driver.finish.arrive():
-            if since_ns:
-                tally.ended_batch(since_ns, now_ns)  # before the ring: whoever hears it sees it counted
-            driver.finish.bell.ring()
+            if is_last:
+                tally.ended_batch(since_ns, now_ns)
+        self._engine.settle()
         if not fits and driver is not self._lent:
             send(self._sock, payload)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vecserver.control.openenv.nursery import SessionProcess
     from vecserver.pools.sessions.answers import Answer
 
-__all__ = ["Session", "SessionOptions", "Sessions"]
+__all__ = ["Session", "SessionCounts", "SessionOptions", "Sessions"]
 
 _SWEEP_S: Final = 1.0
 """How often idle and stuck sessions are looked for."""
@@ -49,6 +49,23 @@ class SessionOptions:
     start_timeout: float = 60.0
 
 
+@dataclass(slots=True)
+class SessionCounts:
+    """What became of the sessions of a server.
+
+    Attributes:
+        started: Opened.
+        refused: Not opened, for there were as many as there may be.
+        ended: By cause: ``closed`` by its client, ``lost`` with its process, ``idle``, ``stuck``, or ``shutdown``.
+    """
+
+    started: int = 0
+    refused: int = 0
+    ended: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("closed", "lost", "idle", "stuck", "shutdown"), 0)
+    )
+
+
 class Session:
     """One client's environment, wherever it lives.
 
@@ -57,6 +74,7 @@ class Session:
         on_lost: Called once, with the reason, when the session was ended while nobody asked it anything.
         since: When the message under way was sent, or the last one answered.
         asked: Whether a message is under way.
+        cause: Why it ends, where it is not lost: see ``SessionCounts``.
     """
 
     def __init__(self, number: int, process: SessionProcess, sessions: Sessions) -> None:
@@ -65,6 +83,7 @@ class Session:
         self.on_lost: Callable[[str], None] | None = None
         self.since = sessions.clock()
         self.asked = False
+        self.cause = "closed"
         self._sessions = sessions
         self._turn = asyncio.Lock()
 
@@ -98,6 +117,7 @@ class Sessions:
     def __init__(self, options: SessionOptions, clock: Callable[[], float] = time.monotonic) -> None:
         self.options = options
         self.clock = clock
+        self.counts = SessionCounts()
         self._nursery = Nursery(options.play, options.start_timeout)
         self._open: dict[int, Session] = {}
         self._opening = 0
@@ -122,6 +142,7 @@ class Sessions:
             raise PoolStopping(_STOPPING)
         limit = self.options.limit
         if len(self) >= limit:
+            self.counts.refused += 1
             raise CapExceeded(
                 f"there are {len(self)} sessions, and this server has room for {limit}: close one, or start it with a "
                 "higher --openenv-sessions",
@@ -137,6 +158,7 @@ class Sessions:
         self._last += 1
         session = self._open[self._last] = Session(self._last, process, self)
         process.sessions.add(session.number)
+        self.counts.started += 1
         if self._sweeper is None:
             self._sweep_later()
         return session
@@ -171,6 +193,8 @@ class Sessions:
         if self._open.pop(session.number, None) is None:
             return
         process = session.process
+        lost = process.lost is not None and session.cause == "closed"
+        self.counts.ended["lost" if lost else session.cause] += 1
         process.forget(session.number, why)
         if process not in self._shared:
             self._leave(process, why)
@@ -202,9 +226,11 @@ class Sessions:
                     self._end_stuck(session)
             elif waited > self.options.idle_timeout:
                 idle = self.options.idle_timeout
+                session.cause = "idle"
                 self._end(session, f"the session was idle for {idle:g} s and was ended: see --openenv-idle-timeout")
 
     def _end_stuck(self, session: Session) -> None:
+        session.cause = "stuck"
         self._nursery.kill(session.process.number)
         session.process.give_up(
             f"the environment took longer than {self.options.step_timeout:g} s and was killed: see "
@@ -224,6 +250,7 @@ class Sessions:
             self._sweeper.cancel()
             self._sweeper = None
         for session in list(self._open.values()):
+            session.cause = "shutdown"
             self._end(session, _STOPPING)
         self._nursery.stop(_STOPPING)
 
