@@ -74,6 +74,7 @@ def serving(**options):
         create_app(FakeRegistry(), sessions),
         log_config=None,
         lifespan="off",
+        loop="asyncio",  # as vecserver.serve has it, whatever else is installed
         ws_per_message_deflate=False,
         ws_max_size=MAX_BODY_BYTES,
     )

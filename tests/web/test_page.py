@@ -71,7 +71,7 @@ def test_a_pool_is_made_watched_reset_and_deleted(tabs, server, make):
     with driven(server, "watched", [1, 1, 1]):
         expect(figure(page, "Env steps/s")).not_to_have_text("0")
         expect(figure(page, "Episodes")).not_to_have_text("0")
-        expect(page.get_by_text("driven by control plane").first).to_be_visible()
+        expect(page.locator(".vs-events")).to_contain_text("reset")
         expect(page.locator("table tbody tr")).to_have_count(1)
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("button", name="Delete it").click()

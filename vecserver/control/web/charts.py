@@ -56,6 +56,7 @@ def chart_options(title: str, names: Sequence[str], *, dots: Sequence[str] = ())
             "scale": True,
             "splitNumber": 3,
             "axisLine": {"show": False},
+            "axisTick": {"show": False},
             "axisLabel": {"color": _INK},
             "splitLine": {"lineStyle": {"color": _GRID_LINE}},
         },
