@@ -16,7 +16,8 @@ from vecserver.wire.figures import EpisodeFigures, Histogram
 @pytest.fixture
 def view():
     registry = FakeRegistry()
-    yield registry.create(PoolSpec(env_id="CartPole-v1", num_envs=4), "cart")
+    made = registry.create(PoolSpec(env_id="CartPole-v1", num_envs=4), "cart")
+    yield changed(made, refusals={}, restarts={}, driver="", resets=0, batch_seconds=Histogram())
     registry.close()
 
 
@@ -88,10 +89,10 @@ def test_events_say_what_changed(view):
         "its driver left: trainer",
         "broken: no worker is left",
         "reset",
-        "1 workers replaced: killed",
+        "1 worker replaced: killed",
         "2 refused: lease_held",
         "driven by trainer",
-        "created in 0.25 s with 1 workers",
+        "created in 0.25 s, workers: 1",
     ]
     assert history.events[-1].at == 100.0 - 60.0
 

@@ -103,7 +103,7 @@ class History:
         self.events: deque[Event] = deque(maxlen=_EVENTS)
         self.workers: list[WorkerLoad] = []
         self.seen = now
-        self._tell(now - age_s, f"created in {view.creation_s:.2f} s with {view.info.workers} workers")
+        self._tell(now - age_s, f"created in {view.creation_s:.2f} s, workers: {view.info.workers}")
         if view.state != "ready":
             self._tell(now, f"{view.state}: {view.reason}")
         if view.stats is not None:
@@ -200,7 +200,8 @@ def _changes(before: PoolView, now: PoolView) -> list[str]:
         return found
     found += _of_driver(before.stats, now.stats)
     found += [f"{n} refused: {code}" for code, n in _more(before.stats.refusals, now.stats.refusals)]
-    found += [f"{n} workers replaced: {cause}" for cause, n in _more(before.stats.restarts, now.stats.restarts)]
+    replaced = _more(before.stats.restarts, now.stats.restarts)
+    found += [f"{n} worker{'s' if n > 1 else ''} replaced: {cause}" for cause, n in replaced]
     if resets := now.stats.resets - before.stats.resets:
         found.append(f"reset {resets} times" if resets > 1 else "reset")
     return found

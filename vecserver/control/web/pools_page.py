@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pools_page"]
 
-_COLUMNS: Final = ("Pool", "State", "Rows", "Env steps/s", "Batch", "Return", "Length", "Restarts", "Driver")
+_COLUMNS: Final = ("Pool", "State", "Rows / workers", "Env steps/s", "Batch", "Return", "Length", "Restarts", "Driver")
 _WITH_LINE: Final = "Env steps/s"
 _DRAWN: Final = 60
 """Samples in a small line."""
@@ -46,7 +46,7 @@ class _Row:
         self._state.set_text(view.state)
         self._state.classes(replace=f"vs-state vs-state-{view.state}")
         texts = {
-            "Rows": f"{view.info.num_envs} × {view.info.workers} workers",
+            "Rows / workers": f"{view.info.num_envs} / {view.info.workers}",
             "Env steps/s": number_text(sample.env_steps if sample else None),
             "Batch": seconds_text(sample.latency_s if sample else None),
             "Return": number_text(history.mean_return),
