@@ -6,6 +6,7 @@ import asyncio
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
 
 from starlette.responses import PlainTextResponse, RedirectResponse
 
@@ -29,7 +30,7 @@ def prefix_of(request: Request) -> str:
     forwarded = request.headers.get("x-forwarded-prefix", "").rstrip("/")
     sane = forwarded.startswith("/") and not forwarded.startswith("//") and forwarded.isprintable()
     below: str = request.scope.get("root_path", "")
-    return (forwarded if sane else "") + below.removesuffix(PATH)
+    return (quote(forwarded) if sane else "") + below.removesuffix(PATH)
 
 
 def to_page(request: Request) -> RedirectResponse:

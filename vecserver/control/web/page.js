@@ -13,9 +13,11 @@ window.vecserver = {
       const box = figure.getBoundingClientRect();
       return box.bottom > 0 && box.top < window.innerHeight;
     };
-    let root = document.getElementById(id);
+    const root = document.getElementById(id);
+    if (!root || root.isWalked) return; // the socket was lost for a moment, and the page was not
+    root.isWalked = true;
     let last = -1;
-    while (root && document.contains(root)) {
+    while (document.contains(root)) {
       const idle = document.hidden || root.dataset.ready !== "yes";
       const seen = idle ? [] : [...root.querySelectorAll("figure")].filter(isSeen);
       if (!seen.length) {
