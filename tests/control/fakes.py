@@ -197,7 +197,9 @@ def served(registry: FakeRegistry):
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # the first request may be faster than the thread
-    server = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off", loop="asyncio"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(registry), log_config=None, lifespan="off", loop="asyncio", http="h11")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
