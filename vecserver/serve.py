@@ -98,8 +98,8 @@ def run(
             app,
             log_config=None,
             log_level=log_level,
-            # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer, and
-            # the other parser lets requests with two Host headers through
+            # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer,
+            # and the other parser lets requests with two Host headers through
             loop="asyncio",
             http="h11",
             lifespan="off",
