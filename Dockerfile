@@ -14,7 +14,8 @@ RUN /opt/vecserver/bin/pip install --constraint constraints.txt ".[${EXTRAS}]"
 FROM python:${PYTHON}
 # tini is process 1: it collects the processes of pools whose host was killed
 RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
-RUN useradd --uid 1000 --create-home vecserver
+RUN useradd --uid 1000 --create-home vecserver \
+    && install -d -m 700 -o vecserver -g vecserver /home/vecserver/.local /home/vecserver/.local/state /home/vecserver/.local/state/vecserver
 COPY --from=build /opt/vecserver /opt/vecserver
 ENV PATH=/opt/vecserver/bin:$PATH PYTHONUNBUFFERED=1
 USER 1000

@@ -34,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
     with warnings.catch_warnings(), contextlib.suppress(ImportError):
         warnings.simplefilter("ignore")
         importlib.import_module("Box2D")
+    # libuv keeps a pipe for signals as long as the process lives: there before anything is counted
+    with contextlib.suppress(ImportError):
+        importlib.import_module("uvloop").new_event_loop().close()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -209,4 +209,5 @@ def test_nothing_sleeps():
         "vecserver.cli.measure.peer_process",
         "vecserver_client.connection",
         "vecserver_client.direct",
+        "vecserver_client.ws",
     }

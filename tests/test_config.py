@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,8 @@ def test_defaults_are_loopback_and_the_caps_of_pools():
     """Without any setting a server listens on loopback, port 8000, with the caps' own defaults."""
     settings = load()
     assert (settings.host, settings.port, settings.insecure) == ("127.0.0.1", 8000, False)
-    assert settings.caps == Caps()
+    assert replace(settings.caps, max_total_arena_bytes=None) == Caps()
+    assert 0 < settings.max_total_arena_bytes < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_explicit_beats_environment_beats_default(monkeypatch):
@@ -66,6 +68,33 @@ def test_a_wrong_setting_is_named(given, words):
     """A value out of range is refused with the setting's name."""
     with pytest.raises(ValueError, match=words):
         load(**given)
+
+
+def test_pools_are_declared_by_text_and_file(tmp_path):
+    """Those of the command line first; names are unlike each other, and every option is looked at before the start."""
+    path = tmp_path / "pools.toml"
+    path.write_text('[pools.b]\nenv = "CartPole-v1"\nnum_envs = 2\n')
+    text = "name=a,env=CartPole-v1,num_envs=1"
+    assert [(pool.name, pool.spec.num_envs) for pool in load(pool=(text,), pools=path).declared] == [("a", 1), ("b", 2)]
+    assert load().declared == []
+    for given, words in (
+        ({"pool": (text, text)}, "two pools are named a"),
+        ({"pool": ("name=b,env=CartPole-v1,num_envs=1",), "pools": path}, "two pools are named b"),
+        ({"pool": ("name=a,env=CartPol-v1,num_envs=1",)}, "CartPole-v1"),
+        ({"pool": (text,), "max_num_envs": 1, "pools": path}, "max_num_envs of this server is 1"),
+        ({"pools": tmp_path / "none.toml"}, "cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load(**given)
+
+
+def test_the_state_dir_is_the_users_own(monkeypatch):
+    """XDG_STATE_HOME, or where it is by default."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/x")
+    assert load().state_dir == Path("/x/vecserver")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load().state_dir == Path("/home/somebody/.local/state/vecserver")
 
 
 def test_a_wrong_variable_is_named(monkeypatch):

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from tests.contract.compare import assert_same
 from vecserver.engine.wrappers import ALLOWED_WRAPPERS, REFUSED_WRAPPERS
 from vecserver.pools.spec import ENGINES
-from vecserver.wire import codec, frames, infos, messages
+from vecserver.wire import codec, frames, infos, messages, websocket
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, InvalidAction
 from vecserver.wire.frames import PROTOCOL_VERSION, Flag, Header, Kind, digest_of, split
@@ -41,7 +41,7 @@ def _examples(text: str) -> dict[str, list[bytes]]:
     for name, block in re.findall(r"^```hex (\S+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         parts: list[bytearray] = []
         for line in block.splitlines():
-            if head := re.fullmatch(r"(header|ext|body) (\d+)", line):
+            if head := re.fullmatch(r"(header|ext|body|message) (\d+)", line):
                 parts.append(bytearray(int(head[2])))
                 continue
             shown = re.fullmatch(r" *(\d+)  ([0-9a-f ]+?)(?: {3,}\S.*)?", line)
@@ -77,6 +77,7 @@ def test_every_example_is_decoded_here():
         "in-progress",
         "split",
         "part-step",
+        "websocket-step",
     }
 
 
@@ -186,6 +187,24 @@ def test_the_examples_of_a_split():
         body_length=8,
     )
     assert ActionFormat(spaces.Discrete(2), 1).encode([np.array([1], np.int32)]) == (ext, body)
+
+
+def test_the_example_of_a_websocket_message():
+    """The frames of the step, in one piece."""
+    message, *_ = EXAMPLES["websocket-step"]
+    assert websocket.join(*EXAMPLES["step"]) == message
+    header, *parts = websocket.part(message)
+    assert header.body_length == 8
+    assert [bytes(each) for each in parts] == EXAMPLES["step"]
+
+
+def test_the_websockets_close_codes_are_those_of_errors():
+    """4000 and the error's number."""
+    codes = [re.fullmatch(r"(\d+) \(`(\w+)`\)", row[0]) for row in _table(PROTOCOL, "close code")]
+    named = {code[2]: int(code[1]) for code in codes if code}
+    assert {"unknown_pool", "pool_lost", "pool_stopping", "malformed_message"} <= set(named)
+    for name, code in named.items():
+        assert websocket.close_of(ERRORS[name]("why"))[0] == code
 
 
 def test_the_header_is_described_field_by_field():

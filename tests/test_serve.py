@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -8,15 +9,19 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from tests.environments import env_id
+from tests.pools.odd_environments import odd
 from vecserver.serve import _listen, _url
-from vecserver.wire.errors import PortUnavailable, ServerUnreachable, VecServerError
+from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
+from vecserver_client import aio, attach, make_vec
 from vecserver_client.control import ControlClient
 
 PATIENCE_S = 30.0
@@ -73,13 +78,18 @@ def own_directories() -> list[Path]:
     return sorted(Path(os.environ["VECSERVER_RUNTIME_DIR"]).iterdir())
 
 
-def test_the_parent_is_told_where_the_server_is():
-    """The ready line has the address and the process id, requests are answered from then on, and nothing is printed."""
-    running = Server()
+def test_the_parent_is_told_where_the_server_is(tmp_path):
+    """The ready line has the address and the process id, requests are answered from then on, and nothing is printed.
+
+    A server that ends with a program keeps no pools for another one's.
+    """
+    running = Server(VECSERVER_STATE_DIR=str(tmp_path))
     try:
         assert running.ready["pid"] == running.process.pid
         assert running.url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{running.url}/readyz").json() == {"status": "ready"}
+        body = {"env_id": "CartPole-v1", "num_envs": 1, "durable": True}
+        assert httpx.post(f"{running.url}/v1/pools", json=body).json()["field"] == "durable"
     finally:
         printed = running.end()
     assert (printed, running.process.returncode) == ("", 0)
@@ -148,6 +158,106 @@ def test_a_second_signal_ends_a_server_at_once():
         assert own_directories() == []
         step.join(PATIENCE_S)
         wait_until(lambda: not Path(f"/proc/{pool['host_pid']}").exists())
+
+
+def test_a_server_under_load_ends_in_time():
+    """SIGTERM while trainers step without a pause: gone within five seconds and a batch, and the trainers are told."""
+    with server(VECSERVER_GRACE="5") as running:
+        trainers = [Trainer(running.url, transport) for transport in ("shm", "tcp")]
+        with ControlClient(running.url) as client:
+            pools = client.list_pools()
+        assert all(trainer.stepped.wait(PATIENCE_S) for trainer in trainers)
+        began = time.monotonic()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+        assert time.monotonic() - began < 5.0
+        assert [type(trainer.end()) for trainer in trainers] == [PoolLost, PoolLost]
+        pids = [pid for pool in pools for pid in (pool["host_pid"], *pool["stats"]["worker_pids"])]
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        assert own_directories() == []
+
+
+class Trainer:
+    """Steps a pool of its own without a pause, in a thread, until it is told why not."""
+
+    def __init__(self, url: str, transport: str) -> None:
+        self.stepped = threading.Event()
+        self._envs = make_vec("CartPole-v1", 8, url=url, transport=transport, workers=2)
+        self._told: list[VecServerError] = []
+        self._thread = threading.Thread(target=self._train)
+        self._thread.start()
+
+    def _train(self) -> None:
+        try:
+            self._envs.reset(seed=1)
+            while True:
+                self._envs.step(np.zeros(8, np.int64))
+                self.stepped.set()
+        except VecServerError as error:
+            self._told.append(error)
+
+    def end(self) -> VecServerError:
+        """What it was told."""
+        self._thread.join(PATIENCE_S)
+        self._envs.close()
+        return self._told[0]
+
+
+def test_durable_pools_are_there_after_a_restart(tmp_path):
+    """Those of the command line, of a file and of POST /v1/pools; the driver of before is told, and attaches again."""
+    pools = tmp_path / "pools.toml"
+    pools.write_text(f'[pools.eval]\nenv = "{odd("Noisy-v0")}"\nnum_envs = 1\nworkers = 1\n')
+    declared = ("--pool", "name=train,env=CartPole-v1,num_envs=2,workers=1", "--pools", str(pools))
+    state = {"VECSERVER_STATE_DIR": str(tmp_path / "state")}
+    with public_server(*declared, **state) as (first, url), ControlClient(url) as client:
+        make_vec("CartPole-v1", 1, workers=1, url=url, pool="kept", durable=True).close()
+        asyncio.run(keep_another(url))
+        before = ready_pools(client)
+        envs = attach(url, "kept")
+        envs.reset(seed=1)
+        first.kill()
+        first.wait()
+        with pytest.raises(PoolLost):
+            for _ in range(2):  # over shm the first may be done before the workers are gone
+                envs.step(np.zeros(1, np.int64))
+        envs.close()
+    with public_server(*declared, **state) as (second, url), ControlClient(url) as client:
+        after = ready_pools(client)
+        assert before.keys() == after.keys() == {"train", "eval", "kept", "other"}
+        assert not {*before.values()} & {*after.values()}
+        client.delete_pool("kept")
+        second.terminate()
+        _, said = second.communicate(timeout=PATIENCE_S)
+    events = [json.loads(line) for line in said.splitlines()]
+    assert {event["level"] for event in events} == {"info"}
+    printed = [event for event in events if event["logger"] == "vecserver.pools.output"]
+    assert [(event["pool"], event["message"]) for event in printed] == [("eval", "made with a noise")]
+
+
+async def keep_another(url: str) -> None:
+    """The same from an event loop."""
+    async with await aio.make_vec("CartPole-v1", 1, workers=1, url=url, pool="other", durable=True):
+        pass
+
+
+def ready_pools(client: ControlClient) -> dict[str, str]:
+    """The durable pools and their epochs, once the server is ready."""
+    wait_until(lambda: httpx.get(f"{client.url}/readyz").status_code == 200)
+    pools = client.list_pools()
+    assert {(pool["state"], pool["durable"]) for pool in pools} == {("ready", True)}
+    return {pool["pool"]: pool["epoch"] for pool in pools}
+
+
+@contextmanager
+def public_server(*arguments: str, **environment: str):
+    """A server without a parent, which keeps pools."""
+    command = [sys.executable, "-m", "vecserver", "serve", "--port", "0", *arguments]
+    environment = {**os.environ, "VECSERVER_GRACE": "1", **environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        try:
+            yield process, process.stdout.readline().decode().split()[2]
+        finally:
+            process.kill()
 
 
 def wait_until(condition) -> None:

@@ -9,15 +9,20 @@ import ipaddress
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vecserver.control.openenv.sessions import SessionOptions
+from vecserver.pools.declarations import pool_of_text, pools_of_file
+from vecserver.pools.machine import memory_limit
 from vecserver.pools.sessions.play import PlayOptions
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import VecServerError
+
+if TYPE_CHECKING:
+    from vecserver.pools.store import DurablePool
 
 __all__ = ["Settings", "is_loopback", "load"]
 
@@ -44,6 +49,15 @@ def _default_runtime_dir() -> Path:
     return Path(own if own and os.access(own, os.W_OK | os.X_OK) else tempfile.gettempdir())
 
 
+def _default_state_dir() -> Path:
+    own = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(own) if own else Path("~/.local/state").expanduser()) / "vecserver"
+
+
+def _half_of_memory() -> int:
+    return max(1, memory_limit() // 2)
+
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 DataPort = Annotated[int, Field(ge=1, le=65535)]
 
@@ -58,6 +72,13 @@ class Settings(BaseSettings):
         max_pools: Pools at once.
         max_num_envs: Rows of one pool.
         max_arena_bytes: Shared memory of one pool.
+        max_total_arena_bytes: Shared memory of all pools together; if not given, half of what this process may have
+            when it starts, by its control group and the machine's free memory.
+        max_creations: Pools that are made at the same time; 16 more requests wait for their turn.
+        pool: Durable pools, one text each, as ``vecserver.pools.declarations`` reads them.
+        pools: A TOML file of durable pools.
+        state_dir: Directory of the file in which durable pools are kept that were made over HTTP. One server at a time
+            has it.
         start_timeout: Seconds that a pool may take to start.
         grace: Seconds that a pool may take to stop by itself.
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
@@ -84,6 +105,11 @@ class Settings(BaseSettings):
     max_pools: int = Field(Caps().max_pools, ge=1)
     max_num_envs: int = Field(Caps().max_num_envs, ge=1)
     max_arena_bytes: int = Field(Caps().max_arena_bytes, ge=1)
+    max_total_arena_bytes: int = Field(default_factory=_half_of_memory, ge=1)
+    max_creations: int = Field(Caps().max_creations, ge=1)
+    pool: Annotated[tuple[str, ...], NoDecode] = ()
+    pools: Path | None = None
+    state_dir: Path = Field(default_factory=_default_state_dir)
     start_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
     grace: float = Field(5.0, gt=0, allow_inf_nan=False)
     runtime_dir: Path = Field(default_factory=_default_runtime_dir)
@@ -109,6 +135,19 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _check_declared(self) -> Settings:
+        try:
+            declared = self.declared
+            for each in declared:
+                each.spec.check(self.caps)
+        except VecServerError as error:
+            raise ValueError(error.message) from None
+        names = [each.name for each in declared]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two pools are named {', '.join(sorted(twice))}")
+        return self
+
+    @model_validator(mode="after")
     def _check(self) -> Settings:
         if self.data_port_range is not None and self.data_port_range[0] > self.data_port_range[1]:
             raise ValueError(f"data_port_range ends ({self.data_port_range[1]}) before it begins")
@@ -128,7 +167,22 @@ class Settings(BaseSettings):
     @property
     def caps(self) -> Caps:
         """The limits that the registry enforces."""
-        return Caps(max_pools=self.max_pools, max_num_envs=self.max_num_envs, max_arena_bytes=self.max_arena_bytes)
+        return Caps(
+            max_pools=self.max_pools,
+            max_num_envs=self.max_num_envs,
+            max_arena_bytes=self.max_arena_bytes,
+            max_total_arena_bytes=self.max_total_arena_bytes,
+            max_creations=self.max_creations,
+        )
+
+    @property
+    def declared(self) -> list[DurablePool]:
+        """The durable pools of the command line and of the file.
+
+        Raises:
+            InvalidSpec: One of them is none, or the file cannot be read.
+        """
+        return [*map(pool_of_text, self.pool), *(pools_of_file(self.pools) if self.pools is not None else [])]
 
     @property
     def sessions(self) -> SessionOptions:

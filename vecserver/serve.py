@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
+from vecserver import logs
 from vecserver.config import is_loopback
 from vecserver.control.app import create_app
 from vecserver.control.guards import MAX_BODY_BYTES
 from vecserver.control.openenv.sessions import Sessions
 from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
+from vecserver.pools.store import PoolStore
 from vecserver.wire.errors import PortUnavailable
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ def run(
     *,
     parent_fd: int | None = None,
     log_level: str = "info",
+    log_format: str = "text",
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or the parent's end; in the main thread, for signals to be seen.
@@ -61,17 +64,18 @@ def run(
         parent_fd: An inherited Unix stream socket. One line ``{"url", "pid"}`` is written to it when the server accepts
             requests, and the server stops when the other end is closed, by whatever end of that process.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
+        log_format: ``json`` or ``text``.
         announce: Called with the address when the server accepts requests.
 
     Raises:
         PortUnavailable: The port cannot be listened on.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     with (
         _listen(settings.host, settings.port) as listener,
         _own_directory(settings.runtime_dir) as directory,
         closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
     ):
+        logs.configure(log_format, log_level)  # once there is a server, for whoever calls this as a function
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
 
@@ -89,6 +93,8 @@ def run(
             caps=settings.caps,
             start_timeout=settings.start_timeout,
             grace=settings.grace,
+            # what belongs to one program ends with it, and must not make another server's pools
+            store=None if parent_fd is not None else PoolStore(settings.state_dir),
         )
         sessions = Sessions(settings.sessions)
         _make_room_for(settings.openenv_sessions)
@@ -124,6 +130,7 @@ def run(
         if parent is not None:
             parent.watch(server.stop)
         try:
+            registry.restore(settings.declared)
             server.run(sockets=[listener])
         finally:
             registry.close()

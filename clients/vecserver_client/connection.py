@@ -194,9 +194,10 @@ class Connection(Conversation):
             self._reopen()
             self._lost = True
             return None
-        except BaseException:
+        except BaseException as error:
             # Also KeyboardInterrupt: a message read in part leaves a socket that answers out of step. A pending request
             # is asked for again on the fresh one.
+            self._note_end(error)
             self._reopen()
             raise
 

@@ -22,9 +22,10 @@ from vecserver.wire.errors import (
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ControlClient", "HttpApi", "pool_path"]
+__all__ = ["PROBLEM", "ControlClient", "HttpApi", "error_of_problem", "pool_path"]
 
-_PROBLEM: Final = "application/problem+json"
+PROBLEM: Final = "application/problem+json"
+"""Content type of a refusal."""
 _STANDARD: Final = frozenset({"type", "title", "status", "detail", "instance", "code"})
 _POOL_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]*", re.IGNORECASE | re.ASCII)
 _CONNECT_S: Final = 10.0
@@ -44,6 +45,7 @@ class HttpApi:
 
     Attributes:
         url: The address.
+        headers: What every request has besides.
         client_options: Arguments of an httpx client for this server.
     """
 
@@ -51,9 +53,10 @@ class HttpApi:
         self.url = url.rstrip("/")
         address = _parse(self.url)
         self._timeout = timeout
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.client_options: dict[str, Any] = {
             "base_url": address,
-            "headers": {"Authorization": f"Bearer {token}"} if token else None,
+            "headers": self.headers,
             "timeout": httpx.Timeout(timeout, connect=_CONNECT_S),
             # a proxy from the environment has no way to this machine's loopback
             "trust_env": address.host not in _LOOPBACK,
@@ -101,10 +104,9 @@ class HttpApi:
             raise self._not_ours(answer) from None
         if answer.is_success:
             return value
-        if not answer.headers.get("content-type", "").startswith(_PROBLEM):
+        if not answer.headers.get("content-type", "").startswith(PROBLEM):
             raise self._not_ours(answer)
-        details = {name: item for name, item in value.items() if name not in _STANDARD}
-        raise from_code(str(value.get("code")), str(value.get("detail")), details)
+        raise error_of_problem(value)
 
     def _not_ours(self, answer: httpx.Response) -> VecServerError:
         return MalformedMessage(
@@ -125,12 +127,20 @@ class ControlClient:
 
     Raises:
         TransportUnavailable: The address is no HTTP address.
+
+    Attributes:
+        url: The address.
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 300.0) -> None:
         self._api = HttpApi(url, token, timeout)
         self.url = self._api.url
         self._http = httpx.Client(**self._api.client_options)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has besides; not for a log, where there is a token."""
+        return self._api.headers
 
     def create_pool(self, **options: Any) -> dict[str, Any]:
         """Make a pool.
@@ -240,6 +250,12 @@ def _parse(url: str) -> httpx.URL:
     if address.scheme not in {"http", "https"} or not address.host:
         raise TransportUnavailable(f"{url!r} is no HTTP address; one is http://127.0.0.1:8000")
     return address
+
+
+def error_of_problem(problem: dict[str, Any]) -> VecServerError:
+    """The error that a refusal, problem+json, stands for."""
+    details = {name: item for name, item in problem.items() if name not in _STANDARD}
+    return from_code(str(problem.get("code")), str(problem.get("detail")), details)
 
 
 def pool_path(pool: str) -> str:

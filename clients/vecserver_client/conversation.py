@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from vecserver.wire import messages
-from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, UnknownPool
+from vecserver.wire.errors import DeadlineExceeded, LocalError, MessageTooLarge, PoolLost, PoolStopping, UnknownPool
 from vecserver.wire.frames import MAX_EXT, Flag, Header, Kind, digest_of
 
 if TYPE_CHECKING:
@@ -93,6 +93,9 @@ class Pending:
     seq: int
     began: float
     progress: messages.InProgress | None = None
+    said: float = 0.0
+    repeats: int = 0
+    losses: int = 0
 
 
 class Conversation:
@@ -185,7 +188,9 @@ class Conversation:
         self, pending: Pending, remaining: float, *, doubtful: bool
     ) -> Generator[Deed, Frames | None, None]:
         try:
+            pending.repeats += 1
             if self._lost:
+                pending.losses += 1
                 yield from self._get_over_loss(min(remaining, _PAUSE_S) if doubtful else 0.0)
             elif doubtful:  # the first repeat goes out on the same connection: most batches are only slow
                 yield CheckPool()
@@ -201,13 +206,18 @@ class Conversation:
         yield CheckPool()
         yield Pause(pause)
 
+    def _note_end(self, error: BaseException) -> None:
+        """Give up the pending request where a transport itself has said that nobody is left to answer it."""
+        if isinstance(error, PoolLost | PoolStopping | UnknownPool):
+            self._pending = None
+
     @staticmethod
     def _concerns(header: Header, ext: bytes, pending: Pending) -> bool:
         """Whether this message is the answer, and not a late one to an earlier request or a report of progress."""
         if header.seq != pending.seq:
             return False
         if header.kind == Kind.IN_PROGRESS:
-            pending.progress = messages.decode(ext, messages.InProgress)
+            pending.progress, pending.said = messages.decode(ext, messages.InProgress), monotonic()
             return False
         return header.kind in (pending.kind, Kind.ERROR)
 
@@ -222,17 +232,23 @@ class Conversation:
 
     @staticmethod
     def _late(pending: Pending, timeout: float) -> DeadlineExceeded:
-        what = f"no answer to {pending.kind.name} {pending.seq} within {timeout:g} s"
-        waited = monotonic() - pending.began
-        if pending.progress is None:
-            return DeadlineExceeded(f"{what}; the pool has said nothing for {waited:.1f} s")
-        first, last = pending.progress.slowest_rows
-        rows = f"row {first}" if first == last else f"rows {first} to {last}"
-        return DeadlineExceeded(
-            f"{what}: the pool is still busy with {rows}, {pending.progress.elapsed:.1f} s after it began; wait for it "
-            "again, or close",
-            rows=[first, last],
+        now, progress = monotonic(), pending.progress
+        what = (
+            f"no answer to {pending.kind.name} {pending.seq} within {timeout:g} s, {now - pending.began:.1f} s after it"
         )
+        again = f"was sent, and {pending.repeats} times again" if pending.repeats else "was sent"
+        lost = f" (the connection was lost {pending.losses} times)" if pending.losses else ""
+        if progress is not None:
+            return DeadlineExceeded(
+                f"{what} {again}{lost}: {now - pending.said:.1f} s ago the pool said that it {progress}; wait for it "
+                "again, or close",
+                rows=list(progress.slowest_rows),
+            )
+        if not pending.repeats:
+            silence = f"the pool was not asked yet how far it is, which is done after {FIRST_RETRY_S:g} s"
+        else:
+            silence = "the pool has said nothing: it stands still, or the network does not carry its answers"
+        return DeadlineExceeded(f"{what} {again}{lost}: {silence}")
 
     def _header(self, kind: Kind, ext: Buffer, body: Buffer, seq: int, base: int | None = None) -> bytes:
         if len(ext) > MAX_EXT:  # the pool would cut the connection without a word

@@ -28,12 +28,18 @@ class Division:
 
     def __init__(self, link: Divisible) -> None:
         self._link = link
+        self._begun = False
         self.parts: tuple[ArenaVectorEnv, ...] = ()
 
     @property
     def workers(self) -> int:
         """The most parts that there can be."""
         return self._link.workers
+
+    @property
+    def torn(self) -> bool:
+        """Whether a split was begun that did not come to its parts: the pool may be split all the same."""
+        return self._begun and not self.parts
 
     def split(
         self, count: int, timeout: float, make: Callable[[LinkToPart], ArenaVectorEnv]
@@ -45,10 +51,16 @@ class Division:
             timeout: Seconds that it may take.
             make: Makes the vector environment of a part.
         """
+        self._begun = True
         parts = self._link.split(count, timeout)
-        self.parts = tuple(make(part) for part in parts)
-        self.arrivals = Arrivals([(made, part.link) for made, part in zip(self.parts, parts, strict=True)])
-        return self.parts
+        with ExitStack() as undo:  # where it is interrupted
+            for part in parts:
+                undo.callback(part.link.close, timeout)
+            made = tuple(make(part) for part in parts)
+            self.arrivals = Arrivals([(each, part.link) for each, part in zip(made, parts, strict=True)])
+            self.parts = made
+            undo.pop_all()
+        return made
 
     def join(self, timeout: float) -> None:
         """Close the parts and make the whole one again.
@@ -64,9 +76,12 @@ class Division:
                     pending,
                 )
         self.close(timeout)
-        self._link.join(timeout)
+        if not self.parts and self._link.pending:  # the split itself: interrupted, or not answered in time
+            self._link.finish(timeout)
+        self._link.join(timeout)  # which a pool that is whole takes for what it is
         self.parts = ()
-        del self.arrivals
+        self._begun = False
+        self.__dict__.pop("arrivals", None)
 
     def close(self, timeout: float | None, *, terminate: bool = False) -> None:
         """Close the parts."""

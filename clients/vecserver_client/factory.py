@@ -15,7 +15,9 @@ import zmq
 
 from vecserver.wire.errors import (
     InvalidSpec,
+    MalformedMessage,
     PoolLost,
+    PoolStopping,
     ServerUnreachable,
     TransportUnavailable,
     UnknownPool,
@@ -42,9 +44,19 @@ if TYPE_CHECKING:
     from vecserver.wire import messages
     from vecserver_client.transport import Transport
 
-__all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec", "reachable_endpoint", "verdict_on_pool"]
+__all__ = [
+    "TRANSPORTS",
+    "attach",
+    "check_epoch",
+    "check_not_lost",
+    "check_way",
+    "driver_name",
+    "make_vec",
+    "reachable_endpoint",
+    "verdict_on_pool",
+]
 
-TRANSPORTS: Final = ("shm", "ipc", "tcp")
+TRANSPORTS: Final = ("shm", "ipc", "tcp", "ws")
 """Every transport, in the order that ``auto`` tries them."""
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -57,6 +69,9 @@ _GIVE_BACK_TIMEOUT: Final = 2.0
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
+
+_KNOCK_TIMEOUT: Final = 2.0
+"""Seconds for a port to take a connection where there is another way: a firewall that drops it says nothing."""
 
 
 def make_vec(
@@ -77,7 +92,11 @@ def make_vec(
     episode_statistics: bool = False,
     step_timeout: float = 60.0,
     lease_ttl: float = 60.0,
+    on_failure: str = "truncate",
+    restart_budget: int | None = 30,
     render_mode: str | None = None,
+    pool: str | None = None,
+    durable: bool = False,
     **env_kwargs: Any,
 ) -> RemoteVectorEnv:
     """Make a pool and drive it.
@@ -88,7 +107,7 @@ def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory. If not, they cannot be written to, and stay as they are
             until the third step or reset after theirs begins, whether or not that succeeds; renders and calls leave
             them alone. Over ``shm`` they lie in the pool's memory: a client that takes the pool writes over them when
@@ -105,13 +124,19 @@ def make_vec(
             ``episode_statistics``), or a list of their keys. ``final_obs`` always does.
         episode_statistics: Report return, length and time of each episode that ends under ``infos["episode"]``, as
             ``gymnasium.wrappers.vector.RecordEpisodeStatistics`` does.
-        step_timeout: Seconds that a batch may take before ``step`` raises DeadlineExceeded.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
         lease_ttl: Seconds of silence after which another client may take the pool.
+        on_failure: What the death of a worker means: ``truncate``, its rows come back truncated, with the cause under
+            ``infos["env_failure"]``, and go on with new environments; or ``raise``, ``step`` raises WorkerDied, once.
+        restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
         render_mode: Passed to ``gymnasium.make``.
+        pool: Id of the pool; None for one made up.
+        durable: Leave the pool to the server, which makes it again, with a new epoch, when its host has ended and when
+            the server starts again: ``attach`` finds it. Not with a private server. See docs/operations.md.
         **env_kwargs: Passed to ``gymnasium.make``; JSON values.
 
     Returns:
-        The vector environment; its ``close`` removes the pool.
+        The vector environment; its ``close`` removes the pool, unless it is durable.
 
     Raises:
         UnknownEnv: The server does not know the id; names the nearest.
@@ -130,11 +155,12 @@ def make_vec(
             url = server.url
         control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
         undo.callback(control.close)
-        name = f"p-{secrets.token_hex(4)}"
-        made = _MadePool(control, name)
-        undo.callback(made.delete)  # before it is made: an interrupted request may still make it
-        pool = control.create_pool(
-            name=name,
+        made = _MadePool(control, pool or f"p-{secrets.token_hex(4)}")
+        if pool is None:  # a name that was chosen may be another's pool's
+            undo.callback(made.delete)  # before it is made: an interrupted request may still make it
+        described = control.create_pool(
+            name=made.name,
+            durable=durable,
             env_id=env_id,
             num_envs=num_envs,
             engine=engine,
@@ -146,10 +172,16 @@ def make_vec(
             episode_statistics=episode_statistics,
             step_timeout=step_timeout,
             lease_ttl=lease_ttl,
+            on_failure=on_failure,
+            restart_budget=restart_budget,
             render_mode=render_mode,
             env_kwargs=env_kwargs,
         )
-        return _drive(control, pool, transport, undo, made, copy=copy, dedup=dedup)
+        if pool is not None:
+            undo.callback(made.delete)
+        envs = _drive(control, described, transport, undo, made, copy=copy, dedup=dedup)
+        made.stays = durable
+        return envs
 
 
 def attach(
@@ -168,7 +200,7 @@ def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``shm``, ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory, as in ``make_vec``.
         dedup: What of an observation need not travel, as in ``make_vec``.
         force: Take the pool from the driver it has.
@@ -201,14 +233,18 @@ class _MadePool:
 
     def __init__(self, control: ControlClient, name: str) -> None:
         self._control = control
-        self._name = name
+        self.name = name
         self.unwanted = False
         """Whether nobody waits for the batch it is at."""
+        self.stays = False
+        """Whether it is left to the server."""
 
     def delete(self) -> None:
-        """End it."""
+        """End it, unless it stays."""
+        if self.stays:
+            return
         try:
-            self._control.delete_pool(self._name, force=self.unwanted)
+            self._control.delete_pool(self.name, force=self.unwanted)
         except VecServerError:
             return  # it is gone already, or its server is
 
@@ -225,6 +261,7 @@ def _drive(
     force: bool = False,
 ) -> RemoteVectorEnv:
     """Attach over the first transport that answers; what ``undo`` holds is then undone when the environment closes."""
+    check_not_lost(pool)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     undo.callback(context.destroy, linger=0)  # closes what is still open: a plain term would wait for it for ever
     if dedup is not None:  # before anybody loses the pool to this client
@@ -234,9 +271,16 @@ def _drive(
     bodies = None if copy else BodyRing(int(pool["layout"]["slot_size"]))
     for name in TRANSPORTS if transport == "auto" else (transport,):
         try:
+            if transport == "auto":
+                check_way(name, pool["endpoints"], control.url)
             connection, attached, arena = _reach(context, control, name, pool, driver, bodies, force=force)
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
+            continue
+        except MalformedMessage as error:
+            if transport != "auto":
+                raise
+            reasons.append(f"{name}: {error}")  # something else listens there
             continue
         kept = ExitStack()
         try:
@@ -281,46 +325,65 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    opener = _opener(context, endpoint, largest, fresh if bodies is None else bodies.room)
-    check_pool = partial(_check_pool, control, pool["pool"])
-    connection = Connection(driver, opener, check_pool, _opener(context, endpoint, largest))
+    open_to = partial(_web_opener, control) if name == "ws" else partial(_opener, context)
+    opener = open_to(endpoint, largest, fresh if bodies is None else bodies.room)
+    check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"])
+    connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force)
+        check_epoch(attached, pool, endpoint)
         if door is None:
             return connection, attached, None
         path = door.removeprefix("shm://")
         return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)
     except BaseException:
-        connection.close(_GIVE_BACK_TIMEOUT if door is not None else 0.0)
+        connection.close(_GIVE_BACK_TIMEOUT)  # where there is no lease to give back, it does not wait
         raise
 
 
-def _check_pool(control: ControlClient, pool: str) -> None:
+def _check_pool(control: ControlClient, pool: str, epoch: str) -> None:
     """Ask the server about a pool that is silent."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
     except VecServerError as error:
         answer = error
-    if lost := verdict_on_pool(answer, pool, control.url):
+    if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost
 
 
-def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, url: str) -> VecServerError | None:
+def check_not_lost(pool: dict[str, Any]) -> None:
+    """Make sure that a pool has a host, before anybody looks for it.
+
+    Raises:
+        PoolLost: It has none; says why, and when a durable one is made again.
+    """
+    if pool["state"] == "lost":
+        raise PoolLost(f"pool {pool['pool']} is lost: {pool['reason']}", pool=pool["pool"])
+
+
+def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, epoch: str, url: str) -> VecServerError | None:
     """What the server's answer about a silent pool means: PoolLost or UnknownPool where it is known to be gone.
 
     Args:
         answer: The pool as ``ControlClient.get_pool`` gives it, or the error that it raised.
         pool: Its id.
+        epoch: The incarnation that is asked about.
         url: The server's address.
     """
     match answer:
         case UnknownPool():
             return answer
+        case PoolStopping():
+            return PoolLost(f"pool {pool} is lost with its episodes: {answer.message}", pool=pool)
         case ServerUnreachable(details={"refused": True}):  # otherwise it may be the network
             return PoolLost(f"the server at {url} is gone, and pool {pool} with it", pool=pool)
         case {"state": "lost", "reason": reason}:
             return PoolLost(f"pool {pool} is lost with its episodes: {reason}", pool=pool)
+        case {"epoch": other, "last_loss": reason} if other != epoch:
+            return PoolLost(
+                f"pool {pool} was lost with its episodes, and made again: attach again. {reason}".rstrip(), pool=pool
+            )
     return None  # it lives, or the trouble is the control plane's own
 
 
@@ -333,11 +396,47 @@ def _opener(
     return partial(ZmqTransport, context, endpoint, max_body, memory)
 
 
+def _web_opener(
+    control: ControlClient, endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+) -> Callable[[], Transport]:
+    from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
+
+    # no partial, whose repr would show a token
+    return lambda: WebSocketTransport(endpoint, control.headers, max_body, memory)
+
+
+def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
+    """Find out soon that a transport's way is closed, where another one may be tried.
+
+    Raises:
+        TransportUnavailable: It is, or it is none to take unasked.
+    """
+    if name != "tcp":
+        return
+    if urlsplit(url).scheme == "https":
+        raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
+    address = urlsplit(reachable_endpoint(name, endpoints, url))
+    try:
+        socket.create_connection((address.hostname, address.port), _KNOCK_TIMEOUT).close()
+    except OSError as error:
+        raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
+
+
+def check_epoch(attached: messages.Attached, pool: dict[str, Any], endpoint: str) -> None:
+    """Make sure that the pool that answers is the one that was meant.
+
+    Raises:
+        TransportUnavailable: It is not: where only the HTTP port is forwarded, this machine may have another there.
+    """
+    if str(attached.epoch) != pool["epoch"]:
+        raise TransportUnavailable(f"another pool answers at {endpoint}")
+
+
 def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     """The pool's endpoint for a transport, as this machine reaches it.
 
     Args:
-        name: ``shm``, ``ipc`` or ``tcp``.
+        name: ``shm``, ``ipc``, ``tcp`` or ``ws``.
         endpoints: What the server says of the pool's addresses.
         url: The server's own address.
 
@@ -347,6 +446,8 @@ def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
     endpoint = endpoints.get(name)
     if endpoint is None:
         raise TransportUnavailable(f"the pool has no {name} endpoint")
+    if name == "ws":  # behind the address as this machine knows it, whatever lies in between
+        return f"ws{url.removeprefix('http')}{endpoint}"
     host = urlsplit(url).hostname or ""
     if name in ("ipc", "shm"):
         path = Path(endpoint.removeprefix(f"{name}://"))

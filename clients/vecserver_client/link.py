@@ -98,13 +98,15 @@ class LinkToPart(NamedTuple):
     Attributes:
         rows: Which rows of the pool.
         link: The way to them, where they count from 0.
+        transport: The name of that way where it is not the whole's: ``ipc`` where an arena could not be borrowed.
     """
 
     rows: range
     link: Watched
+    transport: str | None = None
 
 
-class Divisible(Protocol):
+class Divisible(Link, Protocol):
     """What a link can do besides where it leads to a whole pool."""
 
     @property

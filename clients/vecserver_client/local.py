@@ -85,7 +85,9 @@ class LocalVectorEnv(ArenaVectorEnv):
         wrappers: Gymnasium's wrappers by name, as in ``make_vec``.
         info: Which of the environments' infos arrive, as in ``make_vec``.
         episode_statistics: Report return, length and time of each episode that ends, as in ``make_vec``.
-        step_timeout: Seconds that a batch may take before DeadlineExceeded is raised; it stays pending.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
+        on_failure: What the death of a worker means, as in ``make_vec``.
+        restart_budget: How many may be replaced within a minute, as in ``make_vec``.
         render_mode: With an id, passed to ``gymnasium.make``.
         **env_kwargs: With an id, passed to ``gymnasium.make``.
 
@@ -117,6 +119,8 @@ class LocalVectorEnv(ArenaVectorEnv):
         info: str | Sequence[str] = "all",
         episode_statistics: bool = False,
         step_timeout: float = 60.0,
+        on_failure: str = "truncate",
+        restart_budget: int | None = 30,
         render_mode: str | None = None,
         **env_kwargs: Any,
     ) -> None:
@@ -140,6 +144,8 @@ class LocalVectorEnv(ArenaVectorEnv):
             info=info if isinstance(info, str) else list(info),
             episode_statistics=episode_statistics,
             step_timeout=step_timeout,
+            on_failure=on_failure,
+            restart_budget=restart_budget,
         )
         given = None if isinstance(observation_mode, str) else _given_spaces(observation_mode)
         host, anchor = _start(makers, spec, max_concurrency, given)
@@ -216,6 +222,7 @@ def _start(
     given_up = os.eventfd(0, os.EFD_CLOEXEC)
     try:
         anchor.run(partial(_start_host, host, given_up), partial(os.eventfd_write, given_up, 1))
+        host.launch_by = anchor.call
         if given is not None:
             refuse_differing([given[1], host.described.observation_space])
     except BaseException as error:
@@ -312,6 +319,8 @@ class _CrewLink:
         from vecserver.wire.messages import Reset
 
         if isinstance(request, Reset):
+            if self._host.broken is not None:
+                self._revive()
             self._begin(partial(self._host.begin_reset, request), timeout, fills_slot=True)
             return
         with _by_pickle():  # values that are set are given out to the workers
@@ -324,7 +333,10 @@ class _CrewLink:
             )
         if self._host.broken is not None:
             reason = self._host.broken.message
-            raise PoolBroken(f"these environments cannot step any more: {reason}; make them again", reason=reason)
+            raise PoolBroken(
+                f"these environments cannot step any more: {reason}; reset them, which has them made again, or close",
+                reason=reason,
+            )
         if self._abandoned:
             self._wait(timeout)
             self._host.collect()
@@ -332,6 +344,9 @@ class _CrewLink:
         with self._whole():
             begin()
             self._pending, self._fills_slot = True, fills_slot
+
+    def _revive(self) -> None:
+        """Have the workers made again, where they are all here."""
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
@@ -417,6 +432,11 @@ class _ArenaLink(_CrewLink):
         super().__init__(host, copy=copy)
         self._parts: list[_PartLink] = []
 
+    def _revive(self) -> None:
+        if os.getpid() == self._owner:
+            self._host.revive()
+            self._abandoned = self._torn = False
+
     @property
     def workers(self) -> int:
         """Worker processes."""
@@ -436,6 +456,8 @@ class _ArenaLink(_CrewLink):
         if not self._pending:
             for part in self._parts:
                 part.leave(timeout)
+            if not self._host.parts:
+                return
             self._begin(self._host.begin_join, timeout, fills_slot=False)
         self.finish(timeout)
         for part in self._parts:

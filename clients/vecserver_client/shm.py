@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import select
+from contextlib import ExitStack
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -192,6 +193,7 @@ class _Drive:
     def __init__(self, arena: BorrowedArena, layout: Layout, actions: ActionFormat) -> None:
         self.arena = arena
         fds, lent = arena.fds, arena.lent
+        self.began = 0.0  # the step that is under way
         shards = tuple((first, end) for first, end in lent.shards)
         plan = ArenaPlan.of(layout, actions, shards)
         if (plan.size, LentOrders.size(len(shards), actions)) != (lent.arena_size, lent.orders_size):
@@ -279,7 +281,8 @@ class _Drive:
                 first, last = driver.slowest_rows()
                 rows = f"row {first}" if first == last else f"rows {first} to {last}"
                 raise DeadlineExceeded(
-                    f"no result within {timeout:g} s: still busy with {rows}; wait for it again, or close",
+                    f"no result within {timeout:g} s, {monotonic() - self.began:.1f} s after the step began: the "
+                    f"workers are still busy with {rows}; wait for it again, or close",
                     rows=[first, last],
                 )
 
@@ -371,6 +374,7 @@ class ShmLink:
         try:
             drive.take_turn(timeout)
             drive.driver.start_step(arrays)
+            drive.began = monotonic()
             self._stepping = True
         except EOFError:
             raise self._ended(drive) from None
@@ -441,10 +445,15 @@ class ShmLink:
     def split(self, parts: int, timeout: float) -> list[LinkToPart]:
         """Split the pool; each part's arena is borrowed for itself."""
         self._give_back()
-        return [
-            LinkToPart(rows, self._direct(pool, partial(ShmPartLink, copy=self._copy)) or pool)
-            for rows, pool in self._pool.split_pool(parts, timeout)
-        ]
+        with ExitStack() as undo:  # where it is interrupted
+            links = []
+            for rows, pool in self._pool.split_pool(parts, timeout):
+                direct = self._direct(pool, partial(ShmPartLink, copy=self._copy))
+                if direct is not None:
+                    undo.callback(direct._give_back)  # noqa: SLF001 - one of its own
+                links.append(LinkToPart(rows, pool, "ipc") if direct is None else LinkToPart(rows, direct))
+            undo.pop_all()
+        return links
 
     def _direct(self, pool: _Pool, make: Callable[[_Pool, BorrowedArena, Layout, ActionFormat], _Shm]) -> _Shm | None:
         """The direct link beside this one; None where its arena cannot be had: the pool is then stepped over this."""
@@ -455,6 +464,7 @@ class ShmLink:
 
     def join(self, timeout: float) -> None:
         """Make the pool whole again, and borrow its arena again."""
+        self._give_back()
         self._pool.join(timeout)
         direct = self._direct(self._pool, partial(ShmLink, copy=self._copy))
         self._drive = None if direct is None else direct._drive  # noqa: SLF001 - one of its own

@@ -23,6 +23,7 @@ from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import EnvFault, PoolSplit, VersionMismatch
 from vecserver.wire.infos import by_row, merge
 from vecserver.wire.layout import Layout, assemble
+from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.side import SideLeaves
 from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
@@ -78,7 +79,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         metadata: The environments' own.
         autoreset_mode: What happens to a row whose episode is over.
         render_mode: The environments' own.
-        step_timeout: Seconds that a batch may take.
+        step_timeout: Seconds that a worker may take for a batch before it is replaced.
         divisible: The link, where it can split what it leads to; None where it leads to a part.
     """
 
@@ -102,6 +103,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.num_envs = num_envs
         self.rows = range(num_envs)
         """Which rows of the pool these are: all of them, but in a part."""
+        self.transport = "local"
+        """``shm``, ``ipc`` or ``tcp``; ``local`` where the workers are this program's own."""
         self._spaces = spaces
         self._division = None if divisible is None else Division(divisible)
         rows, self.single_action_space = spaces
@@ -114,6 +117,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self.metadata = {**metadata, "autoreset_mode": AutoresetMode(autoreset_mode)}
         self.render_mode = render_mode
         self.step_timeout = step_timeout
+        self.patience = step_timeout + REPLACEMENT_S
+        """Seconds that a call without a timeout of its own waits for its result."""
         self.infos_by_row = False
         """Whether infos come as a list of one dict a row, as the environments gave them, instead of merged."""
         self.dropped_infos: dict[str, str] = {}
@@ -149,7 +154,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         Raises:
             InvalidAction: The batch does not fit; nothing was stepped, and it can be sent again.
             EnvFault: An environment raised; also an instance of Python's or Gymnasium's type that it raised.
-            DeadlineExceeded: No answer within ``step_timeout`` seconds; ``step_wait`` goes on waiting.
+            WorkerDied: A worker ended, and the pool was made with ``on_failure="raise"`` or has no restart left.
+            DeadlineExceeded: No answer within ``patience`` seconds; ``step_wait`` goes on waiting.
         """
         self.step_async(actions)
         return self.step_wait()
@@ -174,7 +180,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """Wait for the step that was begun.
 
         Args:
-            timeout: Seconds; None for the pool's ``step_timeout``. After a DeadlineExceeded the step is still pending.
+            timeout: Seconds; None for ``patience``. After a DeadlineExceeded the step is still pending.
         """
         answer = self._finish(_Pending.STEP, "step", timeout)
         observations, infos = self._read(answer)
@@ -198,7 +204,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
 
         Raises:
             EnvFault: An environment raised.
-            DeadlineExceeded: No answer within ``step_timeout`` seconds; ``reset_wait`` goes on waiting.
+            DeadlineExceeded: No answer within ``patience`` seconds; ``reset_wait`` goes on waiting.
         """
         self.reset_async(seed=seed, options=options)
         return self.reset_wait()
@@ -299,9 +305,9 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_free("render")
         if rows is None:
-            return self._joined(self._link.render(None, self.step_timeout))
+            return self._joined(self._link.render(None, self.patience))
         wanted = sorted({int(row) for row in rows})
-        frames = dict(zip(wanted, self._joined(self._link.render(wanted, self.step_timeout)), strict=True))
+        frames = dict(zip(wanted, self._joined(self._link.render(wanted, self.patience)), strict=True))
         return tuple(frames[int(row)] for row in rows)
 
     @property
@@ -346,12 +352,16 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def join(self) -> None:
         """Make one vector environment of the parts again, and close them; without effect where it is not split.
 
+        Also where `split` was interrupted, and left no parts here: the pool is whole afterwards.
+
         Raises:
             AlreadyPendingCallError: A part was not waited for; nothing was done.
         """
         if self.closed:
             raise ClosedEnvironmentError(f"`join` after a call to `close()` of `{type(self).__name__}`")
-        if self._division is not None and self._pending is _Pending.SPLIT:
+        if self._division is not None and (
+            self._pending is _Pending.SPLIT or (self._pending is _Pending.NOTHING and self._division.torn)
+        ):
             self._division.join(self.step_timeout)
             self._given_up.clear()
             self._pending = _Pending.NOTHING
@@ -378,7 +388,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
 
         Args:
             min_rows: Wait for so many rows; all that are there are returned.
-            timeout: Seconds; None for ``step_timeout``.
+            timeout: Seconds; None for ``patience``.
 
         Returns:
             Observations, rewards, terminated, truncated and infos of the rows that are there, n of them, in the order
@@ -394,7 +404,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             InvalidAction: A worker's rows were sent a value outside the space: they were not stepped, and can be sent
                 again; the rows are named as in an EnvFault.
         """
-        batches, rows = self._arrivals().recv(min_rows, self.step_timeout if timeout is None else timeout)
+        batches, rows = self._arrivals().recv(min_rows, self.patience if timeout is None else timeout)
         observations, rewards, terminated, truncated, infos = zip(*batches, strict=True)
         merged: Any
         if self.infos_by_row:
@@ -456,6 +466,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             step_timeout=self.step_timeout,
         )
         made.rows = part.rows
+        made.transport = part.transport or self.transport
         made.spec = self.spec
         made.infos_by_row = self.infos_by_row
         made._whole = self
@@ -465,10 +476,10 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """Give the pool back, and end it and its server where they were made for this environment.
 
         Args:
-            timeout: Seconds to wait for a pending call first; None for the pool's ``step_timeout``.
+            timeout: Seconds to wait for a pending call first; None for ``patience``.
             terminate: Do not wait for it.
         """
-        deadline = monotonic() + (self.step_timeout if timeout is None else timeout)
+        deadline = monotonic() + (self.patience if timeout is None else timeout)
         pending, self._pending = self._pending, _Pending.NOTHING
         try:
             if self._division is not None:
@@ -516,7 +527,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         if self._pending is not pending:
             raise NoAsyncCallError(f"`{name}_wait` without a call to `{name}_async` before", pending.value)
         try:
-            answer = self._link.finish(self.step_timeout if timeout is None else timeout)
+            answer = self._link.finish(self.patience if timeout is None else timeout)
         except BaseException:
             self._note_pending()
             raise

@@ -119,6 +119,21 @@ def test_the_dtype_of_actions_is_stored_beside_them(stage):
     assert stage.arena.actions.load(views.actions, bytes(views.codes), slice(2, 4))[0].dtype == np.uint8
 
 
+def test_a_ring_too_many_is_passed_over(stage):
+    """A worker that takes another's place rings for nothing: the end of a command is what all workers say it is."""
+    stage.workers[1].gate.clear()
+    stage.driver.start_step([np.zeros(7, np.int64)])
+    for _ in range(WORKERS):
+        stage.finish.cross()
+    assert not stage.driver.wait(0.05)
+    assert not stage.driver.poll()
+    assert stage.driver.owes(1)
+    stage.workers[1].gate.set()
+    assert stage.driver.wait(LONG_S)
+    assert not any(stage.driver.owes(worker) for worker in range(WORKERS))
+    stage.step()
+
+
 def test_results_go_round_the_slots(stage):
     """Every batch takes the next slot, so that the one before stays readable."""
     slots = []

@@ -20,6 +20,8 @@ def test_create_passes_every_option(vecserver):
         "--info": '["lives"]',
         "--step-timeout": "5",
         "--lease-ttl": "7.5",
+        "--on-failure": "raise",
+        "--restart-budget": "none",
         "--name": "mine",
     }
     words = [word for pair in options.items() for word in pair]
@@ -37,6 +39,8 @@ def test_create_passes_every_option(vecserver):
         "episode_statistics": True,
         "step_timeout": 5,
         "lease_ttl": 7.5,
+        "on_failure": "raise",
+        "restart_budget": None,
     }
     assert {name: pool[name] for name in expected} == expected
 
@@ -46,6 +50,8 @@ def test_list_is_a_table_or_json(vecserver, cart):
     heading, line = vecserver("pools", "list").out.splitlines()
     assert heading.split()[:3] == ["pool", "env", "rows"]
     assert line.split()[:3] == ["cart", "CartPole-v1", "2"]
+    assert heading.split()[-8:] == ["steps", "p50", "ms", "p99", "ms", "skew", "return", "length"]
+    assert line.split()[-5:] == ["10.00", "100.00", "1.00", "1.9", "7.5"]
     assert vecserver("pools", "list", "--json").json == [cart]
 
 
@@ -62,6 +68,7 @@ def test_show_has_addresses_and_counters(vecserver, cart):
     assert found["env_id"] == "CartPole-v1"
     assert found["endpoint tcp"] == "tcp://127.0.0.1:5555"
     assert found["batches"] == "0"
+    assert (found["p99 ms"], found["return"], found["refusals"]) == ("100.00", "1.9", "{'lease_held': 2}")
     assert vecserver("pools", "show", "cart", "--json").json == cart
 
 

@@ -31,7 +31,7 @@ def run(*arguments):
 
 
 def test_every_combination_is_compared():
-    """Three engines over three transports in two modes, each with five hashes, equal to those that were expected."""
+    """Three engines over four transports in two modes, each with five hashes, equal to those that were expected."""
     done = run("--env", "CartPole-v1", "--autoreset-mode", "SameStep", "--autoreset-mode", "Disabled",
                "--num-envs", "3", "--steps", "30", "--seed", "5", "--kwargs", '{"sutton_barto_reward": true}', "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -41,7 +41,7 @@ def test_every_combination_is_compared():
     for mode in report["modes"]:
         combinations = {(outcome["engine"], outcome["transport"]) for outcome in mode["outcomes"]}
         assert combinations == {
-            (engine, transport) for engine in ("envs", "async", "sync") for transport in ("shm", "ipc", "tcp")
+            (engine, transport) for engine in ("envs", "async", "sync") for transport in ("shm", "ipc", "tcp", "ws")
         }
         assert {outcome["result"] for outcome in mode["outcomes"]} == {"equal"}
         assert set(mode["hashes"]) == HASHES
@@ -126,7 +126,7 @@ def test_an_environment_that_cannot_be_made_is_skipped_with_its_reason():
     [
         ((), "say --all"),
         (("--env", "CartPole-v1", "--engine", "warp"), "'warp' is none of envs, async, sync, native"),
-        (("--env", "CartPole-v1", "--transport", "auto"), "'auto' is none of shm, ipc, tcp"),
+        (("--env", "CartPole-v1", "--transport", "auto"), "'auto' is none of shm, ipc, tcp, ws"),
         (("--env", "CartPole-v1", "--autoreset-mode", "never"), "'never' is none of NextStep"),
         (("--env", "CartPole-v1", "--kwargs", "{"), "no JSON"),
         (("--env", "CartPole-v1", "--steps", "0"), "'--steps'"),

@@ -186,7 +186,7 @@ def test_silence_is_a_deadline_and_the_request_stays_pending(pool):
     connection = connect(pool)
     pool.silent = True
     connection.begin(Kind.STEP, b"", b"actions", 1.0)
-    with pytest.raises(DeadlineExceeded, match="said nothing"):
+    with pytest.raises(DeadlineExceeded, match=r"0 s after it was sent: the pool was not asked yet how far it is"):
         connection.finish(0.0)
     assert connection.pending
     pool.silent_until = 4
@@ -203,8 +203,44 @@ def test_progress_is_named_when_the_deadline_comes(pool):
     progress = messages.encode(messages.InProgress(3.5, (4, 7)))
     pool.transports[0]._answer = lambda h, e, b: [(Header(Kind.IN_PROGRESS, Flag.ANSWER, seq=h.seq), progress, b"")]
     connection.begin(Kind.STEP, b"", b"", 1.0)
-    with pytest.raises(DeadlineExceeded, match="rows 4 to 7, 3.5 s"):
+    with pytest.raises(
+        DeadlineExceeded, match=r"the pool said that it began 3.5 s ago and is still busy with row 4 and those up to 7"
+    ):
         connection.finish(0.0)
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        ((0.0, (0, 3), 1.5), "waits, for 1.5 s now, for another request, which is at row 0 and those up to 3"),
+        (
+            (2.0, (3, 3), 1.5, 1.2),
+            r"waited 1.5 s for other requests and then began 2.0 s ago and is still busy with row 3 ",
+        ),
+        (
+            (2.0, (3, 3), 0.0, 1.2),
+            r"that it began 2.0 s ago and is still busy with row 3 \(at work for 1.2 s or more\)",
+        ),
+    ],
+)
+def test_a_deadline_says_where_the_time_went(pool, progress, words):
+    """Waiting for others, the step itself, and the row that is at work."""
+    connection = connect(pool)
+    ext = messages.encode(messages.InProgress(*progress))
+    pool.transports[0]._answer = lambda h, e, b: [(Header(Kind.IN_PROGRESS, Flag.ANSWER, seq=h.seq), ext, b"")]
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(DeadlineExceeded, match=words) as caught:
+        connection.finish(0.0)
+    assert caught.value.details == {"rows": list(progress[1])}
+
+
+def test_a_deadline_tells_a_pool_that_is_deaf_from_one_that_was_not_asked(pool):
+    """How often it was asked, and what it said."""
+    connection = connect(pool)
+    pool.silent = True
+    connection.begin(Kind.STEP, b"", b"", 1.0)
+    with pytest.raises(DeadlineExceeded, match=r"was sent, and \d+ times again: the pool has said nothing"):
+        connection.finish(5.0)
 
 
 def test_a_pool_that_is_gone_is_named_instead_of_a_timeout(pool):

@@ -62,6 +62,13 @@ class TestTcp(RemoteContract):
         super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
+@pytest.mark.slow
+class TestWs(RemoteContract):
+    """One message a batch over a WebSocket of the HTTP port: the whole contract."""
+
+    options: ClassVar = {"transport": "ws"}
+
+
 class LocalContract(VectorEnvContract):
     """The arena in this process."""
 
@@ -97,6 +104,28 @@ class ShortContract(RemoteContract):
     test_results_have_the_declared_shapes_and_dtypes = None
     test_actions_arrive_in_the_dtype_they_were_sent_in = None
     test_it_describes_itself_as_the_oracle_does = None
+
+
+class TestWsInShort(ShortContract):
+    """The same, what of it could depend on the transport, with samples of environments."""
+
+    options: ClassVar = {"transport": "ws"}
+    test_a_reused_observation_buffer_changes_nothing = None
+    test_one_element_rewards_and_numpy_flags_are_numbers = None
+    test_episode_statistics_equal_the_oracles = None
+    test_episode_statistics_survive_a_reset_by_mask = None
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Count-v0", 7, {}), ("Big-v0", 3, {})])
+    def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
+        super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Mixed-v0", 5, {})])
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Values in the slot and beside it are the same to the bit."""
+        super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
 
 
 @pytest.mark.slow
@@ -140,6 +169,15 @@ class TestShm(RemoteContract):
     @pytest.fixture(autouse=True)
     def _is_direct(self, monkeypatch):
         monkeypatch.setattr(factory, "TRANSPORTS", ("shm", "ipc"))
+
+
+@pytest.mark.slow
+class TestEventLoopOverWs(ShortContract):
+    """``vecserver_client.aio`` over a WebSocket."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        options = {"url": self.url, "transport": "ws", "autoreset_mode": autoreset_mode}
+        return LoopedVectorEnv(env_id, num_envs, **options, **env_kwargs)
 
 
 class WithoutCopies(ShortContract):

@@ -10,16 +10,18 @@ import pytest
 
 import vecserver_client as vs
 from vecserver.wire.errors import (
+    DeadlineExceeded,
     EnvCreationFailed,
     InvalidSpec,
     LeaseHeld,
     PoolLost,
+    PoolStopping,
     ServerUnreachable,
     TransportUnavailable,
     UnknownEnv,
     UnknownPool,
 )
-from vecserver_client.factory import reachable_endpoint
+from vecserver_client.factory import check_not_lost, reachable_endpoint, verdict_on_pool
 
 
 @pytest.fixture
@@ -166,3 +168,39 @@ def test_an_endpoint_that_cannot_be_reached_is_said_so(name, endpoints, url):
     """The reason is in the error, so that `auto` can list them."""
     with pytest.raises(TransportUnavailable):
         reachable_endpoint(name, endpoints, url)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"state": "lost", "reason": "killed", "epoch": "1", "last_loss": ""}, "killed"),
+        (
+            {"state": "ready", "reason": "", "epoch": "2", "last_loss": "The host was killed"},
+            "attach again. The host was",
+        ),
+        ({"state": "lost", "reason": "killed again", "epoch": "2", "last_loss": "killed"}, "killed again"),
+        (PoolStopping("the server is shutting down"), "shutting down"),
+        ({"state": "ready", "reason": "", "epoch": "1", "last_loss": ""}, None),
+        ({"state": "silent", "reason": "", "epoch": "1", "last_loss": ""}, None),
+        (DeadlineExceeded("busy"), None),
+    ],
+)
+def test_what_the_server_says_of_a_silent_pool(answer, words):
+    """It is lost when it has no host or another incarnation, and when its server ends; else the trouble is elsewhere."""
+    verdict = verdict_on_pool(answer, "p", "1", "http://127.0.0.1:8000")
+    assert (verdict is None) == (words is None)
+    if words:
+        assert isinstance(verdict, PoolLost)
+        assert words in verdict.message
+
+
+def test_a_pool_without_a_host_is_not_attached_to():
+    """Its reason comes at once: there is nothing to look for."""
+    with pytest.raises(PoolLost, match="pool p is lost: not installed; it is made again in 1 s"):
+        check_not_lost({"pool": "p", "state": "lost", "reason": "not installed; it is made again in 1 s"})
+
+
+def test_a_private_server_keeps_no_pools():
+    """It ends with this program, and a pool that it was asked to keep would too."""
+    with pytest.raises(InvalidSpec, match="vecserver serve"):
+        vs.make_vec("CartPole-v1", 1, durable=True)

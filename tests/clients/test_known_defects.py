@@ -63,7 +63,7 @@ def test_g2_an_exception_with_two_arguments_arrives(make):
 
 def test_g3_a_killed_worker_is_named_and_all_the_others_end(make):
     """Gymnasium raises a BrokenPipeError that names nobody, from ``close`` too, and leaves the other workers alive."""
-    envs = make(env_id("Kill-v0"), workers=3, seed=11)
+    envs = make(env_id("Kill-v0"), workers=3, seed=11, restart_budget=0)
     envs.reset(seed=10)
     with pytest.raises(WorkerDied) as caught:
         envs.step(ZEROS)
@@ -185,10 +185,11 @@ def test_g11_ctrl_c_shows_one_traceback(make, server):
 
 def test_g11_an_environment_that_hangs_delays_no_close(make):
     """Gymnasium waits for it without end. Whoever has given a step up does not wait for its environments to close."""
-    envs = make(env_id("Hang-v0"), 2, step_timeout=0.3)
+    envs = make(env_id("Hang-v0"), 2)
     envs.reset(seed=0)
+    envs.step_async(np.zeros(2, np.int64))
     with pytest.raises(DeadlineExceeded):
-        envs.step(np.zeros(2, np.int64))
+        envs.step_wait(timeout=0.3)
     begun = monotonic()
     with pytest.warns(UserWarning, match="giving it up"):
         envs.close(terminate=True)

@@ -22,6 +22,8 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from tests.environments import UnpicklableError, env_id
+from tests.pools.odd_environments import odd
+from tests.pools.processes import Watched
 from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvCreationFailed,
@@ -392,13 +394,13 @@ def test_without_copies_two_more_steps_leave_an_observation_as_it_is(opened):
 
 
 def test_a_dead_worker_is_named_and_the_rest_can_be_closed(opened):
-    """The step it died in raises WorkerDied with its rows, every later call PoolBroken, and close returns."""
-    envs = opened(env_id("Kill-v0"), 3, workers=3, seed=11)
+    """Where no other may take its place: the step raises WorkerDied with its rows, later calls PoolBroken."""
+    envs = opened(env_id("Kill-v0"), 3, workers=3, seed=11, restart_budget=0)
     envs.reset(seed=10)
     with pytest.raises(WorkerDied, match="row") as caught:
         envs.step(ZEROS)
     assert caught.value.details["rows"] == [1, 1]
-    for call in (envs.reset, partial(envs.step, ZEROS), partial(envs.call, "identity"), envs.render):
+    for call in (partial(envs.step, ZEROS), partial(envs.call, "identity"), envs.render):
         with pytest.raises(PoolBroken, match="SIGKILL"):
             call()
     envs.close()
@@ -406,19 +408,37 @@ def test_a_dead_worker_is_named_and_the_rest_can_be_closed(opened):
 
 def test_a_worker_that_dies_between_steps_is_found_by_the_next(opened):
     """No step hangs for it."""
-    envs = opened([env_class(pid=lambda self: os.getpid())] * 2, workers=2)
+    envs = opened([env_class(pid=lambda self: os.getpid())] * 2, workers=2, on_failure="raise")
     envs.reset()
     os.kill(envs.call("pid")[1], signal.SIGKILL)
     with pytest.raises(WorkerDied, match="SIGKILL"):
         envs.step(np.zeros(2, np.int64))
 
 
+@pytest.mark.parametrize("ends_by", ["close", "kill"])
+def test_programs_that_environments_started_end_with_their_worker(opened, tmp_path, ends_by):
+    """All that did not leave the worker's group of processes."""
+    pids = tmp_path / "pids"
+    make = partial(gym.make, odd("Starting-v0"), pids=str(pids), own_session=False)
+    envs = opened([make, make_count()], workers=2)
+    if ends_by == "kill":
+        envs.reset()
+        (worker,) = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in pids.read_text().split()}
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(WorkerDied, match="SIGKILL"):
+            envs.step(np.zeros(2, np.int64))
+    with Watched(int(pids.read_text())) as watched:
+        envs.close()
+        assert not watched.running()
+
+
 def test_a_step_that_takes_too_long_names_the_row(opened):
     """It stays pending, and close does not wait for it for ever."""
-    envs = opened(env_id("Hang-v0"), 3, workers=1, seed=11, step_timeout=0.2)
+    envs = opened(env_id("Hang-v0"), 3, workers=1, seed=11)
     envs.reset(seed=10)
+    envs.step_async(ZEROS)
     with pytest.raises(DeadlineExceeded, match="rows 1 to 2"):
-        envs.step(ZEROS)
+        envs.step_wait(timeout=0.2)
     with pytest.warns(UserWarning, match="giving it up"):
         envs.close(terminate=True)
 
@@ -434,13 +454,13 @@ def test_a_frame_that_took_too_long_does_not_get_in_the_way(opened, tmp_path):
 
     envs = opened([env_class(render=render)] * 2, workers=1)
     envs.reset()
-    envs.step_timeout = 0.2
+    envs.patience = 0.2
     with pytest.raises(DeadlineExceeded, match="rows 0 to 1"):
         envs.render()
     with pytest.raises(DeadlineExceeded, match="busy"):
         envs.step(np.zeros(2, np.int64))
     gate.touch()
-    envs.step_timeout = LONG_S
+    envs.patience = LONG_S
     assert envs.step(np.zeros(2, np.int64))[0].shape == (2, 2)
 
 

@@ -343,23 +343,24 @@ def test_a_server_that_is_killed_in_a_step_is_a_lost_pool(tmp_path):
                     envs.step(NONE)
 
 
-def test_a_worker_that_dies_in_a_step_is_named(make, view):
-    """Within the step, with its rows; afterwards the pool is broken."""
-    envs = make(env_id("Kill-v0"), 4, workers=2, at=2, seed=13)
+def test_a_worker_that_dies_for_good_is_named(make, view):
+    """Within the step, with its rows; afterwards the pool is broken, until it is reset."""
+    envs = make(env_id("Kill-v0"), 4, workers=2, at=2, seed=13, restart_budget=0)
     envs.reset(seed=10)
     envs.step(np.zeros(4, np.int64))
     with within(NOT_LONG_S), pytest.raises(WorkerDied, match=r"worker 1 \(rows 2 to 3, pid \d+\).*SIGKILL"):
         envs.step(np.zeros(4, np.int64))
-    for call in (lambda: envs.step(np.zeros(4, np.int64)), envs.reset):
-        with pytest.raises(PoolBroken, match="SIGKILL"):
-            call()
+    with pytest.raises(PoolBroken, match="SIGKILL"):
+        envs.step(np.zeros(4, np.int64))
     assert view(envs)["state"] == "broken"
     assert envs.stats().batches == 2
+    envs.reset(seed=20)
+    assert envs.step(np.zeros(4, np.int64))[0][:, :3].tolist() == [[20 + row, 0, 1] for row in range(4)]
 
 
 def test_a_worker_that_dies_between_steps_is_named(make):
-    """Nobody waits for one that is not there."""
-    envs = make(COUNT, 4, workers=2)
+    """Nobody waits for one that is not there, and whose place no other takes."""
+    envs = make(COUNT, 4, workers=2, restart_budget=0)
     envs.reset(seed=1)
     pid = envs.stats().worker_pids[0]
     with Watched(pid) as processes:
@@ -527,4 +528,4 @@ def test_a_step_that_was_interrupted_before_it_began_was_not_begun(make, monkeyp
 
 def test_the_transports_are_tried_in_this_order():
     """The arena first."""
-    assert factory.TRANSPORTS == ("shm", "ipc", "tcp")
+    assert factory.TRANSPORTS == ("shm", "ipc", "tcp", "ws")

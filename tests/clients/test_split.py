@@ -34,10 +34,11 @@ from vecserver.wire.errors import (
     PoolBroken,
     PoolLost,
     PoolSplit,
+    TransportUnavailable,
     VecServerError,
     WorkerDied,
 )
-from vecserver_client import factory
+from vecserver_client import factory, link, local, shm, vector_env
 
 COUNT = env_id("Count-v0")
 NEXT_STEP = AutoresetMode.NEXT_STEP
@@ -288,9 +289,9 @@ def test_an_error_in_one_part_is_that_parts(make, form):
 
 
 @in_every_form
-def test_a_worker_that_dies_in_a_parts_step_is_named_to_every_part(make, form):
+def test_a_worker_that_dies_for_good_is_named_to_every_part(make, form):
     """The part that was stepping hears of it at once, and so does the other, in the middle of its own step or at the next."""
-    envs = make(form, env_id("Kill-v0"), 4, seed=2)
+    envs = make(form, env_id("Kill-v0"), 4, seed=2, restart_budget=0)
     envs.reset(seed=0)
     first, second = envs.split()
     second.step_async(actions_of(second, 0))
@@ -460,6 +461,71 @@ def test_an_interrupted_step_of_a_part_is_still_pending(make, form, tmp_path):
 
 def _interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("moment", ["sent", "answered", "linked"])
+@in_every_form
+def test_a_split_that_was_interrupted_can_be_joined(make, form, moment, monkeypatch):
+    """Before the answer, before the parts have links, or before they are handed out: the rows are then as they were."""
+    envs = make(form, num_envs=4)
+    envs.reset(seed=5)
+    before = envs.step(actions_of(envs, 0))
+    where, name = {
+        "sent": (local._ArenaLink if form == "local" else link.PoolLink, "finish"),
+        "answered": (link, "LinkToPart"),
+        "linked": (vector_env.ArenaVectorEnv, "_make_part"),
+    }[moment]
+    if moment == "answered":
+        for module in (link, shm, local):
+            monkeypatch.setattr(module, name, lambda *_: _interrupt(0, None))
+    else:
+        monkeypatch.setattr(where, name, lambda *_: _interrupt(0, None))
+    with pytest.raises(KeyboardInterrupt):
+        envs.split(2)
+    monkeypatch.undo()
+    gc.collect()
+    envs.join()
+    assert_same(envs.step(actions_of(envs, 1))[0][:, 2], before[0][:, 2] + 1, "one step further")
+    assert [part.num_envs for part in envs.split(2)] == [2, 2]
+
+
+def test_a_part_says_how_it_is_stepped(make, monkeypatch):
+    """As the whole is; over ipc where its arena cannot be had."""
+    for form in FORMS:
+        assert [part.transport for part in make(form, num_envs=4).split(2)] == [form] * 2
+
+    def refuse(*_: Any) -> None:
+        raise TransportUnavailable("no loan")
+
+    envs = make("shm", num_envs=4)
+    monkeypatch.setattr(envs._link, "_borrow", refuse)
+    parts = envs.split(2)
+    assert [part.transport for part in parts] == ["ipc", "ipc"]
+    parts[1].reset(seed=1)
+    parts[1].step(actions_of(parts[1], 0))
+
+
+def test_the_memory_of_parts_goes_with_them(make):
+    """When they are joined, and not when the collector comes by."""
+    envs = make("local", num_envs=4)
+    envs.reset(seed=1)
+
+    def arenas() -> int:
+        return Path("/proc/self/maps").read_text().count("memfd:vecserver-local")
+
+    gc.collect()
+    before = arenas()
+    gc.disable()
+    try:
+        parts = envs.split(2)
+        for part in parts:
+            part.step(actions_of(part, 0))
+        assert arenas() == before + 2
+        del part, parts
+        envs.join()
+        assert arenas() == before
+    finally:
+        gc.enable()
 
 
 @in_every_form

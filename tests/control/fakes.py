@@ -26,7 +26,7 @@ from vecserver.wire.spaces import space_to_json
 
 
 class _Pool:
-    def __init__(self, pool: str, spec: PoolSpec) -> None:
+    def __init__(self, pool: str, spec: PoolSpec, durable: bool) -> None:
         self.envs = gymnasium.make_vec(
             spec.env_id,
             spec.num_envs,
@@ -37,7 +37,7 @@ class _Pool:
         self.format = ActionFormat(self.envs.single_action_space, spec.num_envs)
         self.batches = self.resets = 0
         self.figures = EpisodeFigures(4, 1, 10.0, 2.5, 30, [(1.5, 2.0, 7), (0.5, None, 8)])
-        self.pool, self.spec = pool, spec
+        self.pool, self.spec, self.durable = pool, spec, durable
 
     def view(self) -> PoolView:
         spec, layout = self.spec, Layout.of(self.envs.single_observation_space, self.spec.num_envs)
@@ -96,6 +96,7 @@ class _Pool:
             host_pid=1,
             info=info,
             stats=stats,
+            durable=self.durable,
         )
 
 
@@ -115,6 +116,7 @@ class FakeRegistry:
     def __init__(self, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
         self.closing = False
+        self.restoring: list[str] = []
         self.fault: Exception | None = None
         self.gate = threading.Event()
         self.gate.set()
@@ -123,14 +125,14 @@ class FakeRegistry:
         self._pools: dict[str, _Pool] = {}
         self._ids = itertools.count()
 
-    def create(self, spec: PoolSpec, name: str | None = None) -> PoolView:
+    def create(self, spec: PoolSpec, name: str | None = None, *, durable: bool = False) -> PoolView:
         self._enter()
         if self.closing:
             raise PoolStopping("the server is shutting down")
         spec.check(self.caps)
         if name is not None:
             check_pool_name(name)
-        pool = _Pool(name or f"p-{next(self._ids)}", spec)
+        pool = _Pool(name or f"p-{next(self._ids)}", spec, durable)
         self._pools[pool.pool] = pool
         return pool.view()
 

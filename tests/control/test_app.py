@@ -80,6 +80,14 @@ def test_health_answers_while_every_thread_waits(http, registry):
             call.join(10)
 
 
+def test_a_server_that_makes_its_durable_pools_is_not_ready(http, registry):
+    """/readyz names those that it waits for, and everything else is answered."""
+    registry.restoring = ["eval", "train"]
+    answer = http.get("/readyz")
+    assert (answer.status_code, answer.json()["code"], answer.json()["pools"]) == (503, "not_ready", ["eval", "train"])
+    assert http.get("/healthz").status_code == http.get("/v1/pools").status_code == 200
+
+
 def test_a_server_that_closes_is_alive_and_not_ready(http, registry):
     """While it closes, /healthz is well and /readyz answers 503."""
     registry.close()

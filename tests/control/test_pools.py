@@ -38,8 +38,8 @@ def test_a_view_describes_spaces_and_layout(cartpole):
 
 
 def test_a_pool_request_has_the_options_of_a_pool():
-    """The fields of POST /v1/pools are those of PoolSpec and a name, with the same defaults."""
-    assert set(PoolRequest.model_fields) == {*SPEC_FIELDS, "name"}
+    """The fields of POST /v1/pools are those of PoolSpec, a name and whether it is durable, with the same defaults."""
+    assert set(PoolRequest.model_fields) == {*SPEC_FIELDS, "name", "durable"}
     for name, field in SPEC_FIELDS.items():
         default = PoolRequest.model_fields[name].default
         if field.default_factory is not dataclasses.MISSING:
@@ -64,12 +64,23 @@ def test_options_reach_the_registry(http, registry):
         "episode_statistics": True,
         "step_timeout": 3,
         "lease_ttl": 4.5,
+        "on_failure": "raise",
+        "restart_budget": None,
         "name": "mine",
     }
     answer = http.post("/v1/pools", json=body)
     spec = registry.get("mine").spec
     assert spec == PoolSpec(**{name: value for name, value in body.items() if name != "name"})
-    shown = ("autoreset_mode", "env_kwargs", "wrappers", "info", "episode_statistics", "lease_ttl")
+    shown = (
+        "autoreset_mode",
+        "env_kwargs",
+        "wrappers",
+        "info",
+        "episode_statistics",
+        "lease_ttl",
+        "on_failure",
+        "restart_budget",
+    )
     assert {name: answer.json()[name] for name in shown} == {name: body[name] for name in shown}
 
 
@@ -106,6 +117,14 @@ def test_stats_are_the_counters(http, cartpole):
     stats = http.get("/v1/pools/cart/stats").json()
     assert set(stats) == set(Stats.__struct_fields__)
     assert (stats["batches"], stats["env_steps"], stats["resets"]) == (1, 3, 1)
+
+
+def test_durability_reaches_the_registry_and_the_view(http, registry):
+    """A pool says whether it is made again, how often it was, and how its host ended."""
+    body = {"env_id": "CartPole-v1", "num_envs": 1, "name": "kept", "durable": True}
+    pool = http.post("/v1/pools", json=body).json()
+    assert (pool["durable"], pool["restarts"], pool["last_loss"], pool["exitcode"]) == (True, 0, "", None)
+    assert http.post("/v1/pools", json=body | {"name": "brief", "durable": False}).json()["durable"] is False
 
 
 @pytest.mark.parametrize(("state", "code"), [("lost", "pool_lost"), ("silent", "deadline_exceeded")])

@@ -112,6 +112,10 @@ class NotedPool:
     def begin_render(self, rows: list[int] | None) -> None:
         self._begin("render", rows)
 
+    def revive(self) -> None:
+        self._begin("revive")
+        self.broken, self.parts = None, []
+
     def begin_split(self, count: int) -> None:
         self._begin("split", count)
         self.parts = [NotedPart(row) for row in range(count)]

@@ -226,6 +226,24 @@ def test_a_request_that_runs_says_how_far_it_is(driven, kind, ext, body, begun):
     assert driven.pool.begun == [begun]
 
 
+def test_progress_says_where_the_time_went(driven):
+    """How long a request has waited for another one, then since when it runs, and for how long a row was seen at work."""
+
+    def asked(seconds):
+        driven.now_s += seconds
+        return messages.decode(driven.step(1).ext, messages.InProgress)
+
+    driven.send(Kind.RENDER, peer=b"observer")
+    driven.step(1)
+    assert asked(1.5) == messages.InProgress(0.0, (1, 2), waited=1.5)
+    driven.now_s += 0.5
+    driven.finish()
+    assert asked(3.0) == messages.InProgress(3.0, (1, 2), waited=2.0, row_elapsed=3.0)
+    driven.pool.progress = lambda: (2, 2)
+    assert asked(1.0) == messages.InProgress(4.0, (2, 2), waited=2.0)
+    assert asked(2.0) == messages.InProgress(6.0, (2, 2), waited=2.0, row_elapsed=2.0)
+
+
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -310,7 +328,7 @@ def test_a_broken_pool_says_why(driven):
     driven.pool.broken = died
     (answer,) = driven.finish(error=died)
     assert answer.error.code == "worker_died"
-    for answer in (driven.step(2), driven.send(Kind.RESET, seq=2), driven.send(Kind.CALL, seq=2)):
+    for answer in (driven.step(2), driven.send(Kind.CALL, seq=2)):
         assert answer.error.code == "pool_broken"
         assert answer.error.details == {"reason": died.message}
         assert answer.header.flags & Flag.REFUSED
@@ -340,7 +358,7 @@ def test_a_request_waits_for_the_step_of_a_driver_that_has_the_arena(driven, kin
     lending.lent = lending.taken = True
     assert driven.send(kind, ext, body, seq=1) is None
     assert driven.send(Kind.RENDER, messages.Render([0]), lease=0, peer=b"observer") is None
-    assert driven.send(kind, ext, body, seq=1, peer=b"again") is None
+    assert driven.send(kind, ext, body, seq=1, peer=b"again").header.kind == Kind.IN_PROGRESS
     assert driven.dispatcher.waits
     assert driven.dispatcher.resume() == []  # too early
     assert driven.pool.begun == []
@@ -418,7 +436,7 @@ def test_a_repeated_request_that_waits_runs_once(driven):
     assert driven.step(1) is None
     for number in range(QUEUE - 1):
         driven.send(Kind.RENDER, peer=b"observer %d" % number)
-    assert driven.step(1, peer=b"its next socket") is None
+    assert driven.step(1, peer=b"its next socket").header.kind == Kind.IN_PROGRESS
     (frames,) = driven.finish()
     assert frames.peer == b"observer"
     (answer,) = driven.finish()

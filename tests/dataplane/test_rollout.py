@@ -62,6 +62,7 @@ class Rollout:
         self.worker_fd, self._worker_end = self._pipe()
         self.done_fd, _ = self._pipe()
         self.worker_fds = {self.worker_fd: 3}
+        self.replacements, self.look_s, self.changes = self, 60.0, 0
         self.pool, self.broken = "p-1", None
         self.running = self.waits = False
         self.parts = ()
@@ -103,9 +104,13 @@ class Rollout:
     def collect(self) -> Outcome:
         return Outcome(0, b"", self.broken)
 
-    def worker_exited(self, shard: int) -> None:
-        self.broken = WorkerDied(f"worker {shard}")
+    def attend(self, worker: int) -> None:
+        self.broken = WorkerDied(f"worker {worker}")
+        self.worker_fds, self.changes = {}, 1
         self.say_stop()
+
+    def look(self) -> None:
+        """Nobody takes too long."""
 
     # what it asks of the rules
 
@@ -174,7 +179,11 @@ def stepping(registry, driver):
     """A pool that a thread steps as fast as it goes, until it is answered with an error or not at all."""
     with ThreadPoolExecutor(1) as thread:
         spec = PoolSpec(
-            env_id=env_id("Count-v0"), num_envs=4, workers=2, env_kwargs={"length": 10**9, "with_infos": False}
+            env_id=env_id("Count-v0"),
+            num_envs=4,
+            workers=2,
+            env_kwargs={"length": 10**9, "with_infos": False},
+            restart_budget=0,
         )
         view = registry.create(spec)
         peer = driver(view, RCVTIMEO=2000)
@@ -200,7 +209,7 @@ def stepping(registry, driver):
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_worker_killed_in_a_rollout_is_named_at_once(stepping, victim):
-    """The next answer says what happened, and the pool is not stepped any more."""
+    """Where no other may take its place the next answer says what happened, and the pool is not stepped any more."""
     view, rollout = stepping
     with Watched(view.stats.worker_pids[victim]) as worker:
         worker.signal(view.stats.worker_pids[victim], signal.SIGKILL)

@@ -171,6 +171,28 @@ def test_who_takes_the_pool_waits_until_it_is_whole(desk):
     assert not desk.pool.parts
 
 
+def test_who_takes_the_pool_while_it_is_being_split_is_answered():
+    """The parts end as soon as they are there; an observer who waited as well is heard in their time."""
+    desk = Desk()
+    desk.attach()
+    assert desk.send(Kind.RENDER, messages.Render(None), peer=b"painter") is None
+    assert desk.send(Kind.SPLIT, messages.Split(3), seq=1) is None, "it waits for the frame"
+    assert desk.send(Kind.RENDER, messages.Render([1]), peer=b"observer") is None
+    (frame,) = desk.finish(ext=b"frame")
+    assert (frame.peer, desk.pool.begun[-1]) == (b"painter", ("split", 3))
+    assert desk.send(Kind.ATTACH, messages.Attach(client="other", force=True), lease=0, peer=b"other") is None
+    (split,) = desk.finish(ext=b"")
+    assert split.header.kind == Kind.SPLIT
+    parts = desk.pool.parts
+    assert parts[1].begun == [("render", [0])]
+    (dispatcher,) = [each.dispatcher for each in desk.dispatcher.desks.values() if each.dispatcher.running]
+    assert [reply.peer for reply in dispatcher.finished(Outcome(0, b"frame", None))] == [b"observer"]
+    SplitDesk.settle(desk)
+    (answer,) = SplitDesk.resume(desk)
+    assert (answer.peer, answer.header.kind) == (b"other", Kind.ATTACH)
+    assert not desk.pool.parts
+
+
 def test_a_driver_that_leaves_leaves_a_whole_pool(desk):
     """Its parts end with its lease."""
     assert desk.send(Kind.DETACH).header.kind == Kind.DETACH
@@ -210,6 +232,16 @@ def test_a_broken_pool_says_so_to_everyone(desk):
     assert [type(answer.error) for answer in desk.resume()] == [PoolBroken]
     assert type(desk.send(Kind.STEP, seq=2).error) is PoolBroken
     assert type(desk.send(Kind.JOIN, seq=2).error) is PoolBroken
+
+
+def test_a_reset_makes_a_broken_pool_whole(desk):
+    """All its workers are made again, so its parts are no more; a part's own reset cannot have that done."""
+    for pool in (desk.pool, *desk.parts):
+        pool.broken = WorkerDied("worker 1")
+    assert type(desk.send(Kind.RESET, lease=desk.leases[0], seq=1).error) is PoolBroken
+    assert desk.send(Kind.RESET, seq=2) is None
+    assert [begun[0] for begun in desk.pool.begun[-2:]] == ["revive", "reset"]
+    assert type(desk.send(Kind.STEP, lease=desk.leases[0], seq=1).error) is LeaseLost
 
 
 def test_a_split_that_is_refused_leaves_the_pool_whole():

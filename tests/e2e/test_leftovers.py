@@ -16,7 +16,7 @@ from tests import leaks
 PROGRAM = """
 import sys
 import vecserver_client as vs
-envs = vs.make_vec("CartPole-v1", 4, transport=sys.argv[1])
+envs = vs.make_vec("CartPole-v1", 4, transport=sys.argv[1], restart_budget=0)
 envs.reset(seed=1)
 print("stepping", flush=True)
 while True:

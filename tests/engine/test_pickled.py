@@ -54,7 +54,7 @@ def test_a_servers_host_sends_no_callables():
     """The start message of a host that was made from a spec has none, so its workers load no pickle."""
     host = Host("p", PoolSpec(env_id="CartPole-v1", num_envs=2), Caps())
     try:
-        assert host._start_message((0, 2)).program == b""
+        assert host.start_message((0, 2)).program == b""
     finally:
         host.stop(0.0)
 

@@ -6,9 +6,9 @@ import pytest
 from tests.openenv.served import Player, serving
 
 
-def warm(served):
+def warm(served, count=8):
     """Have every shared process started, so that no test is blamed for one."""
-    players = [Player(served.url) for _ in range(8)]
+    players = [Player(served.url) for _ in range(count)]
     for each in players:
         each.state()
     for each in players:

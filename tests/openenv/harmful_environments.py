@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import time
 
 import gymnasium as gym
@@ -74,6 +76,40 @@ class Stuck(Harmful):
         time.sleep(3600)
 
 
+class Starting(Harmful):
+    """Starts a process in a session of its own, which nobody's signal to a group reaches; step kills its parent."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {"pid": self._process.pid}
+
+    def step(self, action):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Forking(Killed):
+    """Has a copy of its process, which holds all descriptors."""
+
+    def __init__(self):
+        self._pid = os.fork()
+        if self._pid == 0:
+            signal.pause()
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {"pid": self._pid}
+
+
+class Babbling(Harmful):
+    """Writes what is no answer wherever it can."""
+
+    def step(self, action):
+        for fd in range(3, 256):
+            with contextlib.suppress(OSError):
+                os.write(fd, b"\xff" * 64)
+
+
 class Nested(Harmful):
     action_space = spaces.Dict(action=spaces.Discrete(2), force=spaces.Box(-1, 1, (2,), np.float32))
     observation_space = spaces.Dict(text=spaces.Text(5), pair=spaces.Tuple([spaces.Discrete(3), spaces.MultiBinary(2)]))
@@ -87,6 +123,7 @@ class Nested(Harmful):
         return self.observation_space.sample(), 0.5, False, True, {}
 
 
-for _cls in (Harmful, Raising, RaisingReset, RaisingInit, Rewarding, Leaving, LeavingAtOnce, Killed, Stuck, Nested):
+_CLASSES = (Harmful, Raising, RaisingReset, RaisingInit, Rewarding, Leaving, LeavingAtOnce, Killed, Stuck, Nested)
+for _cls in (*_CLASSES, Starting, Forking, Babbling):
     if f"harmful/{_cls.__name__}-v0" not in gym.registry:
         gym.register(f"harmful/{_cls.__name__}-v0", f"{__name__}:{_cls.__name__}", disable_env_checker=True)

@@ -8,8 +8,10 @@ import subprocess
 from pathlib import Path
 
 import gymnasium
+import numpy as np
 import pytest
 
+import vecserver_client as vs
 from tests.test_serve import server
 
 pytestmark = pytest.mark.openenv
@@ -70,12 +72,30 @@ def expected_rewards(env_id, action):
         action[0] if isinstance(action, list) and isinstance(env.action_space, gymnasium.spaces.Discrete) else action
     )
     if isinstance(env.action_space, gymnasium.spaces.Box):
-        import numpy as np
-
         taken = np.array(action, env.action_space.dtype)
     rewards = [float(env.step(taken)[1]) for _ in range(5)]
     env.close()
     return rewards
+
+
+@pytest.mark.parametrize("version", [version for version in VERSIONS if version != "0.1.1"])
+def test_their_client_plays_a_pool(version):
+    """Unmodified: lists of actions in, lists of rewards and flags out, equal to Gymnasium's vector environment."""
+    actions = [1, 0, 1]
+    with server("--log-level", "warning") as running, vs.ControlClient(running.url) as control:
+        pool = control.create_pool(env_id="CartPole-v1", num_envs=3)["pool"]
+        url = f"{running.url}/vec/{pool}"
+        found = json.loads(
+            run(version, "python", str(ROOT / "tests/openenv/their_client.py"), url, json.dumps(actions))
+        )
+    assert (found["state"]["step_count"], found["state"]["episode_id"]) == (5, "theirs")
+    assert (found["done"], found["rewards"]) == ([[False] * 3] * 5, [[1.0] * 3] * 5)
+    envs = gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="sync")
+    first, _ = envs.reset(seed=7)
+    last = [envs.step(np.array(actions))[0] for _ in range(5)][-1]
+    envs.close()
+    assert np.array_equal(np.array(found["first"]["state"], np.float32), first)
+    assert np.array_equal(np.array(found["last"]["state"], np.float32), last)
 
 
 def test_validation_passes():

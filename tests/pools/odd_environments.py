@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -113,6 +115,22 @@ class ParentEnv(CountEnv):
         self._executor.submit(os.getpid).result()
 
 
+class StartingEnv(CountEnv):
+    """Starts a program in a session of its own, and never ends it; its pid is in the file ``pids``.
+
+    With ``first_waits`` the first that writes to the file is never ready.
+    """
+
+    def __init__(self, *, pids: str, own_session: bool = True, first_waits: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        process = subprocess.Popen(["sleep", "3600"], start_new_session=own_session)
+        with Path(pids).open("a") as file:
+            is_first = file.tell() == 0
+            file.write(f"{process.pid}\n")
+        if first_waits and is_first:
+            _wait_for_ever()
+
+
 class HeldEnv(SlowEnv):
     """``Slow`` that touches the file ``began`` before it waits for its gate; every row of it."""
 
@@ -160,11 +178,87 @@ class LongTextEnv(CountEnv):
         return self._text * self._times
 
 
+class DyingEnv(CountEnv):
+    """Ends its process the first time that a row with a seed comes to a place, and makes ``mark``: no other ends then.
+
+    Args:
+        mark: A file.
+        where: ``step``, ``reset`` or ``touch``, a method.
+        how: ``kill``, ``segfault``, ``exit`` (with 3) or ``hang``.
+        seed: Of the row.
+        **kwargs: As for ``CountEnv``.
+    """
+
+    def __init__(self, *, mark: str, where: str, how: str = "kill", seed: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._mark, self._where, self._how, self._seed = Path(mark), where, how, seed
+
+    def _come_to(self, where: str) -> None:
+        if where != self._where or self.identity != self._seed or self._mark.exists():
+            return
+        self._mark.touch()
+        match self._how:
+            case "hang":
+                threading.Event().wait()
+            case "exit":
+                os._exit(3)
+        os.kill(os.getpid(), signal.SIGSEGV if self._how == "segfault" else signal.SIGKILL)
+
+    def step(self, action: Any) -> Any:
+        self._come_to("step")
+        return super().step(action)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = super().reset(seed=seed, options=options)
+        self._come_to("reset")
+        return result
+
+    def touch(self) -> int:
+        self._come_to("touch")
+        return self.identity
+
+
+class FragileEnv(CountEnv):
+    """Cannot be made once the file ``mark`` is there."""
+
+    def __init__(self, *, mark: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if Path(mark).exists():
+            raise ValueError("no more of them")
+
+
 class StubbornEnv(CountEnv):
     """Blocks for ever when it is closed."""
 
     def close(self) -> None:
         threading.Event().wait()
+
+
+class NoisyEnv(CountEnv):
+    """Prints when it is made."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        sys.stdout.write("made with a noise\n")
+
+
+class GatedEnv(CountEnv):
+    """Is not made before the file ``gate`` is there."""
+
+    def __init__(self, *, gate: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        pause = threading.Event()
+        while not Path(gate).exists():
+            pause.wait(0.002)
+
+
+class FlakyEnv(CountEnv):
+    """Cannot be made before the file ``flag`` is there."""
+
+    def __init__(self, *, flag: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if not Path(flag).exists():
+            raise RuntimeError("something is not installed yet")
 
 
 _CLASSES = (
@@ -174,11 +268,17 @@ _CLASSES = (
     StuckEnv,
     DrawingEnv,
     ParentEnv,
+    StartingEnv,
     HeldEnv,
     DifferentEnv,
+    FlakyEnv,
+    GatedEnv,
     LongDoubleEnv,
     LongTextEnv,
+    NoisyEnv,
     StubbornEnv,
+    DyingEnv,
+    FragileEnv,
 )
 for _cls in _CLASSES:
     _id = f"odd/{_cls.__name__.removesuffix('Env')}-v0"

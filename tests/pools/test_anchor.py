@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from vecserver.pools import anchor as anchor_module
 from vecserver.pools.anchor import Anchor
 
 LONG_S = 30.0
@@ -71,7 +72,7 @@ def test_who_is_interrupted_gives_up_first(monkeypatch):
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
-    monkeypatch.setattr(anchor, "_finished", Interrupted())
+    monkeypatch.setattr(anchor_module, "Event", Interrupted)
     with pytest.raises(KeyboardInterrupt):
         error = in_a_thread(lambda: anchor.run(start, given_up.set))
         assert ended == [True]

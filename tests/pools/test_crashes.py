@@ -19,7 +19,7 @@ from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, descendants, processor_time, wait_for
 from tests.pools.registries import HOST_COMMAND, runtime_dir
 from vecserver.pools.spec import PoolSpec
-from vecserver.wire.errors import DeadlineExceeded, HostStartFailed, PoolBroken, PoolLost, WorkerDied
+from vecserver.wire.errors import HostStartFailed, PoolBroken, PoolLost, PoolStopping, WorkerDied
 
 COUNT = env_id("Count-v0")
 LONG_S = 30.0
@@ -29,9 +29,11 @@ def socket_of(view) -> Path:
     return Path(view.endpoints["ipc"].removeprefix("ipc://"))
 
 
-def test_a_worker_that_dies_in_a_step_is_named(registry, pool):
-    """The step in flight ends with shard, rows and signal; afterwards the pool is broken and says why."""
-    view = pool(PoolSpec(env_id=env_id("Kill-v0"), num_envs=4, workers=2, env_kwargs={"at": 2, "seed": 13}))
+def test_a_worker_that_no_other_may_replace_is_named(registry, pool):
+    """The step in flight ends with shard, rows and signal; afterwards the pool is broken and says why, until its reset."""
+    view = pool(
+        PoolSpec(env_id=env_id("Kill-v0"), num_envs=4, workers=2, restart_budget=0, env_kwargs={"at": 2, "seed": 13})
+    )
     registry.reset(view.pool, seed=10)
     registry.step(view.pool, [0, 0, 0, 0])
     with pytest.raises(WorkerDied, match=r"worker 1 \(rows 2 to 3, pid \d+\) was killed by SIGKILL") as caught:
@@ -40,17 +42,19 @@ def test_a_worker_that_dies_in_a_step_is_named(registry, pool):
     broken = registry.get(view.pool)
     assert broken.state == broken.stats.state == "broken"
     assert broken.reason == caught.value.message
-    for call in (lambda: registry.step(view.pool, [0, 0, 0, 0]), lambda: registry.reset(view.pool)):
-        with pytest.raises(PoolBroken, match="worker 1.*SIGKILL"):
-            call()
+    with pytest.raises(PoolBroken, match="worker 1.*SIGKILL"):
+        registry.step(view.pool, [0, 0, 0, 0])
+    assert registry.reset(view.pool, seed=20).observations[:, 0].tolist() == [20, 21, 22, 23]
+    assert registry.step(view.pool, [0, 0, 0, 0]).observations[:, 2].tolist() == [1] * 4
+    assert registry.get(view.pool).state == "ready"
 
 
 @pytest.mark.parametrize(
     ("number", "text"), [(signal.SIGKILL, "SIGKILL"), (signal.SIGSEGV, "SIGSEGV"), (40, "signal 40")]
 )
 def test_a_worker_that_dies_between_steps_is_noticed(registry, number, text):
-    """The pool is broken at once, its other processes go with it, and a broken pool does not spin."""
-    view = registry.create(PoolSpec(env_id=COUNT, num_envs=4, workers=2))
+    """Where no other may take its place the pool is broken at once, and its other processes go with it."""
+    view = registry.create(PoolSpec(env_id=COUNT, num_envs=4, workers=2, restart_budget=0))
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         processes.signal(view.stats.worker_pids[1], number)
         wait_for(lambda: registry.get(view.pool).state == "broken")
@@ -65,7 +69,7 @@ def test_a_broken_pool_is_idle(registry, pool, tmp_path):
     """Workers that finish after another one died leave no ring that keeps the host awake."""
     gate, began = tmp_path / "gate", tmp_path / "began"
     held = {"gate": str(gate), "began": str(began), "seed": 2}
-    view = pool(PoolSpec(env_id=odd("Held-v0"), num_envs=2, workers=2, env_kwargs=held))
+    view = pool(PoolSpec(env_id=odd("Held-v0"), num_envs=2, workers=2, restart_budget=0, env_kwargs=held))
     registry.reset(view.pool, seed=1)
     first, _ = view.stats.worker_pids
     with Watched(view.host_pid, first) as processes, ThreadPoolExecutor(1) as thread:
@@ -88,12 +92,12 @@ def test_a_host_that_is_killed_takes_its_workers_with_it(registry, engine):
         host.signal(view.host_pid, signal.SIGKILL)
         assert not workers.running()
     for call in (lambda: registry.step(view.pool, [0, 0]), lambda: registry.reset(view.pool)):
-        with pytest.raises(PoolLost, match="killed by signal 9") as caught:
+        with pytest.raises(PoolLost, match="killed by SIGKILL") as caught:
             call()
-    assert caught.value.details == {"host_pid": view.host_pid}
+    assert caught.value.details == {"pool": view.pool, "host_pid": view.host_pid, "exitcode": -9}
     lost = registry.get(view.pool)
-    assert (lost.state, lost.stats) == ("lost", None)
-    assert "signal 9" in lost.reason
+    assert (lost.state, lost.stats, lost.exitcode) == ("lost", None, -9)
+    assert "SIGKILL" in lost.reason
     registry.delete(view.pool)
     assert not socket_of(view).exists()
 
@@ -109,7 +113,7 @@ def test_a_host_that_is_killed_in_a_step_does_not_leave_its_caller_waiting(regis
         wait_for(stepping.exists)
         began = time.monotonic()
         host.signal(view.host_pid, signal.SIGKILL)
-        with pytest.raises(PoolLost, match="signal 9"):
+        with pytest.raises(PoolLost, match="SIGKILL"):
             step.result(LONG_S)
         assert time.monotonic() - began < LONG_S / 3
     registry.delete(view.pool)
@@ -121,7 +125,7 @@ def test_a_host_that_is_asked_to_end_leaves_in_order(registry):
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         processes.signal(view.host_pid, signal.SIGTERM)
         assert not processes.running()
-    with pytest.raises(PoolLost, match="left with 0"):
+    with pytest.raises(PoolLost, match="left with exit code 0"):
         registry.step(view.pool, [0, 0])
     registry.delete(view.pool)
 
@@ -149,7 +153,7 @@ def test_a_host_that_is_killed_while_it_starts_fails_the_creation(make_registry,
             for pid in family:
                 if "vecserver.dataplane" in Path(f"/proc/{pid}/cmdline").read_text():
                     processes.signal(pid, signal.SIGKILL)
-            with pytest.raises(HostStartFailed, match="killed by signal 9"):
+            with pytest.raises(HostStartFailed, match="killed by SIGKILL"):
                 creation.result(LONG_S)
             assert not processes.running()
 
@@ -209,35 +213,41 @@ def test_a_server_that_is_killed_leaves_nothing():
         assert not own.exists()
 
 
-def test_a_host_that_drains_is_idle(make_registry):
+def test_a_host_that_drains_is_idle(make_registry, tmp_path):
     """While the last batch gets its grace the host waits; it does not spin."""
     registry = make_registry(grace=0.6)
-    view = registry.create(PoolSpec(env_id=env_id("Hang-v0"), num_envs=1, step_timeout=0.1))
+    began = tmp_path / "began"
+    held = {"gate": str(tmp_path / "never"), "began": str(began)}
+    view = registry.create(PoolSpec(env_id=odd("Held-v0"), num_envs=1, env_kwargs=held))
     registry.reset(view.pool, seed=1)
-    with pytest.raises(DeadlineExceeded):
-        registry.step(view.pool, [0])
-    used = [processor_time(view.host_pid)]
-    with Watched(view.host_pid) as processes, ThreadPoolExecutor(1) as thread:
+    with Watched(view.host_pid) as processes, ThreadPoolExecutor(2) as thread:
+        step = thread.submit(registry.step, view.pool, [0])
+        wait_for(began.exists)
+        used = [processor_time(view.host_pid)]
         deletion = thread.submit(registry.delete, view.pool)
         while processes.running(0.02):
             used.append(processor_time(view.host_pid))
         deletion.result(LONG_S)
+        with pytest.raises((PoolLost, PoolStopping)):
+            step.result(LONG_S)
     assert used[-1] - used[0] < 0.3
 
 
-def test_a_pool_that_hangs_can_be_deleted(make_registry):
-    """A step that never ends is reported in time, and ``delete`` returns within the grace; nothing is left."""
-    registry = make_registry(grace=0.2)
-    spec = PoolSpec(env_id=env_id("Hang-v0"), num_envs=2, workers=2, step_timeout=0.3, env_kwargs={"seed": 2})
-    view = registry.create(spec)
+def test_a_pool_that_hangs_can_be_deleted(make_registry, tmp_path):
+    """While a step is under way that never ends ``delete`` returns within the grace; nothing is left."""
+    registry, stepping = make_registry(grace=0.2), tmp_path / "began"
+    held = {"gate": str(tmp_path / "never"), "began": str(stepping), "seed": 2}
+    view = registry.create(PoolSpec(env_id=odd("Held-v0"), num_envs=2, workers=2, env_kwargs=held))
     registry.reset(view.pool, seed=1)
-    with pytest.raises(DeadlineExceeded):
-        registry.step(view.pool, [0, 0])
-    with Watched(view.host_pid, *view.stats.worker_pids) as processes:
+    with Watched(view.host_pid, *view.stats.worker_pids) as processes, ThreadPoolExecutor(1) as thread:
+        step = thread.submit(registry.step, view.pool, [0, 0])
+        wait_for(stepping.exists)
         began = time.monotonic()
         registry.delete(view.pool)
         assert time.monotonic() - began < 4.0
         assert not processes.running(1.0)
+        with pytest.raises((PoolLost, PoolStopping)):
+            step.result(LONG_S)
     assert not socket_of(view).exists()
 
 

@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, descendants, wait_for
@@ -56,5 +57,17 @@ def test_a_worker_heeds_signals_as_any_process(registry, pool):
     """SIGTERM is not taken for a word to its host."""
     view = pool(PoolSpec(env_id="CartPole-v1", num_envs=1))
     os.kill(view.stats.worker_pids[0], signal.SIGTERM)
-    wait_for(lambda: registry.get(view.pool).stats.state == "broken")
-    assert "SIGTERM" in registry.get(view.pool).stats.reason
+    wait_for(lambda: registry.get(view.pool).stats.restarts == {"killed": 1})
+
+
+@pytest.mark.parametrize("ends_by", ["delete", "kill"])
+def test_the_programs_of_environments_end_with_their_worker(registry, tmp_path, ends_by):
+    """In whatever session they are, and though nobody closed the environment."""
+    pids = tmp_path / "pids"
+    view = registry.create(PoolSpec(env_id=odd("Starting-v0"), num_envs=2, workers=2, env_kwargs={"pids": str(pids)}))
+    with Watched(*map(int, pids.read_text().split())) as watched:
+        if ends_by == "kill":
+            os.kill(view.stats.worker_pids[0], signal.SIGKILL)
+            wait_for(lambda: len(watched.running(0)) == 1)
+        registry.delete(view.pool)
+        assert not watched.running()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.environments import env_id
@@ -60,6 +62,39 @@ def test_costs_are_known_by_what_a_row_is_made_of():
         costs.note(PoolSpec(env_id=f"e{number}", num_envs=1), 1.0)
     assert costs.get(spec) is None
     assert costs.get(PoolSpec(env_id="e255", num_envs=1)) == 1.0
+
+
+def test_what_cannot_be_measured_is_tried_twice():
+    """Modules may be slow to load once; whatever takes long again is taken for heavy, and costs no later pool anything."""
+    costs, spec = RowCosts(), PoolSpec(env_id="a", num_envs=3)
+    costs.note(spec, None)
+    assert costs.get(spec) is None
+    costs.note(spec, None)
+    assert best_workers(64, 8, costs.get(spec)) == 8
+    costs.note(spec, 2.0)
+    costs.note(spec, None)
+    assert costs.get(spec) == 2.0
+
+
+def test_an_environment_that_takes_long_is_made_for_timing_twice_and_what_it_started_ends(pool, tmp_path):
+    """From the third pool on there are the pool's own environments alone."""
+    pids = tmp_path / "pids"
+    spec = PoolSpec(env_id=odd("Starting-v0"), num_envs=2, env_kwargs={"pids": str(pids), "first_waits": True})
+    if most_workers(spec, Caps()) == 1:
+        pytest.skip("one core: nothing is measured")
+
+    def started():
+        pids.write_text("")
+        pool(spec)
+        return pids.read_text().split()
+
+    first, *own = started()
+    assert len(own) == 2
+    assert not Path(f"/proc/{first}").exists(), "it was killed, and what it had started"
+    assert len(started()) == 3
+    pids.write_text("nobody's\n")
+    pool(spec)
+    assert len(pids.read_text().split()) == 3, "two, behind what stood there"
 
 
 def test_a_step_is_timed_and_the_environment_closed(tmp_path):

@@ -29,6 +29,8 @@ def spec(**options) -> PoolSpec:
         {"env_id": "some.module:NeverImported-v3"},
         *({"info": info} for info in ("all", "episode", "none", [], ["lives", "all", ""])),
         {"episode_statistics": True, "info": "none"},
+        {"on_failure": "raise", "restart_budget": None},
+        {"on_failure": "truncate", "restart_budget": 0},
         {"wrappers": ["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]},
     ],
 )
@@ -51,6 +53,9 @@ def test_what_fits_is_taken(options):
         ({"info": [1]}, "info", "a list of keys"),
         ({"wrappers": ["ClipActions"]}, "wrappers", "did you mean ClipAction"),
         ({"wrappers": ["RecordVideo"]}, "wrappers", "writes files on the server"),
+        ({"on_failure": "ignore"}, "on_failure", "truncate, raise"),
+        ({"on_failure": "replay"}, "on_failure", "which this release does not have"),
+        *(({"restart_budget": value}, "restart_budget", "at least 0, or None") for value in (-1, 2.5, "many", True)),
         ({"autoreset_mode": "NEXT_STEP"}, "autoreset_mode", "NextStep, SameStep, Disabled"),
         *(
             ({name: value}, name, "above 0")

@@ -48,6 +48,8 @@ NUMBERS = {
     "still_running": 46,
     "port_unavailable": 50,
     "host_start_failed": 51,
+    "state_unavailable": 52,
+    "not_ready": 53,
     "internal_error": 59,
     "protocol_error": 60,
     "malformed_message": 61,

@@ -146,7 +146,8 @@ class ArenaDriver:
 
     def poll(self) -> bool:
         """Whether every worker has finished; never blocks."""
-        if self._finish.bell.take():
+        # a worker that takes another's place rings once for nothing: see ``_Worker.take_up``
+        if self._finish.bell.take() and self.words_done():
             self._running = False
         return not self._running
 
@@ -154,12 +155,12 @@ class ArenaDriver:
         """Wait until every worker has finished: spin a little, then block.
 
         Returns:
-            Whether they have; False when the time is over.
+            Whether they have; False when the time is over, and now and then before.
         """
         if self._spin_us:
             spin_until(self.words_done, self._spin_us)
         bell = self._finish.bell
-        if self._running and (bell.take() or bell.wait(max(0.0, timeout))):
+        if self._running and (bell.take() or bell.wait(max(0.0, timeout))) and self.words_done():
             self._running = False
         return not self._running
 
@@ -174,6 +175,21 @@ class ArenaDriver:
     def unfinished(self) -> list[int]:
         """The workers that have not finished the last command."""
         return [i for i, line in enumerate(self._views.worker_lines) if line[self._done_word] != self._seq]
+
+    def owes(self, worker: int) -> bool:
+        """Whether a worker has not finished the last command that it was given here."""
+        return self._orders.driver_lines[worker][_SEQ] != self._views.worker_lines[worker][self._done_word]
+
+    def owes_message(self, worker: int) -> bool:
+        """Whether that is one for which it reads a message."""
+        return self.owes(worker) and self._orders.driver_lines[worker][_OPCODE] == MESSAGE
+
+    def start_anew(self) -> None:
+        """Forget the last command: no worker runs it any more."""
+        for line, orders in zip(self._views.worker_lines, self._orders.driver_lines, strict=True):
+            line[self._done_word] = orders[_SEQ]
+        self._finish.clear()
+        self._running = False
 
     def slowest_rows(self) -> tuple[int, int]:
         """First and last row of what is still being stepped: from the row at work to its shard's end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vecserver.wire.codec import unpack
-from vecserver.wire.errors import EnvFault, MessageTooLarge
+from vecserver.wire.errors import EnvFault, MessageTooLarge, from_code
 from vecserver.wire.frames import MAX_EXT
 from vecserver.wire.infos import join
 
@@ -27,6 +27,7 @@ def joined(parts: Iterable[tuple[bytes | memoryview, bool]], limit: int | None =
 
     Raises:
         EnvFault: Environments raised; names the first row.
+        WorkerDied: A worker ended over it, and another one says so.
         MessageTooLarge: The result is larger than a message takes.
     """
     payloads: list[bytes | memoryview] = []
@@ -36,6 +37,9 @@ def joined(parts: Iterable[tuple[bytes | memoryview, bool]], limit: int | None =
             faults += unpack(payload)
         else:
             payloads.append(payload)
+    for fault in faults:
+        if "code" in fault:
+            raise from_code(fault["code"], fault["message"], fault["details"])
     if faults:
         raise _env_fault(faults)
     ext = join(payloads)

@@ -32,7 +32,8 @@ def bench(
         typer.Option("--num-envs", "-n", min=1, help=f"Rows of every subject; {_AGAIN}.", show_default="64"),
     ] = None,
     transport: Annotated[
-        list[str] | None, typer.Option(help=f"Transport of a pool; {_AGAIN}.", show_default="shm, tcp and ipc")
+        list[str] | None,
+        typer.Option(help=f"Transport of a pool: shm, tcp, ipc or ws; {_AGAIN}.", show_default="shm, tcp and ipc"),
     ] = None,
     seconds: Annotated[float, typer.Option(min=0.001, help="Seconds of each subject's turn in a round.")] = 1.0,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count, after a shorter one that does not.")] = 5,
@@ -88,7 +89,7 @@ def bench(
     """
     from vecserver.cli.measure.matrix import as_json as to_json
     from vecserver.cli.measure.peers import chosen_peers, parse_interpreters
-    from vecserver.cli.measure.question import TRANSPORTS, Question
+    from vecserver.cli.measure.question import CHOICES, TRANSPORTS, Question
 
     if autotune:
         _autotune(
@@ -110,8 +111,10 @@ def bench(
     if rate is not None and any(count > 1 for count in parts or ()):
         raise typer.BadParameter("the parts of a pool are stepped as fast as goes", param_hint="--rate")
     for name in transport or ():
-        if name not in TRANSPORTS:
-            raise typer.BadParameter(f"{name!r} is none of {', '.join(TRANSPORTS)}", param_hint="--transport")
+        if name not in CHOICES:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(CHOICES)}", param_hint="--transport")
+    if where and "ws" in (transport or ()):
+        raise typer.BadParameter("it looks into pools without a web server, which ws is about", param_hint="--where")
     if plot is not None:
         from vecserver.cli.measure.plot import check_can_plot
 

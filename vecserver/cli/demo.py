@@ -32,7 +32,7 @@ def demo(
     *,
     env_id: Annotated[str, typer.Option("--env", help="Environment to learn.")] = "CartPole-v1",
     num_envs: Annotated[int, typer.Option(help="Rows of the pool.")] = 64,
-    transport: Annotated[str, typer.Option(help="shm, tcp, ipc or auto.")] = "tcp",
+    transport: Annotated[str, typer.Option(help="shm, tcp, ipc, ws or auto.")] = "tcp",
     seed: Annotated[int, typer.Option(help="Seed of the trainer and of the environments.")] = 1,
     target: Annotated[float, typer.Option(help="Mean return of the last 100 episodes to stop at.")] = _TARGET,
     max_env_steps: Annotated[int, typer.Option(help="Environment steps to stop at.")] = 2_000_000,

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import msgspec
 import typer
 
 from vecserver.cli.output import DEFAULT_URL, AsJson, Url, connect, print_json, print_pairs, print_table
+from vecserver.wire.figures import EpisodeFigures, Histogram
 
 __all__ = ["parse_object", "register"]
 
 PoolId = Annotated[str, typer.Argument(metavar="POOL", help="Id of the pool.")]
+
+_FIGURES: Final = ("p50 ms", "p99 ms", "skew", "return", "length")
+"""Of batches, workers and episodes, since the pool was made: docs/metrics.md says what they are."""
 
 pools = typer.Typer(help="Make, list, show, reset and delete pools.", no_args_is_help=True)
 
@@ -24,14 +29,32 @@ def list_pools(url: Url = DEFAULT_URL, *, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("pool", "env", "rows", "workers", "engine", "state", "driver", "batches", "env steps")
+    columns = ("pool", "env", "rows", "workers", "engine", "state", "driver", "batches", "env steps", *_FIGURES)
     print_table(columns, [_row(pool) for pool in found], empty=f"no pools at {url}")
 
 
 def _row(pool: dict[str, Any]) -> tuple[Any, ...]:
-    stats = pool["stats"] or {"driver": "?", "batches": "?", "env_steps": "?"}
     described = (pool[name] for name in ("pool", "env_id", "num_envs", "workers", "engine", "state"))
-    return (*described, stats["driver"] or "-", stats["batches"], stats["env_steps"])
+    stats = pool["stats"]
+    if stats is None:
+        return (*described, *("?",) * (3 + len(_FIGURES)))
+    return (*described, stats["driver"] or "-", stats["batches"], stats["env_steps"], *_figures(stats).values())
+
+
+def _figures(stats: dict[str, Any]) -> dict[str, str]:
+    """The figures of ``_FIGURES`` from a pool's counters; a dash where there is none yet."""
+    batches = msgspec.convert(stats["batch_seconds"], Histogram)
+    episodes = msgspec.convert(stats["episode_figures"], EpisodeFigures)
+    busy = stats["worker_busy_s"]
+    figures = (
+        (batches.quantile(0.5), 1e3, 2),
+        (batches.quantile(0.99), 1e3, 2),
+        (max(busy) * len(busy) / sum(busy) if sum(busy) else None, 1.0, 2),
+        (episodes.mean_return, 1.0, 1),
+        (episodes.mean_length, 1.0, 1),
+    )
+    texts = ["-" if value is None else f"{value * unit:.{digits}f}" for value, unit, digits in figures]
+    return dict(zip(_FIGURES, texts, strict=True))
 
 
 @pools.command("create")
@@ -49,11 +72,22 @@ def create_pool(
         typer.Option(metavar="NAME[=JSON]", help="A wrapper of Gymnasium's and its arguments; repeat for more."),
     ] = None,
     info: Annotated[str | None, typer.Option(help="Infos to send: all, episode, none, or keys as a JSON list.")] = None,
-    step_timeout: Annotated[float | None, typer.Option(help="Seconds that a batch may take.")] = None,
+    step_timeout: Annotated[
+        float | None, typer.Option(help="Seconds that a worker may take for a batch before it is replaced.")
+    ] = None,
     lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(help="What a worker's death means for the batch: truncate or raise.")
+    ] = None,
+    restart_budget: Annotated[
+        str | None, typer.Option(help="Workers that may be replaced a minute: a number, or 'none' for any number.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Id of the pool.", show_default="one made up")] = None,
     url: Url = DEFAULT_URL,
     *,
+    durable: Annotated[
+        bool, typer.Option("--durable", help="Make it again when its host has ended and when the server starts again.")
+    ] = False,
     episode_statistics: Annotated[
         bool, typer.Option("--episode-statistics", help="Send return, length and time of episodes that end.")
     ] = False,
@@ -72,12 +106,25 @@ def create_pool(
         "episode_statistics": episode_statistics or None,
         "step_timeout": step_timeout,
         "lease_ttl": lease_ttl,
+        "on_failure": on_failure,
         "name": name,
+        "durable": durable or None,
     }
     given = {option: value for option, value in options.items() if value is not None}
+    if restart_budget is not None:
+        given["restart_budget"] = _parse_budget(restart_budget)
     with connect(url) as client:
         pool = client.create_pool(env_id=env_id, num_envs=num_envs, **given)
     _print_pool(pool, as_json=as_json)
+
+
+def _parse_budget(text: str) -> int | None:
+    if text == "none":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no whole number, nor 'none'", param_hint="--restart-budget") from None
 
 
 def _parse_json(text: str, option: str) -> Any:
@@ -118,7 +165,10 @@ def _print_pool(pool: dict[str, Any], *, as_json: bool) -> None:
         return
     shown = {name: value for name, value in pool.items() if name not in {"spaces", "layout", "stats", "endpoints"}}
     endpoints = {f"endpoint {transport}": address for transport, address in pool["endpoints"].items()}
-    print_pairs({**shown, **endpoints, **(pool["stats"] or {})})
+    stats = pool["stats"] or {}
+    figures = _figures(stats) if stats else {}
+    counted = {name: value for name, value in stats.items() if name not in {"batch_seconds", "episode_figures"}}
+    print_pairs({**shown, **endpoints, **counted, **figures})
 
 
 @pools.command("reset")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from enum import StrEnum
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import Annotated
 
 import typer
 
 __all__ = ["register"]
+
+
+class LogFormat(StrEnum):
+    """How a server writes it."""
+
+    JSON = "json"
+    TEXT = "text"
 
 
 class LogLevel(StrEnum):
@@ -46,6 +55,26 @@ def serve(
         float | None,
         typer.Option(help="Seconds that a session's environment may take for a message.", show_default="60"),
     ] = None,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A durable pool, as name=train,env=CartPole-v1,num_envs=64, or a JSON object; repeat for more.",
+        ),
+    ] = None,
+    pools: Annotated[Path | None, typer.Option(metavar="FILE", help="A TOML file of durable pools.")] = None,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where durable pools are kept that are made over HTTP.",
+            show_default="~/.local/state/vecserver",
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None,
+        typer.Option(help="One line of JSON an event, or text.", show_default="text at a terminal, else json"),
+    ] = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(help="What is written to stderr.", show_default="info; warning with --parent-fd")
     ] = None,
@@ -60,8 +89,9 @@ def serve(
     """Run a server until Ctrl+C or SIGTERM.
 
     Each setting may be a variable instead: VECSERVER_PORT, VECSERVER_DATA_PORT_RANGE and so on. Variables without an
-    option are VECSERVER_MAX_ARENA_BYTES, VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR, and for
-    OpenEnv's sessions GYM_ENVIRONMENT_ID (as --openenv-env), GYM_RENDER_MODE, GYM_MAX_STEPS and GYM_SEED.
+    option are VECSERVER_MAX_ARENA_BYTES, VECSERVER_MAX_TOTAL_ARENA_BYTES, VECSERVER_MAX_CREATIONS,
+    VECSERVER_START_TIMEOUT, VECSERVER_GRACE and VECSERVER_RUNTIME_DIR, and for OpenEnv's sessions
+    GYM_ENVIRONMENT_ID (as --openenv-env), GYM_RENDER_MODE, GYM_MAX_STEPS and GYM_SEED.
     """
     from vecserver import config, serve
 
@@ -75,6 +105,9 @@ def serve(
             max_pools=max_pools,
             max_num_envs=max_num_envs,
             insecure=insecure,
+            pool=tuple(pool) if pool else None,
+            pools=pools,
+            state_dir=state_dir,
             openenv_env=openenv_env,
             openenv_sessions=openenv_sessions,
             openenv_idle_timeout=openenv_idle_timeout,
@@ -87,6 +120,7 @@ def serve(
         settings,
         parent_fd=parent_fd,
         log_level=log_level or (LogLevel.WARNING if is_private else LogLevel.INFO),
+        log_format=log_format or (LogFormat.TEXT if is_private or sys.stderr.isatty() else LogFormat.JSON),
         announce=None if is_private else _announce,
     )
 

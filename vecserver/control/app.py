@@ -13,9 +13,11 @@ from vecserver.control.frames import frame_routes
 from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
+from vecserver.control.openenv.vec import vec_routes
 from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
+from vecserver.control.relay import relay_routes
 from vecserver.control.web.mount import PATH, to_page
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def create_app(
         observe_routes(registry, metrics, sessions),
         _index_routes(browsers_to_page=page is not None),
     ]
+    routers += [relay_routes(registry), vec_routes(registry)]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:

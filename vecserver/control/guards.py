@@ -37,10 +37,10 @@ class LoopbackHosts:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request for one of the names, refuse any other."""
         if scope["type"] != "lifespan":
-            host = Headers(scope=scope).get("host", "")
-            if _without_port(host).lower() not in _LOOPBACK_NAMES:
+            hosts = Headers(scope=scope).getlist("host")  # not every parser refuses two
+            if len(hosts) != 1 or _without_port(hosts[0]).lower() not in _LOOPBACK_NAMES:
                 refusal = MalformedMessage(
-                    f"the Host header is {host!r}; this server answers to localhost, 127.0.0.1 and [::1] only"
+                    f"the Host header is {', '.join(hosts)!r}; it is to be localhost, 127.0.0.1 or [::1]"
                 )
                 await answer(refusal, scope)(scope, receive, send)
                 return

@@ -68,13 +68,18 @@ class PoolRequest(_Request):
     )
     info: str | list[str] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
     episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
-    step_timeout: float = Field(60.0, description="Seconds that a batch may take")
+    step_timeout: float = Field(60.0, description="Seconds that a worker may take for a batch before it is replaced")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
+    on_failure: str = Field("truncate", description="What a worker's death means for the batch: `truncate` or `raise`")
+    restart_budget: int | None = Field(30, description="Workers that may be replaced a minute; null for any number")
     name: str | None = Field(None, description="Its id; null for one made up")
+    durable: bool = Field(
+        False, description="Made again, with a new epoch, when its host has ended and when the server starts again"
+    )
 
     def spec(self) -> PoolSpec:
         """What the registry makes a pool from."""
-        return PoolSpec(**self.model_dump(exclude={"name"}))
+        return PoolSpec(**self.model_dump(exclude={"name", "durable"}))
 
 
 class ResetRequest(_Request):
@@ -187,7 +192,11 @@ class PoolAnswer(BaseModel):
     episode_statistics: bool
     step_timeout: float
     lease_ttl: float
-    endpoints: dict[str, str] = Field(description="Transport to ZeroMQ address")
+    on_failure: str
+    restart_budget: int | None
+    endpoints: dict[str, str] = Field(
+        description="Transport to address: ZeroMQ's, and of `ws` the path behind this server's own"
+    )
     spaces: Spaces
     layout: dict[str, Any] = Field(description="Where each array lies in a slot")
     metadata: dict[str, Any]
@@ -197,6 +206,10 @@ class PoolAnswer(BaseModel):
     host_pid: int
     created: datetime
     creation_s: float = Field(description="Seconds it took to make")
+    durable: bool = Field(description="Whether it is made again when its host has ended")
+    restarts: int = Field(description="How often its host was made again since the server started")
+    last_loss: str = Field(description="How the host before the present one ended; empty where there was none")
+    exitcode: int | None = Field(description="How its host ended, negative for a signal; null while it runs")
 
     @classmethod
     def of(cls, view: PoolView) -> PoolAnswer:
@@ -219,7 +232,9 @@ class PoolAnswer(BaseModel):
             episode_statistics=spec.episode_statistics,
             step_timeout=info.step_timeout,
             lease_ttl=info.lease_ttl,
-            endpoints=view.endpoints,
+            on_failure=spec.on_failure,
+            restart_budget=spec.restart_budget,
+            endpoints=view.endpoints | {"ws": f"/v1/pools/{view.pool}/ws"},
             spaces=Spaces(
                 observation=info.observation_space,
                 action=info.action_space,
@@ -233,6 +248,10 @@ class PoolAnswer(BaseModel):
             host_pid=view.host_pid,
             created=datetime.fromtimestamp(view.created, UTC),
             creation_s=view.creation_s,
+            durable=view.durable,
+            restarts=view.restarts,
+            last_loss=view.last_loss,
+            exitcode=view.exitcode,
         )
 
 

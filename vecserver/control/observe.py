@@ -29,7 +29,7 @@ from starlette.responses import Response
 
 from vecserver.control.problems import CODE_KEY, problems
 from vecserver.metrics import POOL_FAMILIES, PoolFamily
-from vecserver.wire.errors import InternalError, PoolStopping
+from vecserver.wire.errors import InternalError, NotReady, PoolStopping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -228,7 +228,8 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
         metrics: Where this app's metrics are registered; the pools' and the process's are added.
         sessions: OpenEnv's, whose metrics are added too; None for a server without them.
     """
-    disable_created_metrics()  # of the families here, a moment of birth each: series that nobody asks for
+    # no moment of birth for each series here: these would be as many again, and nobody asks for them
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the package has no types for it
     metrics.register(_PoolCollector(pools))
     if sessions is not None:
         metrics.register(_SessionCollector(sessions))
@@ -240,10 +241,12 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping))
+    @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping, NotReady))
     async def readyz() -> dict[str, str]:
         if pools.closing:
             raise PoolStopping("the server is shutting down")
+        if pools.restoring:
+            raise NotReady(f"durable pools are being made: {', '.join(pools.restoring)}", pools=pools.restoring)
         return {"status": "ready"}
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)

@@ -35,6 +35,7 @@ from vecserver.wire.errors import (
     PoolLost,
     PoolStopping,
     PortUnavailable,
+    StateUnavailable,
     UnknownEnv,
     UnknownPool,
     UnsupportedSpace,
@@ -55,6 +56,7 @@ _NOT_CREATED = problems(
     UnsupportedSpace,
     HostStartFailed,
     PortUnavailable,
+    StateUnavailable,
     PoolStopping,
     MalformedMessage,
     MessageTooLarge,
@@ -84,7 +86,7 @@ def pool_routes(registry: Registry) -> APIRouter:
 
     @router.post("", status_code=201, summary="Create a pool", responses=_NOT_CREATED)
     def create_pool(request: PoolRequest, response: Response) -> PoolAnswer:
-        view = registry.create(request.spec(), request.name)
+        view = registry.create(request.spec(), request.name, durable=request.durable)
         response.headers["Location"] = f"/v1/pools/{view.pool}"
         return PoolAnswer.of(view)
 
@@ -97,7 +99,11 @@ def pool_routes(registry: Registry) -> APIRouter:
         return PoolAnswer.of(registry.get(pool))
 
     @router.delete(
-        "/{pool}", status_code=204, summary="Delete a pool", response_class=Response, responses=problems(UnknownPool)
+        "/{pool}",
+        status_code=204,
+        summary="Delete a pool",
+        response_class=Response,
+        responses=problems(UnknownPool, StateUnavailable),
     )
     def delete_pool(pool: str, *, force: Force = False) -> None:
         registry.delete(pool, force=force)

@@ -7,7 +7,6 @@ ready, or why not. From then on a byte on that socket, or its end, means stop.
 from __future__ import annotations
 
 import gc
-import logging
 import os
 import secrets
 import select
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vecserver import logs
 from vecserver.dataplane.door import Door
 from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
@@ -60,6 +60,7 @@ def main(control_fd: int) -> int:
             start = receive_start(control)
         except EOFError:
             return 1
+        logs.configure("json", start.log_level, pool=start.pool)
         host = Host(start.pool, start.spec, start.caps, row_us=start.row_us)
         try:
             return _serve(host, start, control)
@@ -136,6 +137,5 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(levelname)s host %(process)d: %(message)s")
     os.set_blocking(int(sys.argv[1]), True)
     sys.exit(main(int(sys.argv[1])))

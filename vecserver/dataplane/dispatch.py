@@ -113,6 +113,7 @@ class Running(NamedTuple):
     peer: bytes
     header: Header
     since_ns: int
+    waited_ns: int = 0
 
 
 class Request(NamedTuple):
@@ -122,6 +123,7 @@ class Request(NamedTuple):
     header: Header
     ext: Buffer
     body: Buffer
+    came_ns: int = 0
 
 
 _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
@@ -164,6 +166,7 @@ class Dispatcher:
         self._driver_seen_ns = 0
         self._running: Running | None = None
         self._waiting: deque[Request] = deque()
+        self._slowest = (0, 0, 0)  # the request that runs, the row it is at, and when it was first seen there
         self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
         self._handlers: dict[int, Callable[[Request], Reply | None]] = {
             Kind.HELLO: self._hello,
@@ -217,7 +220,7 @@ class Dispatcher:
             self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)
         self.counts.requests[header.kind] += 1
-        return self._handle(Request(peer, header, ext, body))
+        return self._handle(Request(peer, header, ext, body, self._clock_ns()))
 
     def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
         """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
@@ -282,6 +285,7 @@ class Dispatcher:
             if self._given is not None:
                 self._given.forget()
             self._driver = attach.client or "unnamed"
+            _log.info("a driver has attached", extra={"lease": lease, "driver": self._driver})
             self._driver_seen_ns = self._clock_ns()
         features = [] if self._given is None else [FEATURE]
         attached = messages.Attached(self._host.info, lease, self._session.epoch, self._session.last, features)
@@ -312,8 +316,7 @@ class Dispatcher:
         if verdict is Verdict.RUN:
             self._prepare(request)
             if not self._is_free():  # for an observer, a lent turn or a chore
-                self._wait(request)
-                return None
+                return self._wait(request)
             return self._begin(request)
         if verdict is Verdict.REPLAY:
             return self._replay(request.peer)
@@ -325,8 +328,10 @@ class Dispatcher:
         """Look at a request that is the next one, before it may have to wait."""
 
     def _begin(self, request: Request) -> Reply | None:
-        self._check_whole()
         kind = request.header.kind
+        if kind == Kind.RESET and self._host.broken is not None:
+            self._revive()
+        self._check_whole()
         if kind == Kind.STEP:
             self._host.begin_step(request.ext, request.body)
         elif kind == Kind.RESET:
@@ -336,8 +341,12 @@ class Dispatcher:
         self._begun(request)
         return None
 
+    def _revive(self) -> None:
+        """Have the workers of a broken pool made again, where they are all of one crew."""
+
     def _begun(self, request: Request) -> None:
-        self._running = Running(request.peer, request.header, self._clock_ns())
+        now = self._clock_ns()
+        self._running = Running(request.peer, request.header, now, now - request.came_ns)
         self._session.begin(request.header)
 
     @property
@@ -346,7 +355,10 @@ class Dispatcher:
         if self._host.broken is None:
             return None
         reason = self._host.broken.message
-        return PoolBroken(f"the pool cannot step any more: {reason}; delete it and make another", reason=reason)
+        return PoolBroken(
+            f"the pool cannot step any more: {reason}; reset it, which has its workers made again, or delete it",
+            reason=reason,
+        )
 
     def _check_whole(self) -> None:
         if (unfit := self.unfit) is not None:
@@ -365,8 +377,14 @@ class Dispatcher:
         self._running = self._running._replace(peer=request.peer)
         self.counts.in_progress += 1
         elapsed = (self._clock_ns() - self._running.since_ns) / 1e9
-        ext = messages.encode(messages.InProgress(elapsed, self._host.progress()))
-        return self._reply(request.peer, request.header, Kind.IN_PROGRESS, ext)
+        return self._progress(request, elapsed, self._running.waited_ns)
+
+    def _progress(self, request: Request, elapsed: float, waited_ns: int) -> Reply:
+        now, rows = self._clock_ns(), self._host.progress()
+        if self._slowest[:2] != (request.header.seq, rows[0]):
+            self._slowest = (request.header.seq, rows[0], now)
+        progress = messages.InProgress(elapsed, rows, waited_ns / 1e9, min(elapsed, (now - self._slowest[2]) / 1e9))
+        return self._reply(request.peer, request.header, Kind.IN_PROGRESS, messages.encode(progress))
 
     def _is_free(self) -> bool:
         """Whether the host can begin a command now; it then has the arena."""
@@ -388,20 +406,22 @@ class Dispatcher:
 
     def _detach(self, request: Request) -> Reply:
         if self._is_of_driver(request.header):
+            _log.info("the driver has detached", extra={"lease": request.header.lease, "driver": self._driver})
             self._driver = ""
             self._host.lending.recall()
         return self._answer(request, _EMPTY)
 
-    def _wait(self, request: Request) -> None:
+    def _wait(self, request: Request) -> Reply | None:
         for i, other in enumerate(self._waiting):
             # asked again, perhaps from a fresh socket: a sequenced request, or an attach under the same name
             again = request.header == other.header and request.ext == other.ext
             if again and (request.header.seq or request.header.kind == Kind.ATTACH):
-                self._waiting[i] = request
-                return
+                self._waiting[i] = request._replace(came_ns=other.came_ns)
+                return self._progress(request, 0.0, self._clock_ns() - other.came_ns) if request.header.seq else None
         if len(self._waiting) >= _MAX_WAITING:
             raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
         self._waiting.append(request)
+        return None
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """The command that ran has ended: its reply, and those to what had waited for it."""
@@ -472,10 +492,13 @@ class Dispatcher:
         return Reply(peer, answer.pack(), ext, _EMPTY)
 
     def _defect(self, peer: bytes, header: Header, error: Exception) -> Reply:
-        _log.exception("a request of kind %d failed", header.kind)
+        about = {"lease": header.lease, "seq": header.seq}
+        _log.exception("a request of kind %d failed", header.kind, extra=about)
         return self._error(peer, header, InternalError(f"a defect of the server: {error!r}"))
 
     def _error(self, peer: bytes, header: Header, error: VecServerError) -> Reply:
+        about = {"lease": header.lease, "seq": header.seq, "code": error.code}
+        _log.debug("a request of kind %d is refused: %s", header.kind, error.message, extra=about)
         flags = Flag.ANSWER if isinstance(error, _NUMBER_IS_WRONG) else Flag.ANSWER | Flag.REFUSED
         return self._reply(peer, header, Kind.ERROR, messages.encode_error(error), flags=flags, status=error.number)
 

@@ -69,12 +69,15 @@ class HostLoop:
         self._stop_fd = stop_fd
         self._door = door
         self._other_fds: set[int] = set()  # watched besides, as the door and the parts want it
-        self._worker_fds = host.worker_fds
+        self._worker_fds: dict[int, int] = {}
+        self._workers_as = -1  # the replacements' ``changes`` then
         self._answered = False  # a batch, just now: the next one is likely to be asked for at once
-        self._next_look = 0.0
+        self._next_look = self._next_watch = 0.0
         self._poller = select.poll()
-        for fd in (*router.fds, host.done_fd, stop_fd, *self._worker_fds):
+        for fd in (*router.fds, host.done_fd, stop_fd):
             self._poller.register(fd, select.POLLIN)
+        self._watch_workers()
+        self._look_up_ms = min(_LOOK_UP_MS, host.replacements.look_s * 1000)
 
     def run(self) -> None:
         """Serve until told to stop."""
@@ -88,11 +91,11 @@ class HostLoop:
                     continue  # in the middle of a rollout everything else is looked at now and then
             self._watch_others()
             at_once = self._answered or self._router.has_message()
-            ready = dict(self._poller.poll(0 if at_once else _LOOK_UP_MS))
+            ready = dict(self._poller.poll(0 if at_once else self._look_up_ms))
             self._next_look = monotonic() + _ROUND_S
             if self._stop_fd in ready:
                 return
-            self._note_dead_workers(ready)
+            self._attend_workers(ready)
             self._finish_command()
             self._attend_parts()
             self._attend_door(ready)
@@ -149,7 +152,7 @@ class HostLoop:
             self._poller.unregister(deaf)
         # a driver that has the arena ends its step too, and begins no other
         while (self._dispatcher.busy or not self._claims_all()) and monotonic() < deadline:
-            self._note_dead_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
+            self._attend_workers(dict(self._poller.poll(_DRAIN_POLL_MS)))
             self._finish_command()
             self._attend_parts()
 
@@ -157,12 +160,25 @@ class HostLoop:
         """Take every arena, each as soon as it is to be had."""
         return all(crew.lending.claim() for crew in (self._host, *self._host.parts))
 
-    def _note_dead_workers(self, ready: dict[int, int]) -> None:
+    def _attend_workers(self, ready: Mapping[int, int]) -> None:
+        """Have workers that have ended, or take too long, replaced."""
         for fd in [fd for fd in self._worker_fds if fd in ready]:
+            self._host.attend(self._worker_fds[fd])
+        now = monotonic()
+        if now >= self._next_watch:
+            self._next_watch = now + self._host.replacements.look_s
+            self._host.replacements.look()
+        if self._workers_as != self._host.replacements.changes:
+            self._watch_workers()
+
+    def _watch_workers(self) -> None:
+        self._workers_as = self._host.replacements.changes
+        fds = self._host.worker_fds
+        for fd in self._worker_fds.keys() - fds.keys():
             self._poller.unregister(fd)
-            self._host.worker_exited(self._worker_fds.pop(fd))
-            assert self._host.broken is not None
-            _log.error("pool %s is broken: %s", self._host.pool, self._host.broken.message)
+        for fd in fds.keys() - self._worker_fds.keys():
+            self._poller.register(fd, select.POLLIN)
+        self._worker_fds = fds
 
     def _finish_command(self) -> None:
         finished = self._host.poll()  # in any case: a ring that nobody takes would end every later wait at once

@@ -5,6 +5,7 @@ Each part has a dispatcher, and so a session, a running command and a kept answe
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
@@ -48,6 +49,9 @@ class SplitPort(PoolPort, Protocol):
 
     def joining(self) -> Generator[None, None, None]:
         """The chore that makes it whole."""
+
+    def revive(self) -> None:
+        """Have all workers of a broken pool made again: its rows are reset next."""
 
 
 class Desk(NamedTuple):
@@ -171,9 +175,10 @@ class PoolDispatcher(Dispatcher):
 
     def _prepare(self, request: Request) -> None:
         kind = request.header.kind
-        if self._host.parts:
-            self._check_whole()
-        if kind == Kind.JOIN:
+        if self._host.parts and self._host.broken is not None:
+            if kind != Kind.RESET:
+                self._check_whole()
+        elif kind == Kind.JOIN:
             self._end_parts()
         elif self._host.parts:
             raise PoolSplit(f"the pool is split into {len(self._host.parts)} parts: step these, or join it first")
@@ -195,6 +200,11 @@ class PoolDispatcher(Dispatcher):
             assert running is not None
             return self._finish(running, Outcome(0, b""))
         return super()._begin(request)
+
+    def _revive(self) -> None:
+        self._ended = False
+        self.desks.clear()
+        self._host.revive()
 
     def _finish(self, running: Running, outcome: Outcome) -> Reply:
         if running.header.kind == Kind.SPLIT and outcome.error is None:
@@ -225,6 +235,14 @@ class PoolDispatcher(Dispatcher):
     def busy(self) -> bool:
         """Whether a command runs, of the pool or of a part."""
         return self.running or any(desk.dispatcher.running for desk in self.desks.values())
+
+    def resume(self) -> list[Reply]:
+        """As of any dispatcher; whoever waited while the pool was being split is looked at as if it came now."""
+        replies: list[Reply] = []
+        if self.desks and not self._ended:
+            waiting, self._waiting = self._waiting, deque()
+            replies = [reply for request in waiting if (reply := self._handle(request)) is not None]
+        return [*replies, *super().resume()]
 
     def settle(self) -> None:
         """Make the pool whole once its parts have ended and nothing runs in them; called now and then."""

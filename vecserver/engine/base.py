@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import gymnasium
+import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
@@ -18,8 +19,6 @@ from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-    import numpy as np
 
     from vecserver.arena.tally import Tally
     from vecserver.wire.actions import ActionFormat
@@ -208,6 +207,28 @@ class Shard:
         line[_STEPS] += steps
         if episodes:
             line[_EPISODES] += episodes
+
+    def repeat(self, last: int, slot: int) -> None:
+        """Show in a slot what another shows."""
+        shown, views = self.slots[last], self.slots[slot]
+        for leaf, was in zip((*views.observations, *views[1:]), (*shown.observations, *shown[1:]), strict=True):
+            leaf[...] = was
+
+    def reset_flags(self, last: int, slot: int, mask: Sequence[bool] | None) -> None:
+        """Write into a slot what a reset leaves of rewards and flags.
+
+        That is which rows are over, as the slot with their last results says: who takes this worker's place needs it.
+
+        Args:
+            last: That slot.
+            slot: The reset's.
+            mask: The rows that are reset; None for all.
+        """
+        before, views = self.slots[last], self.slots[slot]
+        for over, was in ((views.terminated, before.terminated), (views.truncated, before.truncated)):
+            over[:] = False if mask is None else was & ~np.asarray(mask, np.bool_)
+        views.rewards[:] = 0
+        views.autoreset[:] = False
 
     def take_side(self, rows: Sequence[bytes]) -> None:
         """Take the side values of the shard's next actions, one encoded row each."""

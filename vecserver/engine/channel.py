@@ -18,10 +18,12 @@ __all__ = [
     "Adopt",
     "Bind",
     "Call",
+    "Died",
     "Drop",
     "Failed",
     "Fetch",
     "Home",
+    "Lost",
     "Measure",
     "Measured",
     "Message",
@@ -41,6 +43,28 @@ _LENGTH: Final = struct.Struct("<I")
 _MAX_MESSAGE: Final = (1 << 32) - 1
 
 
+class Lost(msgspec.Struct, frozen=True):
+    """What became of the rows of a worker that has ended, for the one that takes its place.
+
+    Attributes:
+        cause: How the worker ended, for people.
+        under_way: Whether the rows had ever been reset.
+        autoreset_mode: Of the pool.
+        over: The rows whose episode was over; none in SameStep, where a row is reset in the step that ends it.
+        observations: What each row gave last: its leaves in a slot, as codec bytes.
+        side: The side values beside them, one encoded row each; None where there are none, or they are lost.
+        seeds: For the first reset of each row that has no seed of its own.
+    """
+
+    cause: str
+    under_way: bool
+    autoreset_mode: str
+    over: list[bool]
+    observations: list[bytes]
+    side: list[bytes] | None
+    seeds: list[int | None]
+
+
 class Start(msgspec.Struct, frozen=True, tag=True):
     """First message to a worker: what to make.
 
@@ -50,6 +74,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
         info: As ``PoolSpec.info``.
         program: What ``engine.pickled.Program`` wrote: callables that make the rows, in the place of ``env_id``.
             Only a program that drives workers of its own sends it; a server's host never does, see ``engine.pickled``.
+        lost: What became of the rows, where this worker takes the place of one that has ended.
     """
 
     env_id: str
@@ -64,6 +89,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     wrappers: list[str | dict[str, Any]] = []
     info: str | list[str] = "all"
     episode_statistics: bool = False
+    lost: Lost | None = None
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
@@ -114,12 +140,20 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
         shards: The rows of every worker, from which the plan of the arena follows.
         shard: Which of them is this worker's.
         core: The core to stay on; None for any.
+        move: Where the worker is that this one takes the place of: in the arena of a part. Descriptors come behind it.
+        adopt: Whom that one obeys besides; their descriptors come last.
+        obeyed: Whether it still does.
+        death: The fault with which the next step ends; None where it is like any other.
     """
 
     shards: tuple[tuple[int, int], ...]
     shard: int
     layout_hash: int
     core: int | None
+    move: Move | None = None
+    adopt: Adopt | None = None
+    obeyed: bool = True
+    death: dict[str, Any] | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
@@ -147,6 +181,12 @@ class Call(msgspec.Struct, frozen=True, tag=True):
     arguments: bytes
     assign: bool
     rows: list[int] | None = None
+
+
+class Died(msgspec.Struct, frozen=True, tag=True):
+    """Instead of a command that a worker died in and that is not to be run twice: end it with this fault."""
+
+    fault: dict[str, Any]
 
 
 class Render(msgspec.Struct, frozen=True, tag=True):
@@ -215,6 +255,7 @@ Message = (
     | Step
     | Reset
     | Call
+    | Died
     | Render
     | Adopt
     | Pause

@@ -16,6 +16,7 @@ from vecserver.engine.base import EngineInfo, RowFaults, attribute_of, fault_of
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode
 from vecserver.engine.rows import observation_writer, side_rows
+from vecserver.engine.settled import settled_step
 from vecserver.wire.infos import encode_rows
 
 if TYPE_CHECKING:
@@ -80,14 +81,16 @@ class EnvsEngine:
         env = self._envs[0]
         each = None if observation_mode == "same" else [env.observation_space for env in self._envs]
         self.info = EngineInfo(env.observation_space, env.action_space, dict(env.metadata), env.render_mode, each)
-        self._steps = [env.step for env in self._envs]
+        self._steps: list[Callable[[Any], Any]] = [env.step for env in self._envs]
+        self._unsettled = [*range(len(self._envs))]  # rows whose standard wrappers may have something to check
         self._resets = [env.reset for env in self._envs]
         self._done = [False] * len(self._envs)  # which rows the next step resets, in NextStep
         self._mode = autoreset_mode
         loops = {"NextStep": self._next_step, "SameStep": self._same_step, "Disabled": self._disabled}
         self._loop = loops[autoreset_mode]
         self._final, self._kept = infos.final(), infos.rows()
-        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
+        self._episodes = EpisodeStatistics(*rows, autoreset_mode, infos.lost)
+        self._sends_episodes = infos.sends_statistics
         self._aside: list[bytes] | None = None
 
     def _check_spaces(self, row: int) -> None:
@@ -124,7 +127,17 @@ class EnvsEngine:
                 batch.faults.append(fault_of(self._first + row, error))
                 batch.rewards.append(0.0)
                 row += 1
+        if self._unsettled:
+            self._settle()
         return self._publish(slot, batch, restarting)
+
+    def _settle(self) -> None:
+        """From now on pass the standard wrappers by where they have nothing left to do."""
+        for row in tuple(self._unsettled):
+            step = settled_step(self._envs[row])
+            if step is not None:
+                self._steps[row] = step
+                self._unsettled.remove(row)
 
     def _publish(self, slot: int, batch: _Batch, restarting: list[bool]) -> bytes:
         views = self._shard.slots[slot]
@@ -214,9 +227,7 @@ class EnvsEngine:
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""
         self._copy_observations(self._slot, slot, slice(None))
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
+        self._shard.reset_flags(self._slot, slot, command.mask)
         self._slot = slot
         write = self._writers[slot]
         infos: list[tuple[int, dict[str, Any]]] = []

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from vecserver.arena.tally import Tally
+    from vecserver.engine.channel import Lost
 
 __all__ = ["EpisodeStatistics"]
 
@@ -32,9 +33,10 @@ class EpisodeStatistics:
         first: The shard's first row.
         end: One past its last row.
         autoreset_mode: ``NextStep``, ``SameStep`` or ``Disabled``.
+        lost: What became of the rows, where others had them before: what is not known of an episode is not reported.
     """
 
-    def __init__(self, first: int, end: int, autoreset_mode: str) -> None:
+    def __init__(self, first: int, end: int, autoreset_mode: str, lost: Lost | None = None) -> None:
         self._first = first  # number of the shard's first row in the arena: reports name rows by it
         self._size = end - first
         self._same_step = autoreset_mode == "SameStep"
@@ -42,7 +44,11 @@ class EpisodeStatistics:
         self._steps = 0  # of the shard
         self._before = [0] * self._size  # what they were before each row's episode
         self._starts = [perf_counter()] * self._size
-        self._over: list[int] = []  # rows of the shard whose next step resets instead of counting
+        over = [] if lost is None else lost.over
+        self._over = [row for row, is_over in enumerate(over) if is_over]  # rows whose next step resets, uncounted
+        under_way = lost is not None and lost.under_way
+        self._unknown = {row for row, is_over in enumerate(over) if under_way and not is_over}
+        """Rows whose episode began with another worker."""
         self._noted: tuple[np.ndarray[Any, Any], list[int], Sequence[int]] | None = None
 
     def bind(self, first: int, tally: Tally) -> None:
@@ -62,6 +68,8 @@ class EpisodeStatistics:
             returns[row] = 0.0
             before[row] = steps
             starts[row] = now
+        if self._unknown:
+            self._unknown.difference_update(rows)
 
     def step(
         self, rewards: np.ndarray[Any, Any], ended: list[int], faulty: Sequence[int] = (), *, report: bool = False
@@ -100,8 +108,9 @@ class EpisodeStatistics:
             self._over = [row for row in over if row in faulty] if faulty else []
         if not ended:
             return None
-        found = self._report(ended) if report else None
-        self._count(ended)
+        known = [row for row in ended if row not in self._unknown] if self._unknown else ended
+        found = self._report(known) if report and known else None
+        self._count(known)
         if self._same_step:
             self._begin(ended)
         else:

@@ -9,7 +9,6 @@ copies would have in common.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import signal
 import sys
@@ -92,7 +91,6 @@ def _forget_host(fds: Sequence[int]) -> None:
     for before, after in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(before + 1, after)
     np.random.seed()  # noqa: NPY002 - the generator of the module, which environments may use; Python's own heeds forks
-    logging.basicConfig(format="%(levelname)s worker %(process)d: %(message)s", force=True)
 
 
 def _forget_exit_functions() -> None:

@@ -179,7 +179,8 @@ class _VectorEngine:
         self._first, self._size = rows[0], rows[1] - rows[0]
         self._makers = [partial(_make_row, make, row, infos.keys, os.getpid()) for row in range(*rows)]
         self._sends_final_info = infos.sends_final_info
-        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
+        self._episodes = EpisodeStatistics(*rows, autoreset_mode, infos.lost)
+        self._sends_episodes = infos.sends_statistics
         self._mode, self._observation_mode = AutoresetMode(autoreset_mode), observation_mode
         each = self._guarded(self._look_at_rows)
         if each is not None:
@@ -214,8 +215,7 @@ class _VectorEngine:
 
     def bind(self, shard: Shard, slot: int = 0) -> None:
         """Take the part of the arena to work on: always all its rows."""
-        del slot
-        self._shard = shard
+        self._shard, self._slot = shard, slot
         self._episodes.bind(shard.first, shard.tally)
         self._side = SideLeaves(self.info.observation_space)
         self._aside = self._aside or side_rows(self.info.observation_space, self._size)
@@ -257,6 +257,7 @@ class _VectorEngine:
         return infos
 
     def _write(self, slot: int, observations: Any) -> None:
+        self._slot = slot
         parts: Iterable[Any] = leaf_values(self.info.observation_space, observations)
         if self._aside is not None:
             parts, side = self._side.split(parts)
@@ -292,9 +293,7 @@ class _VectorEngine:
         else:
             self._done = np.zeros(self._size, np.bool_)
         observations, infos = self._guarded(partial(self._envs.reset, seed=command.seeds, options=options))
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
+        self._shard.reset_flags(self._slot, slot, command.mask)
         self._write(slot, observations)
         self._episodes.restart(command.mask)
         return self._encode(infos)

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from vecserver.engine.finals import final_info
+from vecserver.engine.lost import ENV_FAILURE
 from vecserver.wire.infos import EPISODE_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from vecserver.engine.channel import Lost
 
 __all__ = ["ALL_INFOS", "InfoOptions", "claims_of_episode", "key_filter"]
 
@@ -24,10 +27,12 @@ class InfoOptions:
     Attributes:
         info: ``all``, ``none``, ``episode`` (none but the episode statistics), or the environments' keys to send.
         episode_statistics: Send the return, length and time of each episode that ended.
+        lost: What became of the rows, where others had them before: ``env_failure`` is sent whatever ``info`` says.
     """
 
     info: str | list[str] = "all"
     episode_statistics: bool = False
+    lost: Lost | None = None
 
     @property
     def sends_statistics(self) -> bool:
@@ -37,9 +42,10 @@ class InfoOptions:
     @property
     def keys(self) -> frozenset[str] | None:
         """The top-level keys of the environments' infos that are sent; None for all."""
+        always = frozenset() if self.lost is None else frozenset({ENV_FAILURE})
         if isinstance(self.info, str):
-            return None if self.info == "all" else frozenset()
-        return frozenset(self.info)
+            return None if self.info == "all" else always
+        return always.union(self.info)
 
     @property
     def sends_final_info(self) -> bool:

@@ -83,7 +83,8 @@ class NativeEngine:
             self.close()
             raise
         self._keys, self._sends_final_info = infos.keys, infos.sends_final_info
-        self._episodes, self._sends_episodes = EpisodeStatistics(*rows, autoreset_mode), infos.sends_statistics
+        self._episodes = EpisodeStatistics(*rows, autoreset_mode, infos.lost)
+        self._sends_episodes = infos.sends_statistics
         self._torn = False  # it raised while it stepped: what state it is in nobody knows
         self._resets_by_mask = True  # until it shows otherwise
 
@@ -245,7 +246,7 @@ class NativeEngine:
             raise
         except BaseException as error:  # noqa: BLE001 - an environment may raise anything, SystemExit too
             raise RowFaults([fault_of(self._first, error)]) from None
-        self._clear(slot)
+        self._shard.reset_flags(last, slot, command.mask)
         self._over = self._over & ~mask if mask is not None else np.zeros(self._size, np.bool_)
         self._any_over = bool(self._over.any())
         self._episodes.restart(command.mask)
@@ -256,14 +257,9 @@ class NativeEngine:
         slots = self._shard.slots
         for leaf, last in zip(slots[slot].observations, slots[self._slot].observations, strict=True):
             leaf[:] = last
+        self._shard.reset_flags(self._slot, slot, [False] * self._size)
         self._slot = slot
-        self._clear(slot)
         return self._encode({}) if self._aside else b""
-
-    def _clear(self, slot: int) -> None:
-        views = self._shard.slots[slot]
-        for flags in (views.rewards, views.terminated, views.truncated, views.autoreset):
-            flags[:] = 0
 
     def _reset(self, command: ResetCommand, mask: np.ndarray[Any, Any] | None) -> Any:
         if isinstance(command.options, list):

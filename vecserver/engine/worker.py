@@ -27,6 +27,7 @@ from vecserver.engine.channel import (
     Adopt,
     Bind,
     Call,
+    Died,
     Drop,
     Failed,
     Fetch,
@@ -44,8 +45,9 @@ from vecserver.engine.channel import (
     send,
 )
 from vecserver.engine.infos import InfoOptions
+from vecserver.engine.lost import LostVectorMaker, makes_lost_rows
 from vecserver.engine.make import EnvMaker
-from vecserver.engine.orphans import die_with_parent
+from vecserver.engine.orphans import die_with_parent, keep_orphans
 from vecserver.engine.place import Place
 from vecserver.engine.table import VECTORISED, make_engine
 from vecserver.engine.wrappers import wrap
@@ -87,6 +89,7 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
         done_fd: The eventfd that the last worker rings.
     """
     die_with_parent(host_pid)
+    keep_orphans()
     # The terminal's Ctrl-C is for the process that owns the pool; it decides what happens to its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # and what an environment prints must not stop it where the terminal is set to stop background writers
@@ -105,6 +108,8 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
             assert isinstance(bind, Bind)
             finish = FinishLine(tokens_fd, Doorbell(done_fd))
             worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, finish)
+            if start.lost is not None:
+                worker.take_up(bind)
             gc.collect()
             gc.freeze()  # what exists now lives as long as the worker: the collector need not look at it again
             send(sock, Ready({}, {}, {}, None))
@@ -125,8 +130,18 @@ def _measured(start: Start) -> float | None:
         return None
 
 
-def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
-    """How rows are made; pickles are loaded only where a program started this worker for callables of its own."""
+def _maker(start: Start) -> Any:
+    """How rows are made, also in the place of lost ones: what the engine takes."""
+    make: Any = _plain_maker(start)
+    if start.lost is None:
+        return make
+    if start.engine in VECTORISED:
+        return LostVectorMaker(make, start.lost)
+    return makes_lost_rows(make, start.lost, start.rows[0])
+
+
+def _plain_maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
+    """Pickles are loaded only where a program started this worker for callables of its own."""
     if not start.program:
         return EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
     from vecserver.engine.pickled import RowMaker, pickle_infos
@@ -143,7 +158,7 @@ def _maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
 
 def _make(start: Start, sock: socket.socket) -> Engine | None:
     try:
-        infos = InfoOptions(start.info, start.episode_statistics)
+        infos = InfoOptions(start.info, start.episode_statistics, start.lost)
         engine = make_engine(
             start.engine, _maker(start), start.rows, start.autoreset_mode, infos, start.observation_mode
         )
@@ -214,11 +229,13 @@ class _Worker:
         self._lent_fds: list[int] = []
         self._away_fds: list[int] = []  # of the arena of a part
         self._drivers: tuple[Driver, ...] = (self._home.host,)
-        engine.bind(self._place.shard)
+        engine.bind(self._place.shard, self._place.line[_LAST_SLOT])
+        self._death: dict[str, Any] | None = None  # with which the next step ends
         self._handlers: dict[type, Callable[[Any, int], bytes]] = {
             Step: self._step,
             Reset: self._reset,
             Call: self._call,
+            Died: self._end_with,
             Render: self._render,
             Adopt: self._adopt,
             Pause: self._pause,
@@ -227,6 +244,19 @@ class _Worker:
             Move: self._move,
             Home: self._come_home,
         }
+
+    def take_up(self, bind: Bind) -> None:
+        """Stand where the worker stood whose place this one takes, with everything done that it had done."""
+        self._death = bind.death
+        if bind.move is not None:
+            self._place = self._place_in_part(bind.move)
+            self._engine.bind(self._place.shard, self._place.line[_LAST_SLOT])
+        lent = () if bind.adopt is None else (self._take_loan(bind.adopt),)
+        self._drivers = (*(lent if bind.obeyed else ()), *self._hosts)
+        for driver in (*lent, *self._hosts):
+            driver.seen = driver.words[driver.done_word]
+            # it may have ended between its word and its crossing: one too many is a ring for nothing, one too few none
+            driver.finish.cross()
 
     def run(self) -> None:
         """Obey until the host says no more.
@@ -265,9 +295,15 @@ class _Worker:
 
     def _step_into(self, slot: int, driver: Driver) -> bytes:
         place = self._place
-        place.line[_LAST_SLOT] = slot
         place.shard.area = driver.area
-        return self._engine.step(slot)
+        try:
+            if self._death is not None:
+                death, self._death = self._death, None
+                place.shard.repeat(place.line[_LAST_SLOT], slot)
+                raise RowFaults([death])
+            return self._engine.step(slot)
+        finally:
+            place.line[_LAST_SLOT] = slot  # not sooner: who takes this worker's place looks there for whole results
 
     def _finish(self, driver: Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
         status, began_ns = Status.OK, monotonic_ns()
@@ -290,26 +326,29 @@ class _Worker:
         driver.kept = b"" if fits else payload  # before the line is crossed: what follows may ask for it
         since_ns, now_ns = driver.line[_SINCE], monotonic_ns()  # behind the line the driver may write it anew
         is_last = driver.finish.cross()
+        self._engine.settle()  # what is counted is counted from here on: nobody waits for it
         if since_ns:
-            tally.worked(now_ns - began_ns)
             if is_last:
                 tally.ended_batch(since_ns, now_ns)
-        self._engine.settle()
+            tally.worked(now_ns - began_ns)
         if not fits and driver is not self._lent:
             send(self._sock, payload)
 
     def _adopt(self, message: Adopt, _slot: int) -> bytes:
+        self._place.line[WorkerLine.LENT_DONE] = 0  # whatever becomes of the rest: nothing of this loan was done
+        # in this order: behind a Pause it must not be looked at again
+        self._drivers = (self._take_loan(message), *self._hosts)
+        return b""
+
+    def _take_loan(self, message: Adopt) -> Driver:
         place = self._place
-        place.line[WorkerLine.LENT_DONE] = 0  # whatever becomes of the rest: nothing of this loan was done
         _, fds, _ = receive_fds(self._sock, 1)  # behind the message a byte that carries them
         self._lent_fds = fds
         orders = LentOrders(place.workers, place.actions, map_memory(fds[0], message.size))
         area = ActionArea(place.actions, orders.actions, orders.codes, place.rows)
         finish = FinishLine(fds[1], Doorbell(fds[2]))
         self._lent = place.driver(orders.driver_lines[place.index], area, finish, WorkerLine.LENT_DONE)
-        # in this order: behind a Pause it must not be looked at again
-        self._drivers = (self._lent, *self._hosts)
-        return b""
+        return self._lent
 
     @property
     def _hosts(self) -> tuple[Driver, ...]:
@@ -317,14 +356,17 @@ class _Worker:
         return (self._place.host,) if self._place is self._home else (self._place.host, self._home.host)
 
     def _move(self, message: Move, _slot: int) -> bytes:
+        self._go(self._place_in_part(message))
+        return b""
+
+    def _place_in_part(self, message: Move) -> Place:
         _, fds, _ = receive_fds(self._sock, 1)  # as above
         self._away_fds = fds[1:]
         try:
             finish = FinishLine(fds[1], Doorbell(fds[2]))
-            self._go(Place(self._engine.info, message.shards, message.shard, message.layout_hash, fds[0], finish))
+            return Place(self._engine.info, message.shards, message.shard, message.layout_hash, fds[0], finish)
         finally:
             os.close(fds[0])  # it is mapped
-        return b""
 
     def _come_home(self, _message: Home, _slot: int) -> bytes:
         self._go(self._home)
@@ -372,8 +414,12 @@ class _Worker:
     def _reset(self, message: Reset, slot: int) -> bytes:
         given = message.options
         options = [self._options(each) for each in given] if isinstance(given, list) else self._options(given)
-        self._place.line[_LAST_SLOT] = slot
-        return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
+        if message.mask is None:
+            self._death = None  # nothing is left of what was lost
+        try:
+            return self._engine.reset(slot, ResetCommand(message.seeds, message.mask, options))
+        finally:
+            self._place.line[_LAST_SLOT] = slot
 
     def _options(self, data: bytes | None) -> Any:
         return self._unpacked(data) if data else None
@@ -385,6 +431,10 @@ class _Worker:
         args, kwargs = self._unpacked(message.arguments)
         rows = range(self._place.rows.start, self._place.rows.stop) if message.rows is None else message.rows
         return self._packed(self._engine.call(message.name, args, kwargs, message.rows), rows)
+
+    @staticmethod
+    def _end_with(message: Died, _slot: int) -> bytes:
+        raise RowFaults([message.fault])
 
     def _render(self, message: Render, _slot: int) -> bytes:
         return self._packed(self._engine.call("render", [], {}, message.rows), message.rows)

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from threading import Event
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Anchor"]
 
+T = TypeVar("T")
+
 
 class Anchor:
-    """Runs one function in a thread that stays until it is released, or until the process ends.
+    """Runs functions in a thread that stays until it is released, or until the process ends.
 
-    The first thread of a process stays anyhow: called by it, the function runs in it, and no thread is made.
+    The first thread of a process stays anyhow: called by it, a function runs in it, and no thread is made.
     """
 
     def __init__(self) -> None:
-        self._released = threading.Event()
-        self._finished = threading.Event()
-        self._error: BaseException | None = None
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def run(self, start: Callable[[], None], give_up: Callable[[], None]) -> None:
-        """Run the function and wait for it.
+        """Run a function and wait for it.
 
         Args:
             start: Starts the children; what it raises comes out here.
@@ -37,24 +40,38 @@ class Anchor:
         if threading.get_native_id() == os.getpid():
             start()
             return
-        threading.Thread(target=self._hold, args=(start,), name="vecserver-anchor", daemon=True).start()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._hold, name="vecserver-anchor", daemon=True)
+            self._thread.start()
+        finished, errors = Event(), []
+
+        def work() -> None:
+            try:
+                start()
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                errors.append(error)
+            finished.set()
+
+        self._work.put(work)
         try:
-            self._finished.wait()
+            finished.wait()
         except BaseException:
             give_up()
-            self._finished.wait()
+            finished.wait()
             raise
-        if self._error is not None:
-            raise self._error
+        if errors:
+            raise errors[0]
 
-    def _hold(self, start: Callable[[], None]) -> None:
-        try:
-            start()
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            self._error = error
-        self._finished.set()
-        self._released.wait()
+    def call(self, start: Callable[[], T]) -> T:
+        """As ``run``, for a function that returns soon; returns what it returns."""
+        results: list[T] = []
+        self.run(lambda: results.append(start()), lambda: None)
+        return results[0]
+
+    def _hold(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
 
     def release(self) -> None:
         """Let the thread end; children that are still there end with it."""
-        self._released.set()
+        self._work.put(None)

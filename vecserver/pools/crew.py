@@ -18,12 +18,13 @@ from vecserver.arena.doorbell import Doorbell, FinishLine, make_bell, make_token
 from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.outcome import joined
-from vecserver.arena.views import ArenaViews
-from vecserver.engine.channel import Call, Render, Reset, Step
+from vecserver.arena.views import ArenaViews, WorkerLine
+from vecserver.engine.channel import Call, Died, Lost, Render, Reset, Step
 from vecserver.pools.lending import Lending
 from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import EnvFault, InvalidSpec, MessageTooLarge, VecServerError, WorkerDied
 from vecserver.wire.frames import MAX_EXT
+from vecserver.wire.infos import side_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vecserver.arena.plan import ArenaPlan
     from vecserver.arena.tally import Tally
     from vecserver.pools.loan import Loan
+    from vecserver.pools.replacements import Replacements
     from vecserver.pools.workers import WorkerProcess
     from vecserver.wire.actions import ActionFormat
     from vecserver.wire.frames import Buffer
@@ -118,12 +120,14 @@ class Crew:
         shards: First and end row of each worker, from 0.
         broken: Why it cannot step any more; None while it can.
         lending: Who has the arena, where it is not this process.
+        replacements: Of its workers, and of the pool's others.
     """
 
     info: PoolInfo
     actions: ActionFormat
     layout: Layout
     lending: Lending
+    replacements: Replacements
 
     def __init__(self, arena: OwnedArena, autoreset_mode: str, *, bounded: bool) -> None:
         self._arena = arena
@@ -137,6 +141,11 @@ class Crew:
         self._begun = 0  # batches
         self._reset = 0  # resets begun
         self._workers: list[WorkerProcess] = []
+        self._told: list[Any] = []  # the last messages, one a worker, and their descriptors: see ``tell_again``
+        self._told_fds: list[Sequence[int]] = []
+        self._watched = select.poll()
+        self._watched_fds: dict[int, int] = {}
+        self._watched_as = -1  # the replacements' ``changes`` then
 
     def _man(self, plan: ArenaPlan) -> None:
         """Lay the arena out for the workers, who are to be told."""
@@ -147,9 +156,6 @@ class Crew:
         finish = FinishLine(self._arena.tokens_fd, Doorbell(self._arena.done_fd))
         self._driver = ArenaDriver(self._views, self.actions, bells, finish, _SPIN_US)
         self.lending = Lending(self, self._views)
-        self._watched = select.poll()
-        for fd in (self.done_fd, *self.worker_fds):
-            self._watched.register(fd, select.POLLIN)
 
     def fail(self, error: VecServerError) -> None:
         """Note that it cannot step any more, and why; the first reason stays."""
@@ -162,8 +168,18 @@ class Crew:
 
     @property
     def worker_fds(self) -> dict[int, int]:
-        """Process descriptor → number of the worker: readable when it has ended."""
-        return {worker.pidfd: i for i, worker in enumerate(self._workers)}
+        """Descriptor → number of the worker: readable when ``attend`` is to be called for it.
+
+        It has ended, or it takes another's place and has said something. They are others when ``replacements.changes``
+        is another.
+        """
+        left = [(i, worker) for i, worker in enumerate(self._workers) if not worker.gone]
+        fds = {worker.pidfd: i for i, worker in left}
+        return fds | {worker.sock.fileno(): i for i, worker in left if self.replacements.is_making(worker)}
+
+    def attend(self, worker: int) -> None:
+        """See what has become of a worker, by its number: one that has ended is replaced."""
+        self.replacements.attend(self._workers[worker])
 
     @property
     def lendable(self) -> bool:
@@ -248,6 +264,8 @@ class Crew:
             if values is not None and len(values) != rows:
                 raise InvalidSpec(f"{name} has {len(values)} entries for {rows} rows", field=name)
         seeds = request.seeds or [None] * rows
+        for worker, (first, end) in zip(self._workers, self.shards, strict=True):
+            worker.note_seeds(seeds[first:end])
         self._reset += 1
         self._over = self.resetting() & ~np.array([True] * rows if request.mask is None else request.mask)
         self._begin_messages(
@@ -316,11 +334,54 @@ class Crew:
         self._send(messages, fds)
 
     def _send(self, messages: list[Any], fds: Sequence[Sequence[int]] = ()) -> None:
-        for worker, message, mine in zip(self._workers, messages, fds or [()] * len(messages), strict=True):
-            try:
-                worker.send(message, fds=mine)
-            except WorkerDied as error:
-                self.fail(error)
+        self._told, self._told_fds = messages, [*fds] or [()] * len(messages)
+        for i, worker in enumerate(self._workers):
+            if not (worker.gone or self.replacements.is_making(worker)):
+                self._tell(i)
+
+    def _tell(self, index: int) -> None:
+        worker = self._workers[index]
+        try:
+            worker.send(self._told[index], fds=self._told_fds[index])
+        except WorkerDied:
+            worker.kill()  # it has ended, or does not read: another is told when it is ready
+
+    def note_death(self, index: int, fault: dict[str, Any]) -> None:
+        """A worker has ended: what it was called for, and is not to be run twice, ends with a fault instead."""
+        if self._driver.owes_message(index) and isinstance(self._told[index], Call | Render):
+            self._told = [*self._told]
+            self._told[index] = Died(fault)
+
+    def tell_again(self, index: int) -> None:
+        """A worker has taken another's place: send it what that one did not come to do."""
+        if self._driver.owes_message(index):
+            self._tell(index)
+
+    def owes(self, index: int) -> bool:
+        """Whether a worker has not finished the last command that was begun here."""
+        return self._driver.owes(index)
+
+    def owing(self) -> Iterator[tuple[bool, int, list[WorkerProcess]]]:
+        """Commands that run: whether of a driver in another process, their number, and who has not finished them."""
+        workers = self._workers
+        yield False, self._driver.seq, [worker for i, worker in enumerate(workers) if self._driver.owes(i)]
+        yield True, self.lending.loan_seq, [worker for i, worker in enumerate(workers) if self.lending.owes(i)]
+
+    def lost(self, index: int, cause: str, seeds: list[int | None], *, under_way: bool) -> Lost:
+        """What a worker that has ended leaves of its rows."""
+        line, (first, end) = self._views.worker_lines[index], self.shards[index]
+        slot = self.slots[line[WorkerLine.SLOT]]
+        over = (slot.terminated | slot.truncated)[first:end] & (self._mode != "SameStep")
+        length, area = line[WorkerLine.SIDE_LENGTH], self._views.sides[index]
+        return Lost(
+            cause=cause,
+            under_way=under_way,
+            autoreset_mode=self._mode,
+            over=over.tolist(),
+            observations=[pack([leaf[row] for leaf in slot.observations]) for row in range(first, end)],
+            side=side_values(bytes(area[:length]), end - first) if length <= len(area) else None,
+            seeds=seeds,
+        )
 
     def poll(self) -> bool:
         """Whether the command has finished, or cannot finish any more; never blocks."""
@@ -345,14 +406,23 @@ class Crew:
         # watches the words before anything else, but where it is only to look
         finished = self.wait(0.0) if timeout else self.poll()
         while not finished:
-            events = self._watched.poll(max(0.0, deadline - monotonic()) * 1000)
-            for fd, _ in events:
-                if fd != self._arena.done_fd:
-                    self.worker_exited(self.worker_fds[fd])
+            left = deadline - monotonic()
+            for fd, _ in self._all_watched().poll(max(0.0, min(left, self.replacements.look_s)) * 1000):
+                if fd != self.done_fd:
+                    self.attend(self._watched_fds[fd])
+            self.replacements.look()
             finished = self.poll()
-            if not events:
+            if left <= 0:
                 break
         return finished
+
+    def _all_watched(self) -> select.poll:
+        if self._watched_as != self.replacements.changes:
+            self._watched_as, self._watched = self.replacements.changes, select.poll()
+            self._watched_fds = self.worker_fds  # as they are until the next look, whatever happens in between
+            for fd in (self.done_fd, *self._watched_fds):
+                self._watched.register(fd, select.POLLIN)
+        return self._watched
 
     def collect(self) -> Outcome:
         """What the finished command left."""
@@ -363,24 +433,28 @@ class Crew:
             return Outcome(slot, b"")
         try:
             ext = joined(self._parts(), MAX_EXT if self.bounded else None)
-        except WorkerDied as error:
-            self.fail(error)
-            return Outcome(slot, b"", error)
-        except (EnvFault, MessageTooLarge) as error:
+        except (EnvFault, MessageTooLarge, WorkerDied) as error:
             return Outcome(slot, b"", error)
         return Outcome(slot, ext)
 
     def _parts(self) -> Iterator[tuple[bytes | memoryview, bool]]:
         for worker, result in zip(self._workers, self._driver.collect(), strict=True):
-            payload = result.payload if result.payload is not None else memoryview(worker.receive_bytes())
+            payload = result.payload if result.payload is not None else memoryview(self._received_of(worker))
             yield payload, result.faulted
 
+    @staticmethod
+    def _received_of(worker: WorkerProcess) -> bytearray:
+        try:
+            return worker.receive_bytes()
+        except WorkerDied:
+            worker.kill()  # it may be stuck: its end tells, and another takes its place
+            raise
+
     def payloads(self) -> list[bytes | memoryview]:
-        """What each worker left for the finished command, as it left it."""
+        """What each worker left for the finished command, as it left it; nothing where one has ended over it."""
         try:
             return [payload for payload, _ in self._parts()]
-        except WorkerDied as error:
-            self.fail(error)
+        except WorkerDied:
             return []
 
     def counted(self, word: int) -> int:
@@ -404,10 +478,6 @@ class Crew:
     def progress(self) -> tuple[int, int]:
         """First and last row of what is still being stepped: from the row at work to its shard's end."""
         return self._driver.slowest_rows()
-
-    def worker_exited(self, worker: int) -> None:
-        """Note that a worker has ended, by its number: the pool cannot step any more."""
-        self.fail(self._workers[worker].died())
 
     def disband(self) -> None:
         """Let go of the arena; the workers are gone, or work elsewhere."""

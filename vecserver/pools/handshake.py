@@ -26,6 +26,7 @@ class HostStart(msgspec.Struct, frozen=True):
         start_timeout: Seconds until the environments must exist.
         grace: Seconds that a batch in flight, and then the environments' closing, may take at the end.
         row_us: Microseconds of a row's step where they are known: they need not be measured again.
+        log_level: The least that the host and its workers log.
     """
 
     pool: str
@@ -39,6 +40,7 @@ class HostStart(msgspec.Struct, frozen=True):
     start_timeout: float
     grace: float
     row_us: float | None = None
+    log_level: str = "WARNING"
 
 
 class HostReady(msgspec.Struct, frozen=True, tag=True):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from vecserver.arena.plan import ArenaPlan, even_shards
-from vecserver.engine.channel import Bind, Failed, Home, Measure, Measured, Move, Ready, Start
+from vecserver.engine.channel import Adopt, Bind, Failed, Home, Measure, Measured, Move, Ready, Start
 from vecserver.engine.table import VECTORISED, WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.crew import Crew, Outcome, OwnedArena
 from vecserver.pools.part import PartCrew
+from vecserver.pools.replacements import Replacements
 from vecserver.pools.sizing import best_workers, is_measured, most_workers
-from vecserver.pools.starting import by_exec, by_fork
+from vecserver.pools.starting import Forks, by_exec
 from vecserver.pools.workers import WorkerProcess
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -36,9 +39,11 @@ from vecserver.wire.spaces import space_to_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
+    from contextlib import AbstractContextManager
 
     from vecserver.arena.tally import Tally
     from vecserver.engine.base import EngineInfo
+    from vecserver.engine.channel import Lost
     from vecserver.engine.pickled import Program
     from vecserver.pools.spec import Caps, PoolSpec
     from vecserver.pools.starting import Started
@@ -73,10 +78,11 @@ class Host(Crew):
         self.parts: list[PartCrew] = []
         """What the pool is split into; nothing where it is whole."""
         self._moved: Callable[[], None] | None = None  # to be called when the workers have gone where they were told
+        self.replacements = Replacements(self)
+        self.launch_by: Callable[[Callable[[], Started]], Started] = lambda start: start()
+        """Runs what starts a worker in a thread that lives as long as the pool; set where there is another one."""
         self.row_us = row_us
         """Microseconds of a row's step, as far as they were needed and could be measured."""
-        self.restarts: dict[str, int] = {}
-        """Workers that were replaced, by cause."""
 
     def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
@@ -97,7 +103,10 @@ class Host(Crew):
             WorkerDied: A worker ended while it started.
         """
         deadline = monotonic() + timeout
-        start = by_fork if fork else partial(by_exec, own_program=self._program is not None)
+        self.start_timeout = timeout
+        self._cpus = os.sched_getaffinity(0)
+        start = Forks() if fork else partial(by_exec, own_program=self._program is not None)
+        self._start, self._forks = start, fork
         if fork and self.row_us is None and is_measured(self.spec, self._caps):
             self.row_us = self._measured(start, deadline, abort_fd)
         shards = even_shards(self.spec.num_envs, self._worker_count())
@@ -105,18 +114,18 @@ class Host(Crew):
             finish_fds = (self._arena.tokens_fd, self._arena.done_fd)
             self._workers.append(WorkerProcess(shard, rows, self._arena.memory_fd, finish_fds, start))
         for worker in self._workers:
-            worker.send(self._start_message(worker.rows), timeout)
+            worker.send(self.start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]
         described = [understood(message, own_program=self._program is not None) for message in ready]
         firsts = [first for first, _ in shards]
         self._describe(ready[0], agreed([*zip(firsts, described, strict=True)]))
         self._make_arena(shards)
-        cores = self._cores()
-        for worker, core in zip(self._workers, cores, strict=True):
-            worker.send(Bind(shards, worker.shard, self.layout.hash, core))
+        self._core_of = self._cores()
+        for worker in self._workers:
+            worker.send(self._bind_message(worker))
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
-        self.last_core = cores[-1]
+        self.last_core = self._core_of[-1]
         """The core of the worker that is rung last; None where workers move freely."""
 
     def _worker_count(self) -> int:
@@ -131,15 +140,17 @@ class Host(Crew):
     def _measured(self, start: Callable[[Sequence[int]], Started], deadline: float, abort_fd: int) -> float | None:
         """Have a process of its own time a row: this pool's environments and their processes see nothing of it."""
         probe = WorkerProcess(0, (0, 1), self._arena.memory_fd, (self._arena.tokens_fd, self._arena.done_fd), start)
+        patience = _MEASURE_S
         try:
-            probe.send(Measure(self._start_message((0, 1))))
+            probe.send(Measure(self.start_message((0, 1))))
             answer = probe.receive(min(deadline, monotonic() + _MEASURE_S), abort_fd)
             return answer.row_us if isinstance(answer, Measured) else None
         except (HostStartFailed, WorkerDied):  # of what takes so long, or dies, the pool itself will tell
+            patience = 0.0
             return None
         finally:
             probe.ask_to_close()
-            probe.end(monotonic() + _MEASURE_S)
+            probe.end(monotonic() + patience)
 
     def _cores(self) -> list[int | None]:
         """The core that each worker stays on, where there is one for each; else None for all.
@@ -155,7 +166,8 @@ class Host(Crew):
         """The engine that runs, ``auto`` resolved."""
         return resolve(self.spec.engine)
 
-    def _start_message(self, rows: tuple[int, int]) -> Start:
+    def start_message(self, rows: tuple[int, int], lost: Lost | None = None) -> Start:
+        """What a worker is to make: the environments of rows, or others in the place of lost ones."""
         spec = self.spec
         return Start(
             env_id=spec.env_id,
@@ -170,7 +182,105 @@ class Host(Crew):
             wrappers=spec.wrappers,
             info=spec.info,
             episode_statistics=spec.episode_statistics,
+            lost=lost,
         )
+
+    def _bind_message(self, worker: WorkerProcess) -> Bind:
+        return Bind(self.shards, worker.shard, self.layout.hash, self._core_of[worker.shard])
+
+    # What replaces a worker
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """All of them, in the order of their rows."""
+        return self._workers
+
+    @property
+    def crews(self) -> list[Crew]:
+        """Whoever drives workers: the pool, and its parts."""
+        return [self, *self.parts]
+
+    @property
+    def restarts(self) -> dict[str, int]:
+        """How many workers were replaced, by what had become of them."""
+        return self.replacements.counts
+
+    def launch(self, fds: Sequence[int]) -> Started:
+        """Start a worker that takes another's place; as the argument of ``WorkerProcess``."""
+        here = os.sched_getaffinity(0)
+        if (
+            self._forks and here != self._cpus
+        ):  # a copy stays where this process stays, and makes its environments there
+            os.sched_setaffinity(0, self._cpus)
+        try:
+            return self.launch_by(partial(self._start, fds))
+        finally:
+            if self._forks and here != self._cpus:
+                os.sched_setaffinity(0, here)
+
+    def place_of(self, worker: WorkerProcess) -> tuple[Crew, int]:
+        """In which arena a worker is, and its number there."""
+        return self.places_of(worker)[0]
+
+    def places_of(self, worker: WorkerProcess) -> list[tuple[Crew, int]]:
+        """The arenas that have a place for a worker, and its numbers there; the one that it is in first."""
+        home: tuple[Crew, int] = (self, worker.shard)
+        part = next((each for each in self.parts if worker in each.workers), None)
+        if part is None:
+            return [home]
+        away: tuple[Crew, int] = (part, part.workers.index(worker))
+        # it goes there, or comes home, in the last command of the whole
+        is_away = self.owes(worker.shard) == isinstance(self._told[worker.shard], Home)
+        return [away, home] if is_away else [home, away]
+
+    def check_alike(self, worker: WorkerProcess, ready: Ready) -> None:
+        """Refuse environments that are not like those that they take the place of.
+
+        Raises:
+            EnvCreationFailed: Their spaces are others.
+        """
+        with self._values():
+            mine = understood(ready, own_program=self._program is not None)
+        if self.described.row_observation_spaces is None:
+            agreed([(0, self.described), (worker.rows[0], mine)])
+
+    def _values(self) -> AbstractContextManager[None]:
+        if self._program is None:
+            return nullcontext()
+        from vecserver.engine.pickled import by_pickle
+
+        return by_pickle()
+
+    def bind_again(self, worker: WorkerProcess, death: dict[str, Any] | None) -> None:
+        """Tell a worker where it takes another's place.
+
+        Raises:
+            WorkerDied: It is gone.
+        """
+        crew, index = self.place_of(worker)
+        fds: list[Sequence[int]] = []
+        move = adopt = None
+        if isinstance(crew, PartCrew):
+            move = Move(crew.shards, index, crew.layout.hash)
+            fds.append(crew.worker_memory)
+        loan, obeyed = crew.lending.loan_of(busy=crew.owes(index))
+        if loan is not None:
+            adopt = Adopt(loan.orders_size)
+            fds.append(loan.worker_fds)
+        bind = replace(self._bind_message(worker), move=move, adopt=adopt, obeyed=obeyed, death=death)
+        worker.send(bind, fds=fds[0] if fds else ())
+        for more in fds[1:]:
+            worker.send_fds(more)
+
+    def revive(self) -> None:
+        """Make all workers again in a pool that is broken; its rows are to be reset."""
+        while self.parts:
+            self.parts.pop().disband()
+        self._moved = None
+        self.lending.drop_all()
+        self._driver.start_anew()
+        self.broken, self._over, self._told = None, None, []
+        self.replacements.start_anew()
 
     @staticmethod
     def _expect_ready(worker: WorkerProcess, deadline: float, abort_fd: int) -> Ready:
@@ -230,6 +340,7 @@ class Host(Crew):
         Raises:
             InvalidSpec: More parts than workers, or none.
             PoolSplit: It is split already.
+            CapExceeded: The parts' arenas, beside the pool's own, would be more than the server allows.
             InternalError: No memory or descriptor is left.
         """
         if self.parts:
@@ -244,9 +355,12 @@ class Host(Crew):
         try:
             for first, end in even_shards(len(self._workers), count):
                 parts.append(self._part(self._workers[first:end]))
-        except OSError as error:
+            self._check_size(sum(part.arena_bytes for part in parts))
+        except (OSError, CapExceeded) as error:
             for part in parts:
                 part.disband()
+            if isinstance(error, CapExceeded):
+                raise
             raise InternalError(f"the pool cannot be split: {error}") from None
         self.parts = parts
         moves: list[Any] = []
@@ -256,6 +370,17 @@ class Host(Crew):
             fds += [part.worker_memory] * len(part.shards)
         self._moved = lambda: None
         self.begin_messages(moves, fds)
+
+    def _check_size(self, more: int) -> None:
+        asked = self.arena_bytes + more
+        if asked > self._caps.max_arena_bytes:
+            raise CapExceeded(
+                f"split, this pool would have arenas of {asked} bytes; max_arena_bytes of this server is "
+                f"{self._caps.max_arena_bytes}",
+                cap="max_arena_bytes",
+                limit=self._caps.max_arena_bytes,
+                asked=asked,
+            )
 
     def _part(self, workers: list[WorkerProcess]) -> PartCrew:
         first, end = workers[0].rows[0], workers[-1].rows[1]

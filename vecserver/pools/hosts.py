@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from vecserver.pools.endings import how_it_ended
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_answer, send_line
+from vecserver.pools.hostlog import HostLog
 from vecserver.pools.starting import ONE_THREAD
 from vecserver.wire.errors import HostStartFailed, PoolLost, from_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["HostProcess"]
+__all__ = ["HostProcess", "NoHost"]
 
 _HANDSHAKE_SLACK: Final = 10.0
 """Seconds on top of the environments' time: an interpreter that starts on a busy machine."""
-
-_TAIL: Final = 4000
-"""Bytes of a host's log that an error may carry."""
 
 
 class HostProcess:
@@ -40,10 +38,13 @@ class HostProcess:
 
     def __init__(self, command: Sequence[str], start: HostStart) -> None:
         self._start = start
-        self._log_path = Path(start.log_path)
-        self._control, theirs = socket.socketpair()
+        self.log = HostLog(Path(start.log_path), start.pool)
         try:
-            with theirs, self._log_path.open("ab") as log:
+            self._control, theirs = socket.socketpair()
+        except OSError as error:
+            raise HostStartFailed(f"a host process could not be started: {error}") from None
+        try:
+            with theirs, self.log.path.open("ab") as log:
                 self._process = subprocess.Popen(
                     [*command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
@@ -57,9 +58,21 @@ class HostProcess:
                 )
         except OSError as error:
             self._control.close()
-            self._log_path.unlink(missing_ok=True)
+            self.log.close()
             raise HostStartFailed(f"a host process could not be started: {error}") from None
         self.pid = self._process.pid
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            self._process.kill()
+            self._pidfd = -1
+            self.end(0.0)
+            raise HostStartFailed(f"a host process could not be watched: {error}") from None
+
+    def give_pidfd(self) -> int:
+        """A descriptor that is readable when the process has ended; the caller's from here on. Once."""
+        given, self._pidfd = self._pidfd, -1
+        return given
 
     def greet(self) -> HostReady:
         """Have it make the pool, and wait until it has.
@@ -81,33 +94,37 @@ class HostProcess:
             raise from_code(answer.code, answer.message, answer.details)
         return answer
 
-    def check_alive(self) -> None:
+    def check_alive(self, prospect: str = "") -> None:
         """Make sure that the process runs.
 
+        Args:
+            prospect: What will become of its pool if it does not.
+
         Raises:
-            PoolLost: It does not; says how it ended.
+            PoolLost: It does not; says how it ended, and has the end of its log.
         """
         if self._process.poll() is not None:
-            raise PoolLost(f"the pool's host process {self.ending()}", host_pid=self.pid)
+            raise PoolLost(
+                f"the pool's host process {self.ending(prospect)}",
+                pool=self._start.pool,
+                host_pid=self.pid,
+                exitcode=self.exitcode,
+            )
 
-    def ending(self) -> str:
-        """How the process ended, with the end of its log."""
+    @property
+    def exitcode(self) -> int | None:
+        """How it ended, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def ending(self, prospect: str = "") -> str:
+        """How the process ended, what will become of its pool, and the end of its log."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
         code = self._process.returncode
-        how = (
-            "does not answer" if code is None else f"was killed by signal {-code}" if code < 0 else f"left with {code}"
-        )
-        tail = self._log_tail()
-        return f"{how}; the end of its log: {tail}" if tail else how
-
-    def _log_tail(self) -> str:
-        try:
-            with self._log_path.open("rb") as log:
-                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
-                return log.read().decode("utf-8", "replace").strip()
-        except OSError:
-            return ""
+        how = "does not answer" if code is None else how_it_ended(code)
+        tail = self.log.tail()
+        parts = [how, prospect, "the end of its log:" if tail else ""]
+        return "\n".join(["; ".join(filter(None, parts)), *tail])
 
     def ask_to_stop(self) -> None:
         """Ask it to finish its batch and leave; returns at once."""
@@ -126,8 +143,49 @@ class HostProcess:
             self._process.kill()  # its workers go with it
             self._process.wait()
         self._control.close()
-        log = self._log_tail()
-        if log:
-            sys.stderr.write(f"pool {self._start.pool}:\n{log}\n")
-        for path in (Path(self._start.ipc_path), Path(self._start.shm_path), self._log_path):
-            path.unlink(missing_ok=True)
+        pidfd = self.give_pidfd()
+        if pidfd >= 0:
+            os.close(pidfd)
+        self.clear_away()
+
+    def clear_away(self) -> None:
+        """Remove the files of a process that has ended; may be called again. The end of its log is kept in memory."""
+        self.log.close()
+        for path in (self._start.ipc_path, self._start.shm_path):
+            Path(path).unlink(missing_ok=True)
+
+
+class NoHost:
+    """Stands where a pool's host process would, of a pool that has none.
+
+    Args:
+        pool: Whose.
+        reason: Why it has none.
+    """
+
+    pid = 0
+    exitcode: int | None = None
+
+    def __init__(self, pool: str, reason: str) -> None:
+        self._pool = pool
+        self.reason = reason
+
+    def check_alive(self, prospect: str = "") -> None:
+        """Make sure that there is one.
+
+        Args:
+            prospect: What will become of its pool.
+
+        Raises:
+            PoolLost: Always; says why.
+        """
+        raise PoolLost("; ".join(filter(None, (self.reason, prospect))), pool=self._pool)
+
+    def ask_to_stop(self) -> None:
+        """Nothing is to be asked."""
+
+    def kill(self) -> None:
+        """Nothing is to be killed."""
+
+    def end(self, deadline: float) -> None:
+        """Nothing is to be waited for."""

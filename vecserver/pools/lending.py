@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Lending"]
 
+_ADOPTING, _ADOPTED, _PAUSING, _DROPPING = range(4)
+"""How far the workers are with a loan: being told of it, obeying its driver, being told to stop, letting go of it."""
+
 
 class Lending:
     """The loans of one arena, one at a time. Owned by the thread that owns the host.
@@ -40,6 +43,8 @@ class Lending:
         self._claimed = False
         self._returned = 0  # steps of loans that are over
         self._steps_seen = 0  # of this loan, when the host last had the turn
+        self._adopted: Loan | None = None  # by the workers, or nearly so: see ``loan_of``
+        self._stage = _ADOPTED
 
     @property
     def lent(self) -> bool:
@@ -66,6 +71,29 @@ class Lending:
         """Readable when the host can have the turn that ``claim`` did not get; None while it wants none."""
         wanted = self._loan is not None and self._views.head[WANTED]
         return self._loan.turn.fd if wanted and self._loan is not None else None
+
+    def loan_of(self, *, busy: bool) -> tuple[Loan | None, bool]:
+        """The loan that a worker knows of, and whether it obeys its driver.
+
+        Args:
+            busy: Whether the worker has not finished the host's last command.
+        """
+        loan, stage = self._adopted, self._stage
+        if loan is None or (stage == _ADOPTING and busy) or (stage == _DROPPING and not busy):
+            return None, False
+        return loan, stage in (_ADOPTING, _ADOPTED) or (stage == _PAUSING and busy)
+
+    @property
+    def loan_seq(self) -> int:
+        """The number of the borrower's last command; 0 where there is none."""
+        return 0 if self._adopted is None else self._adopted.steps
+
+    def owes(self, worker: int) -> bool:
+        """Whether a worker that obeys the borrower has not finished its last command."""
+        loan = self._adopted
+        if loan is None or self._stage not in (_ADOPTED, _PAUSING):
+            return False
+        return loan.seq_of(worker) != self._views.worker_lines[worker][WorkerLine.LENT_DONE]
 
     def claim(self) -> bool:
         """Take the arena for a command of the host's own.
@@ -155,9 +183,11 @@ class Lending:
             told(TransportUnavailable(f"the pool cannot lend its arena: {failure}"))
             return
         self._open.append(loan)
+        self._adopted, self._stage = loan, _ADOPTING
         host.begin_messages([Adopt(loan.orders_size)] * workers, [loan.worker_fds] * workers)
         yield
         error = host.collect().error
+        self._stage = _ADOPTED
         if error is None:
             self._loan, self._steps_seen = loan, 0
             told(loan)
@@ -167,6 +197,7 @@ class Lending:
 
     def _recalling(self, loan: Loan) -> Generator[None, None, None]:
         host, lines = self._host, self._views.worker_lines
+        self._stage = _PAUSING
         host.begin_messages([Pause()] * len(lines))
         yield
         last = loan.steps
@@ -178,10 +209,12 @@ class Lending:
             if last != self._steps_seen:
                 host.forget_over()
             host.collect()
+            self._stage = _DROPPING
             host.begin_messages([Drop(None if each == last else slot) for each in done])
             yield
             if host.broken is None:
                 host.collect()
+        self._adopted = None
         self._open.remove(loan)
         self._returned += last
         loan.close()
@@ -190,13 +223,19 @@ class Lending:
         self._host.begin_messages([Fetch()] * len(self._views.worker_lines))
         yield
         if self._host.broken is None:
-            payloads = self._host.payloads()
-            if payloads:  # none where a worker has died over it, of which the driver is told
-                told(payloads)
+            told(self._host.payloads() or [b""] * len(self._views.worker_lines))  # a worker that ended has none left
+
+    def drop_all(self) -> None:
+        """Have everything back at once: there are no workers to be told."""
+        if self._loan is not None:
+            self._views.head[WANTED] = 0
+            self._views.head[RECALLS] += 1
+        self.close()
+        self._at_work = False
 
     def close(self) -> None:
         """Let go of what is lent; the workers are gone."""
         self._chores.clear()
-        self._loan = None
+        self._loan = self._adopted = None
         while self._open:
             self._open.pop().close()

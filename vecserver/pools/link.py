@@ -126,9 +126,15 @@ class PoolLink:
         kind, seq = Kind(header.kind), header.seq
         deadline = monotonic() + timeout
         self._wait(zmq.POLLOUT, kind, deadline, timeout)
-        self._socket.send_multipart([header.pack(), ext, body])
+        message = [header.pack(), ext, body]
+        self._socket.send_multipart(message)
         while True:
-            self._wait(zmq.POLLIN, kind, deadline, timeout)
+            try:
+                self._wait(zmq.POLLIN, kind, deadline, timeout)
+            except DeadlineExceeded:
+                if not seq:
+                    raise
+                raise self._late(message, kind, timeout) from None
             answer, reply_ext, reply_body = split(self._socket.recv_multipart(), self._max_reply)
             if answer.kind == Kind.ERROR:
                 raise messages.decode_error(reply_ext)
@@ -148,3 +154,15 @@ class PoolLink:
                 raise DeadlineExceeded(
                     f"the pool did not answer {kind.name} within {timeout:g} s", endpoint=self._endpoint
                 )
+
+    def _late(self, message: list[Any], kind: Kind, timeout: float) -> DeadlineExceeded:
+        """The error for a sequenced request that is late; asks how far it is, by the same bytes."""
+        self._socket.send_multipart(message, zmq.DONTWAIT)
+        what = f"the pool did not answer {kind.name} within {timeout:g} s"
+        if not self._socket.poll(_LAST_WORDS_MS):
+            return DeadlineExceeded(f"{what}, nor how far it is", endpoint=self._endpoint)
+        answer, ext, _ = split(self._socket.recv_multipart(), self._max_reply)
+        if answer.kind != Kind.IN_PROGRESS:
+            return DeadlineExceeded(f"{what}, but just now", endpoint=self._endpoint)
+        progress = messages.decode(ext, messages.InProgress)
+        return DeadlineExceeded(f"{what}: it {progress}", endpoint=self._endpoint, rows=list(progress.slowest_rows))

@@ -49,6 +49,10 @@ class Loan:
         """Steps that its driver has begun."""
         return self._orders.driver_lines[0][DriverLine.SEQ]
 
+    def seq_of(self, worker: int) -> int:
+        """The number of the last command that its driver has written for a worker."""
+        return self._orders.driver_lines[worker][DriverLine.SEQ]
+
     @property
     def worker_fds(self) -> list[int]:
         """What a worker needs: the orders' memory, tokens and bell of the finish line."""

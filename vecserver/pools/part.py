@@ -48,7 +48,7 @@ class PartCrew(Crew):
         info = whole.info
         arena = OwnedArena(f"vecserver-{info.pool}-{rows[0]}")
         super().__init__(arena, info.autoreset_mode, bounded=whole.bounded)
-        self._whole = whole
+        self._whole, self.replacements = whole, whole.replacements
         self._workers = workers
         self._over = over
         self.rows = rows
@@ -76,6 +76,17 @@ class PartCrew(Crew):
     def worker_memory(self) -> list[int]:
         """The descriptors that its workers need: the arena's memory, tokens and bell of its finish line."""
         return [self._arena.memory_fd, self._arena.tokens_fd, self._arena.done_fd]
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """Its workers, in the order of their rows."""
+        return self._workers
+
+    def disband(self) -> None:
+        """As of any crew; the arena's memory goes with it at once, though the pool lives on."""
+        super().disband()
+        for name in ("lending", "_driver", "_views"):  # lending and crew know each other
+            self.__dict__.pop(name, None)
 
     def fail(self, error: VecServerError) -> None:
         """Note that the pool cannot step any more, this part and every other."""

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 import threading
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import gymnasium
 import zmq
 
+from vecserver.pools.admission import Admission
+from vecserver.pools.batches import decode_batch
 from vecserver.pools.handshake import HostReady, HostStart
-from vecserver.pools.hosts import HostProcess
+from vecserver.pools.hosts import HostProcess, NoHost
 from vecserver.pools.json_actions import batch_from_json
+from vecserver.pools.keeping import Keeper
 from vecserver.pools.link import PoolLink
 from vecserver.pools.pictures import RENDER_MODE, as_picture
-from vecserver.pools.results import Batch, PoolView
-from vecserver.pools.sizing import RowCosts
+from vecserver.pools.results import PoolView, unmade
+from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
+from vecserver.pools.supervision import Supervisor
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
     CapExceeded,
@@ -28,14 +33,14 @@ from vecserver.wire.errors import (
     InvalidSpec,
     PoolLost,
     PoolStopping,
+    StateUnavailable,
+    StillRunning,
     UnknownPool,
     VecServerError,
 )
 from vecserver.wire.frames import Kind
-from vecserver.wire.infos import merge
-from vecserver.wire.layout import Layout, assemble
 from vecserver.wire.messages import Reset, pack_options
-from vecserver.wire.side import SideLeaves
+from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
@@ -44,10 +49,12 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
-    from vecserver.wire.messages import Stats
+    from vecserver.pools.store import DurablePool, PoolStore
+    from vecserver.wire.messages import PoolInfo, Stats
 
-__all__ = ["Registry"]
+__all__ = ["HostAddress", "Registry"]
 
 # named here because inside the registry ``list`` is a method
 _Seeds = list[int | None]
@@ -65,26 +72,42 @@ _PING_TIMEOUT: Final = 2.0
 _RENDER_TIMEOUT: Final = 10.0
 """Seconds a frame may take, the batch that it waits for included: whoever looks can look again."""
 
+_MAX_CONVERSATIONS: Final = 24
+"""Resets and steps over HTTP at a time: each holds a thread of the control plane, which has 40, for as long."""
 
-class _Merger(gymnasium.vector.VectorEnv[Any, Any, Any]):
-    """Lends Gymnasium's own merging of infos."""
-
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
-
-    def add(self, infos: dict[str, Any], info: dict[str, Any], row: int) -> dict[str, Any]:
-        return self._add_info(infos, info, row)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """A pool that was made."""
+    """A pool that was made, or is to be made because it is durable.
 
-    process: HostProcess
+    Attributes:
+        durable: Whether it is made again when its host has ended.
+        restarts: How often it was.
+        last_loss: How the host before this one ended.
+    """
+
+    process: HostProcess | NoHost
     spec: PoolSpec
     ready: HostReady
     created: float
     creation_s: float
+    durable: bool = False
+    restarts: int = 0
+    last_loss: str = ""
+
+
+class HostAddress(NamedTuple):
+    """Where a pool's host is reached from this process.
+
+    Attributes:
+        path: Its Unix socket, which speaks the protocol of ``docs/protocol.md``.
+        info: The pool's spaces, layout and limits.
+    """
+
+    path: str
+    info: PoolInfo
 
 
 class Registry:
@@ -98,6 +121,7 @@ class Registry:
         caps: Limits.
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
+        store: Where durable pools are kept; closed by ``close``. None for a server that keeps none.
     """
 
     def __init__(
@@ -110,6 +134,7 @@ class Registry:
         caps: Caps | None = None,
         start_timeout: float = 60.0,
         grace: float = 5.0,
+        store: PoolStore | None = None,
     ) -> None:
         self._host_command = tuple(host_command)
         self._runtime_dir = runtime_dir
@@ -125,55 +150,99 @@ class Registry:
         self._quiet = threading.Condition()
         self._pools: dict[str, _Pool] = {}
         self._starting: dict[str, HostProcess | None] = {}
-        self._ending: set[HostProcess] = set()
+        self._ending: set[HostProcess | NoHost] = set()
         self._sockets = itertools.count()
+        self._admission = Admission(self.caps.max_creations)
         self.closing = False
         self._closed = False
+        self._supervisor = Supervisor(self._note_end)
+        self._keeper = Keeper(store, self._supervisor, self._make_again)
 
-    def create(self, spec: PoolSpec, name: str | None = None) -> PoolView:
+    def create(self, spec: PoolSpec, name: str | None = None, *, durable: bool = False) -> PoolView:
         """Make a pool; returns when it can be stepped.
 
         Args:
             spec: What to make.
             name: Its id; one is made up when it is None.
+            durable: Keep it: it is made again when its host has ended, and when the server starts again.
 
         Raises:
-            InvalidSpec: An option or the name is not allowed, or the name is taken.
+            InvalidSpec: An option or the name is not allowed, or the name is taken; or nothing is kept here.
             CapExceeded: A limit of the server; names it.
             UnknownEnv: The environment id is not registered; names the nearest.
             EnvCreationFailed: An environment could not be made; has its own message.
             HostStartFailed: The host process failed.
             PortUnavailable: No port is free.
+            StateUnavailable: It could not be kept, and was not made.
             PoolStopping: The server is shutting down.
         """
         spec.check(self.caps)
-        began = time.monotonic()
+        if durable:
+            self._keeper.check()
         pool = self._reserve(name)
         try:
-            process = self._start(pool, spec)
-        except BaseException:
-            with self._lock:
-                self._starting.pop(pool, None)
-            raise
-        try:
-            ready = process.greet()
-        except BaseException:
-            self._end([process], self._grace)
-            raise
+            with self._admission.turn(self._start_timeout):
+                made = replace(self._make(pool, spec), durable=durable)
+            self._publish(pool, made)
         finally:
             with self._lock:
                 self._starting.pop(pool, None)
-        if ready.row_us is not None:
-            self._row_costs.note(spec, ready.row_us)
-        made = _Pool(process, spec, ready, time.time(), time.monotonic() - began)
-        with self._lock:
-            wanted = not self.closing
-            if wanted:
-                self._pools[pool] = made
-        if not wanted:
-            self._end([process], self._grace)
-            raise PoolStopping("the server is shutting down")
+        self._log_made(pool, made)
         return self._view(pool, made)
+
+    def _make(self, pool: str, spec: PoolSpec) -> _Pool:
+        """Start a host process and wait for its pool; nothing is left of it where this raises."""
+        began = time.monotonic()
+        process = self._start(pool, spec)
+        try:
+            ready = process.greet()
+        except BaseException as error:
+            self._end([process], self._grace)
+            if isinstance(error, CapExceeded) and error.details.get("cap") == "max_arena_bytes":
+                with self._lock:  # what the host was told may be what the other pools leave
+                    self._check_total(error.details["asked"])
+            raise
+        if is_measured(spec, self.caps):
+            self._row_costs.note(spec, ready.row_us)
+        return _Pool(process, spec, ready, time.time(), time.monotonic() - began)
+
+    def _publish(self, pool: str, made: _Pool, instead_of: _Pool | None = None) -> None:
+        """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
+        process = made.process
+        assert isinstance(process, HostProcess)
+        try:
+            if made.durable and instead_of is None:
+                self._keeper.keep(pool, made.spec)
+            with self._lock:
+                if self.closing:
+                    raise PoolStopping("the server is shutting down")
+                if pool not in self._starting or self._pools.get(pool) is not instead_of:
+                    raise PoolStopping("the pool was given up while its environments were made")
+                self._check_total(made.ready.arena_bytes)
+                del self._starting[pool]
+                self._pools[pool] = made
+        except VecServerError as error:
+            self._end([process], self._grace)
+            if made.durable and instead_of is None and not isinstance(error, StateUnavailable):
+                self._keeper.forget(pool)
+            raise
+        self._supervisor.watch(process)
+
+    def _check_total(self, asked: int) -> None:
+        """Refuse an arena that is one too many; the lock is held."""
+        limit, taken = self.caps.max_total_arena_bytes, self._arena_bytes()
+        if limit is not None and taken + asked > limit:
+            raise CapExceeded(
+                f"the pool's arena has {asked} bytes and the other pools' {taken}; max_total_arena_bytes of this "
+                f"server is {limit}: make fewer rows, or delete a pool",
+                cap="max_total_arena_bytes",
+                limit=limit,
+                asked=asked,
+            )
+
+    def _arena_bytes(self) -> int:
+        """Shared memory of the pools that have a host; the lock is held."""
+        return sum(made.ready.arena_bytes for made in self._pools.values() if made.process.exitcode is None)
 
     def _reserve(self, name: str | None) -> str:
         if name is not None:
@@ -197,11 +266,16 @@ class Registry:
         return pool
 
     def _start(self, pool: str, spec: PoolSpec) -> HostProcess:
+        caps = self.caps
+        with self._lock:
+            if caps.max_total_arena_bytes is not None:
+                left = max(0, caps.max_total_arena_bytes - self._arena_bytes())
+                caps = replace(caps, max_arena_bytes=min(caps.max_arena_bytes, left))
         number = next(self._sockets)  # a name may be used again before the last socket of that name is gone
         start = HostStart(
             pool=pool,
             spec=spec,
-            caps=self.caps,
+            caps=caps,
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
             shm_path=str(self._runtime_dir / f"{number}.shm"),
             log_path=str(self._runtime_dir / f"{number}.log"),
@@ -210,6 +284,7 @@ class Registry:
             start_timeout=self._start_timeout,
             grace=self._grace,
             row_us=self._row_costs.get(spec),
+            log_level=logging.getLevelName(_log.getEffectiveLevel()),
         )
         process = HostProcess(self._host_command, start)
         with self._lock:
@@ -219,6 +294,80 @@ class Registry:
             process.ask_to_stop()
         return process
 
+    def restore(self, declared: Sequence[DurablePool] = ()) -> None:
+        """Begin to make the durable pools; returns at once. ``restoring`` has those that were not tried yet.
+
+        Args:
+            declared: Those of the server's settings.
+        """
+        for each in self._keeper.load(declared):
+            nobody = NoHost(each.name, "the pool was not made yet since the server started")
+            with self._lock:
+                self._pools[each.name] = _Pool(nobody, each.spec, unmade(each), time.time(), 0.0, durable=True)
+            self._keeper.lacks_host(each.name)
+
+    @property
+    def restoring(self) -> list[str]:
+        """Durable pools that were not made yet since the server started, nor failed to."""
+        return sorted(self._keeper.restoring)
+
+    def _note_end(self, process: HostProcess) -> None:
+        """A host process has ended: say so, clear away, and see to it that a durable pool is made again."""
+        with self._lock:
+            found = next(((pool, made) for pool, made in self._pools.items() if made.process is process), None)
+        if found is None:  # it was told to
+            return
+        pool, made = found
+        process.clear_away()
+        about = {"pool": pool, "host_pid": process.pid, "epoch": made.ready.epoch}
+        ending = process.ending()
+        _log.error("lost: the host process %s", ending, extra=about)
+        with self._lock:
+            if self._pools.get(pool) is made:
+                self._pools[pool] = replace(made, last_loss=f"The host process {ending}")
+        if made.durable:
+            self._keeper.lacks_host(pool)
+
+    def _make_again(self, pool: str) -> None:
+        with self._admission.turn(None):
+            with self._lock:
+                old = self._pools.get(pool)
+                if old is None:
+                    raise PoolStopping("the pool was deleted")
+                self._starting[pool] = None
+            try:
+                old.spec.check(self.caps)
+                made = replace(
+                    self._make(pool, old.spec),
+                    durable=True,
+                    created=old.created,
+                    restarts=old.restarts + bool(old.ready.epoch),
+                    last_loss=old.last_loss,
+                )
+                self._publish(pool, made, instead_of=old)
+            except VecServerError as error:
+                self._note_unmade(pool, old, error)
+                raise
+            finally:
+                with self._lock:
+                    self._starting.pop(pool, None)
+        old.process.end(time.monotonic())
+        self._log_made(pool, made)
+
+    def _note_unmade(self, pool: str, old: _Pool, error: VecServerError) -> None:
+        nobody = NoHost(pool, f"the pool could not be made: [{error.code}] {error.message}")
+        with self._lock:
+            if self._pools.get(pool) is old:
+                self._pools[pool] = replace(old, process=nobody)
+        old.process.end(time.monotonic())
+
+    @staticmethod
+    def _log_made(pool: str, made: _Pool) -> None:
+        spec, workers = made.spec, made.ready.info.workers
+        text = f"made in {made.creation_s:.2f} s: {spec.num_envs} rows in {workers} workers"
+        about = {"pool": pool, "env_id": spec.env_id, "epoch": made.ready.epoch, "host_pid": made.process.pid}
+        _log.info(text, extra=about)
+
     def get(self, pool: str) -> PoolView:
         """One pool.
 
@@ -226,6 +375,20 @@ class Registry:
             UnknownPool: No pool has this id.
         """
         return self._view(pool, self._find(pool))
+
+    def address(self, pool: str) -> HostAddress:
+        """Where a pool's host listens; asks it nothing.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            PoolLost: The host is gone.
+            PoolStopping: The server is shutting down.
+        """
+        if self.closing:
+            raise PoolStopping("the server is shutting down")
+        made = self._find(pool)
+        self._check_alive(made)
+        return HostAddress(made.ready.endpoints["ipc"].removeprefix("ipc://"), made.ready.info)
 
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
@@ -237,6 +400,8 @@ class Registry:
         with self._lock:
             made = self._pools.get(pool)
             names = sorted(self._pools)
+        if made is None and self.closing:
+            raise PoolStopping("the server is shutting down, and its pools with it", pool=pool)
         if made is None:
             known = f"there are {', '.join(names)}" if names else "there is none"
             raise UnknownPool(f"no pool has the id {pool!r}: {known}", pool=pool)
@@ -265,6 +430,10 @@ class Registry:
             info=made.ready.info,
             arena_bytes=made.ready.arena_bytes,
             stats=stats,
+            durable=made.durable,
+            restarts=made.restarts,
+            last_loss=made.last_loss,
+            exitcode=made.process.exitcode,
         )
 
     def _ping(self, made: _Pool) -> Stats:
@@ -272,9 +441,12 @@ class Registry:
             return link.ping(_PING_TIMEOUT)
 
     def _link(self, made: _Pool) -> PoolLink:
-        made.process.check_alive()
-        info = made.ready.info
-        return PoolLink(self._context, made.ready.endpoints["ipc"], info.layout["slot_size"], made.process.check_alive)
+        self._check_alive(made)
+        slot_size = made.ready.info.layout["slot_size"]
+        return PoolLink(self._context, made.ready.endpoints["ipc"], slot_size, partial(self._check_alive, made))
+
+    def _check_alive(self, made: _Pool) -> None:
+        made.process.check_alive(self._keeper.prospect(made.ready.info.pool))
 
     def step(self, pool: str, actions: Any) -> Batch:
         """Step every row of a pool that no driver holds.
@@ -293,6 +465,7 @@ class Registry:
             DeadlineExceeded: The batch took too long.
         """
         made = self._find(pool)
+        self._check_alive(made)
         encoder = ActionFormat(space_from_json(made.ready.info.action_space), made.spec.num_envs)
         ext, body = encoder.encode(encoder.coerce(batch_from_json(encoder.space, actions)))
         return self._drive(made, Kind.STEP, ext, body)
@@ -345,7 +518,7 @@ class Registry:
             return as_picture(link.render([row], min(made.spec.step_timeout, _RENDER_TIMEOUT))[0], row)
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
-        timeout = made.spec.step_timeout
+        timeout = made.spec.step_timeout + REPLACEMENT_S
         with self._conversing(), self._link(made) as link:
             link.attach(timeout)
             try:
@@ -353,11 +526,16 @@ class Registry:
             finally:
                 with suppress(VecServerError):  # a host that drains listens no more; the lease ends with it
                     link.detach(_PING_TIMEOUT)
-        return _decode_batch(made, kind, reply_ext, reply_body)
+        return decode_batch(made.ready.info, kind, reply_ext, reply_body)
 
     @contextmanager
     def _conversing(self) -> Iterator[None]:
         with self._quiet:
+            if self._conversations >= _MAX_CONVERSATIONS:
+                raise StillRunning(
+                    f"{self._conversations} requests step or reset pools over HTTP already: ask again later, or step "
+                    "over ZeroMQ"
+                )
             self._conversations += 1
         try:
             yield
@@ -375,21 +553,25 @@ class Registry:
 
         Raises:
             UnknownPool: No pool has this id.
+            StateUnavailable: A durable pool could not be forgotten; it goes on.
         """
         with self._lock:
-            starting = self._starting.get(pool)
+            starting, made = self._starting.get(pool), self._pools.get(pool)
+        if starting is None:
+            made = self._find(pool)
+        if made is not None and made.durable:
+            self._keeper.forget(pool)  # first: what is forgotten and runs ends with the server
+        with self._lock:
+            starting, made = self._starting.pop(pool, None), self._pools.pop(pool, None)
         if starting is not None:
             starting.ask_to_stop()  # the thread that waits for it ends it
             if force:
                 starting.kill()
-            return
-        self._find(pool)
-        with self._lock:
-            made = self._pools.pop(pool, None)
-        if made is not None:  # else another thread was faster
+        if made is not None:  # else another thread was faster, or it was never listed
             if force:
                 made.process.kill()
             self._end([made.process], self._grace)
+            _log.info("deleted", extra={"pool": pool})
 
     def close(self) -> None:
         """End all pools and refuse new ones; may be called again."""
@@ -399,10 +581,13 @@ class Registry:
             processes = [made.process for made in self._pools.values()]
             starting = [process for process in self._starting.values() if process is not None]
             self._pools.clear()
+        self._admission.close()
         for process in starting:  # the thread that waits for it ends it
             process.ask_to_stop()
         self._end(processes, self._grace)
         if first:
+            self._keeper.close()
+            self._supervisor.close()
             with self._quiet:  # whoever waits for the last answer of a pool gets it
                 self._quiet.wait_for(lambda: not self._conversations, _LAST_ANSWERS_S)
             self._context.term()  # conversations that were under way end by themselves: their hosts are gone
@@ -418,7 +603,7 @@ class Registry:
         for process in processes:
             process.kill()
 
-    def _end(self, processes: Iterable[HostProcess], grace: float) -> None:
+    def _end(self, processes: Iterable[HostProcess | NoHost], grace: float) -> None:
         processes = list(processes)
         self._ending.update(processes)
         for process in processes:
@@ -428,16 +613,3 @@ class Registry:
         for process in processes:
             process.end(deadline)
             self._ending.discard(process)
-
-
-def _decode_batch(made: _Pool, kind: Kind, ext: Any, body: Any) -> Batch:
-    rows = made.spec.num_envs
-    space = space_from_json(made.ready.info.observation_space)
-    views = Layout.of(space, rows).views(bytearray(body))
-    infos, _, aside = merge(ext, rows, _Merger(rows).add)
-    side = SideLeaves(space)
-    leaves = side.weave(views.observations, side.unpack_rows(aside, rows)) if side else iter(views.observations)
-    observations = assemble(space, leaves)
-    if kind == Kind.RESET:
-        return Batch(observations, None, None, None, infos)
-    return Batch(observations, views.rewards, views.terminated, views.truncated, infos)

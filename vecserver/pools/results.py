@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from vecserver.pools.handshake import HostReady
+from vecserver.wire.messages import PoolInfo
+
 if TYPE_CHECKING:
     import numpy as np
 
     from vecserver.pools.spec import PoolSpec
-    from vecserver.wire.messages import PoolInfo, Stats
+    from vecserver.pools.store import DurablePool
+    from vecserver.wire.messages import Stats
 
-__all__ = ["Batch", "PoolView"]
+__all__ = ["Batch", "PoolView", "unmade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,10 @@ class PoolView:
         info: Its spaces, layout and limits.
         arena_bytes: Size of its shared memory.
         stats: Its counters; None when its host does not answer.
+        durable: Whether it is made again, with a new epoch, when its host has ended and when the server starts again.
+        restarts: How often its host was made again since the server started.
+        last_loss: How the host before the present one ended; empty where there was none.
+        exitcode: How its host ended, negative for a signal; None while it runs, and of a pool that has had none.
     """
 
     pool: str
@@ -66,3 +74,30 @@ class PoolView:
     info: PoolInfo
     arena_bytes: int
     stats: Stats | None
+    durable: bool = False
+    restarts: int = 0
+    last_loss: str = ""
+    exitcode: int | None = None
+
+
+def unmade(pool: DurablePool) -> HostReady:
+    """What is known of a pool that was never made: its options, and no spaces."""
+    spec = pool.spec
+    info = PoolInfo(
+        pool=pool.name,
+        env_id=spec.env_id,
+        num_envs=spec.num_envs,
+        autoreset_mode=spec.autoreset_mode,
+        observation_space={},
+        action_space={},
+        layout={},
+        layout_hash=0,
+        metadata={},
+        render_mode=spec.render_mode,
+        engine=spec.engine,
+        workers=spec.workers or 0,
+        step_timeout=spec.step_timeout,
+        lease_ttl=spec.lease_ttl,
+        max_request=0,
+    )
+    return HostReady(info, {}, 0, 0)

@@ -26,6 +26,9 @@ decides where rows are light and cores many, see docs/decisions/0012."""
 _MOST_KEPT: Final = 256
 """Environments whose costs a server remembers."""
 
+HEAVY_US: Final = 1e6
+"""What a row's step is said to take where it could not be measured: a core for each row pays."""
+
 
 def most_workers(spec: PoolSpec, caps: Caps) -> int:
     """The most workers that could pay: a core each, a row at least."""
@@ -55,7 +58,7 @@ def best_workers(num_envs: int, most: int, row_us: float | None) -> int:
 class RowCosts:
     """What rows cost that a server has measured, by what they are made of. Thread-safe."""
 
-    _known: OrderedDict[str, float]
+    _known: OrderedDict[str, float | None]  # None: it could not be measured, once
     _lock: Lock
 
     def __init__(self) -> None:
@@ -66,10 +69,19 @@ class RowCosts:
         with self._lock:
             return self._known.get(_key(spec))
 
-    def note(self, spec: PoolSpec, row_us: float) -> None:
-        """Remember it; the oldest is forgotten where there are too many."""
+    def note(self, spec: PoolSpec, row_us: float | None) -> None:
+        """Remember it; the oldest is forgotten where there are too many.
+
+        Args:
+            spec: What the rows are made of.
+            row_us: What was measured; None where it could not be. It is tried once more, as the first environment of a
+                kind may take long only to load its modules, and from then on taken for a heavy one.
+        """
+        key = _key(spec)
         with self._lock:
-            self._known[_key(spec)] = row_us
+            if row_us is None and key in self._known:
+                row_us = self._known[key] or HEAVY_US
+            self._known[key] = row_us
             if len(self._known) > _MOST_KEPT:
                 self._known.popitem(last=False)
 

@@ -21,6 +21,7 @@ __all__ = [
     "ENGINES",
     "INFOS",
     "OBSERVATION_MODES",
+    "ON_FAILURE",
     "Caps",
     "PoolSpec",
     "check_pool_name",
@@ -32,6 +33,7 @@ ENGINES: Final = ("auto", "envs", "async", "sync", "native")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
 OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
+ON_FAILURE: Final = ("truncate", "raise")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
 
@@ -45,12 +47,16 @@ class Caps:
         max_num_envs: Rows of one pool.
         max_workers: Workers of one pool.
         max_arena_bytes: Shared memory of one pool.
+        max_total_arena_bytes: Shared memory of all pools together; None for as much as there is.
+        max_creations: Pools that are made at the same time; some more requests wait for their turn.
     """
 
     max_pools: int = 64
     max_num_envs: int = 4096
     max_workers: int = 256
     max_arena_bytes: int = 8 << 30
+    max_total_arena_bytes: int | None = None
+    max_creations: int = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +82,11 @@ class PoolSpec:
             ``episode_statistics``), or a list of their keys. ``final_obs`` always is.
         episode_statistics: Send return, length and time of each episode that ends, as Gymnasium's
             ``RecordEpisodeStatistics`` reports them.
-        step_timeout: Seconds a driver waits for a batch before it is told that none came.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
         lease_ttl: Seconds of silence after which another driver may take the pool.
+        on_failure: What a worker's death means for the batch: ``truncate`` (the episodes of its rows are truncated, and
+            the batch is like any other) or ``raise`` (the batch ends with WorkerDied). Another worker is started.
+        restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
     """
 
     env_id: str
@@ -93,6 +102,8 @@ class PoolSpec:
     episode_statistics: bool = False
     step_timeout: float = 60.0
     lease_ttl: float = 60.0
+    on_failure: str = "truncate"
+    restart_budget: int | None = 30
 
     def check(self, caps: Caps) -> None:
         """Refuse what can be refused without starting a process.
@@ -122,6 +133,7 @@ class PoolSpec:
         for name in ("step_timeout", "lease_ttl"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InvalidSpec(f"{name} is a finite number of seconds above 0", field=name)
+        self._check_failures()
         try:
             json.dumps(self.env_kwargs, allow_nan=False)
             msgspec.msgpack.encode(self.env_kwargs)  # the way to a worker: integers of at most 64 bits
@@ -129,6 +141,21 @@ class PoolSpec:
             raise InvalidSpec(f"env_kwargs hold a value that JSON cannot carry: {error}", field="env_kwargs") from None
         check_wrappers(self.wrappers)
         self._check_info()
+
+    def _check_failures(self) -> None:
+        if self.on_failure == "replay":
+            raise InvalidSpec(
+                "on_failure is 'replay', which this release does not have: rows cannot be rebuilt from their seeds and "
+                "actions; choose 'truncate' or 'raise'",
+                field="on_failure",
+            )
+        _check_choice("on_failure", self.on_failure, ON_FAILURE)
+        budget = self.restart_budget
+        if budget is not None and (type(budget) is not int or budget < 0):
+            raise InvalidSpec(
+                f"restart_budget is {budget!r}; it is a whole number of at least 0, or None for no limit",
+                field="restart_budget",
+            )
 
     def _check_native(self) -> None:
         if self.wrappers:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from vecserver.engine.orphans import Orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["ONE_THREAD", "Started", "by_exec", "by_fork"]
+__all__ = ["ONE_THREAD", "Forks", "Started", "by_exec"]
 
 ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
@@ -25,30 +30,44 @@ class Started(NamedTuple):
 
     Attributes:
         pid: Its process id.
-        reap: Waits until it has ended; returns its exit code, negative for a signal.
+        reap: Waits until it has ended, and ends what it left running; returns its exit code, negative for a signal.
     """
 
     pid: int
     reap: Callable[[], int]
 
 
-def by_fork(fds: Sequence[int]) -> Started:
-    """Copy this process, which has one thread.
+class Forks:
+    """Starts workers as copies of this process, which has one thread and no other children."""
 
-    Args:
-        fds: The worker's descriptors, as ``vecserver.engine.worker.main`` takes them.
-    """
-    from vecserver.engine.forked import fork_worker
+    def __init__(self) -> None:
+        self._pids: set[int] = set()
+        self._orphans = Orphans()
 
-    pid = fork_worker(fds)
-    return Started(pid, lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    def __call__(self, fds: Sequence[int]) -> Started:
+        """Start a worker.
+
+        Args:
+            fds: Its descriptors, as ``vecserver.engine.worker.main`` takes them.
+        """
+        from vecserver.engine.forked import fork_worker
+
+        pid = fork_worker(fds)
+        self._pids.add(pid)
+        return Started(pid, partial(self._reap, pid))
+
+    def _reap(self, pid: int) -> int:
+        exitcode = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self._pids.discard(pid)
+        self._orphans.end_all(self._pids)
+        return exitcode
 
 
 def by_exec(fds: Sequence[int], *, own_program: bool = False) -> Started:
-    """Start a new interpreter.
+    """Start a new interpreter. What its environments leave running ends with it, as far as SIGTERM and its group reach.
 
     Args:
-        fds: As in ``by_fork``.
+        fds: As those of ``Forks``.
         own_program: Whether the environments are this very program's: the worker then finds the same modules, and
             prints where the program prints.
     """
@@ -64,7 +83,14 @@ def by_exec(fds: Sequence[int], *, own_program: bool = False) -> Started:
         # batch would take half a core from the worker it watches.
         process_group=0,
     )
-    return Started(process.pid, process.wait)
+    return Started(process.pid, partial(_reap_with_group, process))
+
+
+def _reap_with_group(process: subprocess.Popen[bytes]) -> int:
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # until it is waited for, its number is nobody else's
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    return process.wait()
 
 
 def _environment(*, own_program: bool) -> dict[str, str]:

@@ -20,7 +20,7 @@
     │   ├── SessionLost            a session's process is gone; says how it ended
     │   ├── LeaseHeld, LeaseLost
     │   ├── SequenceStale, SequenceGap, SequenceConflict, EpochMismatch, StillRunning
-    │   ├── PortUnavailable, HostStartFailed
+    │   ├── PortUnavailable, HostStartFailed, StateUnavailable, NotReady
     │   └── InternalError          a defect of the server
     ├── ProtocolError              bytes that are no message of this protocol
     │   ├── MalformedMessage, MessageTooLarge, VersionMismatch
@@ -54,6 +54,7 @@ __all__ = [
     "MalformedMessage",
     "MessageTooLarge",
     "MethodRefused",
+    "NotReady",
     "PoolBroken",
     "PoolLost",
     "PoolSplit",
@@ -67,6 +68,7 @@ __all__ = [
     "SequenceStale",
     "ServerUnreachable",
     "SessionLost",
+    "StateUnavailable",
     "StillRunning",
     "TransportUnavailable",
     "UnknownEnv",
@@ -314,6 +316,18 @@ class HostStartFailed(RemoteError):
     """A pool's host process ended before it was ready, or was not ready in time."""
 
     code, number, http_status = "host_start_failed", 51, 500
+
+
+class StateUnavailable(RemoteError):
+    """The file in which a server keeps its durable pools cannot be read or written; the message says why."""
+
+    code, number, http_status = "state_unavailable", 52, 503
+
+
+class NotReady(RemoteError):
+    """The server is still making its durable pools, each for the first time since its start."""
+
+    code, number, http_status = "not_ready", 53, 503
 
 
 class InternalError(RemoteError):

@@ -37,6 +37,7 @@ __all__ = [
     "encode_rows",
     "join",
     "merge",
+    "side_values",
     "split",
     "travelling",
 ]
@@ -134,6 +135,19 @@ def _travelling(info: dict[str, Any], path: str, depth: int, dropped: dict[str, 
             name = f"{path}{key}".encode("utf-8", "replace").decode()  # lone surrogates cannot travel
             dropped[name] = f"{type(value).__module__}.{type(value).__qualname__}"
     return kept
+
+
+def side_values(payload: bytes, rows: int) -> list[bytes] | None:
+    """The side values in one worker's payload, as encoded rows; None where it holds none, or is no whole payload."""
+    try:
+        entries = unpack(payload) if payload else []
+    except MalformedMessage:
+        return None
+    for entry in entries if isinstance(entries, list) else []:
+        match entry:
+            case [int(row), list(values)] if row == SIDE_ROWS and len(values) == rows:
+                return values
+    return None
 
 
 def join(payloads: Sequence[bytes | memoryview]) -> bytes:

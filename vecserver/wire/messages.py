@@ -74,7 +74,7 @@ class PoolInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         action_space: Single action space, likewise.
         layout: ``Layout.describe()``; ``layout_hash`` is its hash.
         metadata: The environments' metadata, JSON values.
-        step_timeout: Seconds that a batch may take.
+        step_timeout: Seconds that a worker may take for a step, a reset or a call before it is replaced.
         max_request: Largest body of a request, in bytes.
         row_observation_spaces: One a row where they may differ in their bounds; None, and not sent, where not.
     """
@@ -189,16 +189,30 @@ class ErrorReply(msgspec.Struct, frozen=True):
     details: dict[str, Any] = {}
 
 
-class InProgress(msgspec.Struct, frozen=True):
-    """IN_PROGRESS: the request is running.
+class InProgress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """IN_PROGRESS: the request is running, or waits for another one to end.
 
     Attributes:
-        elapsed: Seconds since it began.
-        slowest_rows: First and last row of the shard that is furthest behind.
+        elapsed: Seconds since it began; 0 while it waits.
+        slowest_rows: First and last row of what is left to the shard that is furthest behind: the first is at work.
+        waited: Seconds that it waited before it began, or has waited until now.
+        row_elapsed: Seconds for which the first of these rows was seen at work: it may have been there for longer.
     """
 
     elapsed: float
     slowest_rows: tuple[int, int]
+    waited: float = 0.0
+    row_elapsed: float = 0.0
+
+    def __str__(self) -> str:
+        """What is so, after "the pool says that it"."""
+        first, last = self.slowest_rows
+        row = f"row {first}" + (f" (at work for {self.row_elapsed:.1f} s or more)" if self.row_elapsed else "")
+        rows = row if first == last else f"{row} and those up to {last}"
+        if not self.elapsed:
+            return f"waits, for {self.waited:.1f} s now, for another request, which is at {rows}"
+        waited = f"waited {self.waited:.1f} s for other requests and then " if self.waited >= 0.05 else ""
+        return f"{waited}began {self.elapsed:.1f} s ago and is still busy with {rows}"
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -223,7 +237,7 @@ class Stats(msgspec.Struct, frozen=True):
         waiting: Requests that wait for the arena now.
         received_bytes: Of all messages' frames; ``sent_bytes`` likewise.
         lent: Whether a driver on this machine steps in the arena itself.
-        restarts: Workers that were replaced, by cause.
+        restarts: How many workers were replaced, by what had become of them.
     """
 
     state: str

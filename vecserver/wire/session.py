@@ -37,10 +37,14 @@ from vecserver.wire.errors import (
 if TYPE_CHECKING:
     from vecserver.wire.frames import Header
 
-__all__ = ["PART_LEASES", "Session", "Verdict"]
+__all__ = ["PART_LEASES", "REPLACEMENT_S", "Session", "Verdict"]
 
 PART_LEASES: Final = 1 << 48
 """Leases above this figure are those of parts of a split pool: none was or will be a pool's own."""
+
+REPLACEMENT_S: Final = 10.0
+"""Seconds beyond a pool's ``step_timeout`` that an answer is waited for: a worker that takes too long is killed then,
+and the answer comes when another has made its environments."""
 
 
 class Verdict(Enum):

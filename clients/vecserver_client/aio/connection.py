@@ -110,7 +110,8 @@ class AsyncConnection(Conversation):
             self._reopen()
             self._lost = True
             return None
-        except VecServerError:  # what came is no message, and neither is what follows it
+        except VecServerError as error:  # what came is no message, and neither is what follows it
+            self._note_end(error)
             self._reopen()
             raise
 

@@ -29,6 +29,11 @@ class AsyncControlClient:
         limits = httpx.Limits(max_keepalive_connections=0)
         self._http = httpx.AsyncClient(limits=limits, **self._api.client_options)
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request has besides."""
+        return self._api.headers
+
     async def create_pool(self, **options: Any) -> dict[str, Any]:
         """Make a pool; as ``ControlClient.create_pool``."""
         return await self._ask("POST", "/v1/pools", options)

@@ -8,21 +8,33 @@ import os
 import secrets
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver.wire.errors import MalformedMessage, TransportUnavailable, VecServerError
 from vecserver_client import factory
 from vecserver_client.aio.connection import AsyncConnection
 from vecserver_client.aio.control import AsyncControlClient
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
-from vecserver_client.factory import driver_name, reachable_endpoint, verdict_on_pool
+from vecserver_client.factory import (
+    check_epoch,
+    check_not_lost,
+    check_way,
+    driver_name,
+    reachable_endpoint,
+    verdict_on_pool,
+)
 from vecserver_client.local_server import LocalServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver_client.aio.transport import AsyncTransport
 
 __all__ = ["attach", "make_vec"]
 
-_TRANSPORTS: Final = ("ipc", "tcp")
+_TRANSPORTS: Final = ("ipc", "tcp", "ws")
 """In the order that ``auto`` tries them. Shared memory is not among them: whoever rings workers waits for them."""
 
 _CHECK_TIMEOUT: Final = 2.0
@@ -31,8 +43,11 @@ _CHECK_TIMEOUT: Final = 2.0
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
 
+_GIVE_BACK_TIMEOUT: Final = 2.0
+"""Seconds for a pool that was not meant to hear that its lease is given back."""
+
 _OPTIONS: Final = inspect.signature(factory.make_vec)
-_OURS: Final = {"url", "token", "transport", "copy", "dedup"}
+_OURS: Final = {"url", "token", "transport", "copy", "dedup", "pool"}
 """Arguments that are not the pool's."""
 
 
@@ -53,7 +68,7 @@ async def make_vec(
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         **options: The others of ``vecserver_client.make_vec``, with the same defaults, but for ``copy`` and
             ``dedup``, which are not to be had here.
 
@@ -68,11 +83,16 @@ async def make_vec(
     made = _Made(url or os.environ.get("VECSERVER_URL"), token)
     try:
         control = await made.reach_server()
-        pool = await control.create_pool(name=made.choose_pool(), **pool_options)
-        return await _drive(made, control, pool, transport, force=False)
+        name = options.get("pool")
+        described = await control.create_pool(name=name or made.choose_pool(), **pool_options)
+        made.own(described["pool"])
+        envs = await _drive(made, control, described, transport, force=False)
     except BaseException:
         await made.release(unwanted=True)
         raise
+    if pool_options["durable"]:
+        made.own(None)
+    return envs
 
 
 async def attach(
@@ -84,7 +104,7 @@ async def attach(
         url: Address of the server.
         pool: The pool's id.
         token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
-        transport: ``ipc``, ``tcp``, or ``auto`` for the first that works.
+        transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
 
     Raises:
@@ -153,6 +173,10 @@ class _Made:
         self._pool = f"p-{secrets.token_hex(4)}"
         return self._pool
 
+    def own(self, pool: str | None) -> None:
+        """End this pool with the environment; None to leave it to the server."""
+        self._pool = pool
+
     async def release(self, *, unwanted: bool) -> None:
         """End the pool and the server; may be called again. Nobody waits for the batch of a pool that is unwanted."""
         try:
@@ -183,30 +207,52 @@ async def _drive(
     made: _Made, control: AsyncControlClient, pool: dict[str, Any], transport: str, *, force: bool
 ) -> AsyncRemoteVectorEnv:
     """Attach over the first transport that answers."""
+    check_not_lost(pool)
     reasons = []
     driver = driver_name()
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
-            open_transport = partial(LoopTransport, endpoint, int(pool["layout"]["slot_size"]))
-            connection = AsyncConnection(driver, open_transport, partial(_check_pool, control, pool["pool"]))
+            if transport == "auto":
+                await asyncio.to_thread(check_way, name, pool["endpoints"], control.url)
+            open_transport = _opener(name, endpoint, int(pool["layout"]["slot_size"]), control.headers)
+            connection = AsyncConnection(
+                driver, open_transport, partial(_check_pool, control, pool["pool"], pool["epoch"])
+            )
             try:
                 attached = await connection.attach(_REACH_TIMEOUT, force=force)
+                try:
+                    check_epoch(attached, pool, endpoint)
+                except TransportUnavailable:
+                    await connection.close(_GIVE_BACK_TIMEOUT)
+                    raise
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()
                 raise
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
+        except MalformedMessage as error:
+            if transport != "auto":
+                raise
+            reasons.append(f"{name}: {error}")  # something else listens there
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
 
 
-async def _check_pool(control: AsyncControlClient, pool: str) -> None:
+def _opener(name: str, endpoint: str, max_body: int, headers: dict[str, str]) -> Callable[[], AsyncTransport]:
+    if name != "ws":
+        return partial(LoopTransport, endpoint, max_body)
+    from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
+
+    return lambda: LoopWebSocket(endpoint, headers, max_body)  # no partial, whose repr would show a token
+
+
+async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> None:
     """Ask the server about a pool that is silent."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = await control.get_pool(pool, timeout=_CHECK_TIMEOUT)
     except VecServerError as error:
         answer = error
-    if lost := verdict_on_pool(answer, pool, control.url):
+    if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost

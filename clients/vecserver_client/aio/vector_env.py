@@ -76,7 +76,8 @@ class AsyncRemoteVectorEnv:
         spec: Of the environment, where it is registered here too.
         pool: The pool's id.
         transport: Name of the transport.
-        step_timeout: Seconds that a batch may take.
+        step_timeout: Seconds that a worker may take for a batch before it is replaced.
+        patience: Seconds that a call without a timeout of its own waits for its result.
         dropped_infos: Infos that could not travel: path → type.
 
     Raises:
@@ -98,6 +99,7 @@ class AsyncRemoteVectorEnv:
         self.single_action_space, self.action_space = envs.single_action_space, envs.action_space
         self.metadata, self.render_mode, self.spec = envs.metadata, envs.render_mode, envs.spec
         self.pool, self.transport, self.step_timeout = envs.pool, envs.transport, envs.step_timeout
+        self.patience = envs.patience
         self.dropped_infos = envs.dropped_infos
 
     @property
@@ -131,7 +133,7 @@ class AsyncRemoteVectorEnv:
         """Wait for a step that was cancelled or late.
 
         Args:
-            timeout: Seconds; None for the pool's ``step_timeout``. After a DeadlineExceeded the step is still pending.
+            timeout: Seconds; None for ``patience``. After a DeadlineExceeded the step is still pending.
 
         Raises:
             gymnasium.error.NoAsyncCallError: No step is pending.
@@ -184,8 +186,8 @@ class AsyncRemoteVectorEnv:
         """Give the pool back, and end it and its server where they were made for this environment.
 
         Args:
-            timeout: Seconds to wait for a pending call first, and for one that another task waits for; None for the
-                pool's ``step_timeout``.
+            timeout: Seconds to wait for a pending call first, and for one that another task waits for; None for
+                ``patience``.
             terminate: Do not wait for it; a task that does gets a LocalError.
         """
         await self._end(timeout, terminate=terminate, warns=True)
@@ -193,7 +195,7 @@ class AsyncRemoteVectorEnv:
     async def _end(self, timeout: float | None, *, terminate: bool, warns: bool) -> None:
         if self.closed:
             return
-        deadline = monotonic() + (self.step_timeout if timeout is None else timeout)
+        deadline = monotonic() + (self.patience if timeout is None else timeout)
         has_turn = await self._got_turn(monotonic() if terminate else deadline)
         if not has_turn:  # what another task waits for is cut off
             terminate = True
@@ -244,7 +246,7 @@ class AsyncRemoteVectorEnv:
             begin()
             try:
                 await self._connection.begin(*self._desk.taken(), self.step_timeout)
-                self._desk.outcome = await self._connection.finish(self.step_timeout)
+                self._desk.outcome = await self._connection.finish(self.patience)
             except VecServerError as error:
                 self._desk.outcome = error
             return wait()
@@ -259,7 +261,7 @@ class AsyncRemoteVectorEnv:
             except _Unanswered:  # it is the one that is pending
                 pass
             try:
-                self._desk.outcome = await self._connection.finish(self.step_timeout if timeout is None else timeout)
+                self._desk.outcome = await self._connection.finish(self.patience if timeout is None else timeout)
             except VecServerError as error:
                 self._desk.outcome = error
             return wait()
@@ -274,7 +276,7 @@ class AsyncRemoteVectorEnv:
             except _Question as unanswered:
                 question = unanswered
             try:
-                self._desk.outcome = await self._connection.ask(question.kind, question.ext, self.step_timeout)
+                self._desk.outcome = await self._connection.ask(question.kind, question.ext, self.patience)
             except VecServerError as error:
                 self._desk.outcome = error
             return ask()

@@ -10,9 +10,12 @@ from vecserver.pools.spec import PoolSpec
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["TRANSPORTS", "PoolChoice", "Question"]
+__all__ = ["CHOICES", "TRANSPORTS", "PoolChoice", "Question"]
 
 TRANSPORTS: Final = ("shm", "tcp", "ipc")
+"""What is measured unasked."""
+CHOICES: Final = (*TRANSPORTS, "ws")
+"""What can be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,11 +92,12 @@ class _Clients:
         """
         name = _id_of(request)
         session = self._by_id.get(name)
-        if session is not None and session.process.lost is not None:
+        if session is not None and (session.closed or session.process.lost) is not None:
             self.forget(name)
             session = None
         if session is None:
             name, new = _own_name(request) or secrets.token_urlsafe(16), await self._sessions.open()
+            new.gives_way = True  # a client over HTTP goes away without a word
             session = self._by_id.setdefault(name, new)
             if session is not new:  # another request of the same client was faster
                 self._sessions.close_session(new)
@@ -242,6 +243,13 @@ def http_routes(sessions: Sessions) -> APIRouter:
         message = {"type": "step", "data": {"action": body["action"]}}
         return JsonResponse(await clients.ask(_id_of(request), session, message))
 
+    @router.delete("/session", summary="End the session; nothing where there is none", status_code=204)
+    async def end(request: Request) -> Response:
+        clients.forget(_id_of(request))
+        answer = Response(status_code=204)
+        answer.delete_cookie(COOKIE, httponly=True, samesite="lax")
+        return answer
+
     @router.get("/state", summary="The episode under way", responses=problems(SessionLost))
     async def state(request: Request) -> Response:
         session = clients.find(request)
@@ -262,6 +270,6 @@ def http_routes(sessions: Sessions) -> APIRouter:
 
 def _no_session() -> ResetNeeded:
     return ResetNeeded(
-        f"there is no episode: POST /reset first, and send the cookie {COOKIE} (curl -c jar -b jar) or the header "
-        f"{HEADER} of its answer with each request"
+        "there is no episode, or the session was idle and has been ended: POST /reset first, and send the cookie "
+        f"{COOKIE} (curl -c jar -b jar) or the header {HEADER} of its answer with each request"
     )

@@ -12,13 +12,13 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
 from vecserver.pools.sessions.answers import Answer, Ask, Kind
 from vecserver.pools.sessions.nursery import MAX_NOTE, Ended, Fork, Forked, Kill, read_note, write_note
-from vecserver.pools.sessions.process import HEAD
+from vecserver.pools.sessions.process import HEAD, MAX_ANSWER
 from vecserver.pools.starting import ONE_THREAD
 from vecserver.wire.errors import HostStartFailed, SessionLost
 
@@ -29,6 +29,9 @@ __all__ = ["Nursery", "SessionProcess"]
 
 _EXIT_CODE_S: Final = 2.0
 """Seconds that the nursery may take to tell how a process ended whose socket is closed."""
+
+_KILL_AGAIN_S: Final = 0.02
+"""Seconds until a nursery that forks is told again whom to kill, where its socket is full."""
 
 _FORKS_AT_ONCE: Final = 8
 """Copies that are asked for at a time: more would only wait for each other, with their clients' deadlines running."""
@@ -48,6 +51,7 @@ class SessionProcess(asyncio.Protocol):
         number: Its number.
         pid: Its process id.
         sessions: The sessions that live there.
+        heard: When it last answered, as its sessions note it.
         lost: Why no message is taken any more; None while they are.
         ended: Holds its exit code once it has ended.
     """
@@ -56,18 +60,19 @@ class SessionProcess(asyncio.Protocol):
         self.number = number
         self.pid = 0
         self.sessions: set[int] = set()
+        self.heard = 0.0
         self.lost: str | None = None
         self.ended: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._transport: asyncio.WriteTransport | None = None
         self._pending: dict[int, asyncio.Future[Answer]] = {}
         self._outgoing: list[bytes] = []
-        self._partial = b""
+        self._incoming = bytearray()
+        self._expected = HEAD.size
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is ready."""
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's is one, and says it is none
 
     def ask(self, session: int, ask: Ask, data: bytes) -> asyncio.Future[Answer]:
         """Send a session's message; the future holds its answer, or the SessionLost that came instead.
@@ -81,6 +86,10 @@ class SessionProcess(asyncio.Protocol):
         self._pending[session] = future
         self._write(HEAD.pack(len(data), session, ask), data)
         return future
+
+    def has(self, session: int) -> bool:
+        """Whether a message of this session is under way here."""
+        return session in self._pending
 
     def _write(self, *parts: bytes) -> None:
         if not self._outgoing:
@@ -96,19 +105,32 @@ class SessionProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Some answers, or a part of one."""
-        if self._partial:
-            data = self._partial + data
-        at = 0
-        while len(data) - at >= HEAD.size:
-            length, session, kind = HEAD.unpack_from(data, at)
+        incoming = self._incoming
+        incoming += data
+        if len(incoming) < self._expected:
+            return
+        at, self._expected = 0, HEAD.size
+        while len(incoming) - at >= HEAD.size:
+            length, session, kind = HEAD.unpack_from(incoming, at)
             end = at + HEAD.size + length
-            if len(data) < end:
+            if length > MAX_ANSWER or kind >= len(_KINDS):  # environments have the descriptor too
+                self.give_up("the session's process sent what is no answer")
+                return
+            if len(incoming) < end:
+                self._expected = end - at
                 break
             pending = self._pending.pop(session, None)
             if pending is not None and not pending.done():
-                pending.set_result(Answer(_KINDS[kind], data[at + HEAD.size : end]))
+                pending.set_result(Answer(_KINDS[kind], bytes(incoming[at + HEAD.size : end])))
             at = end
-        self._partial = data[at:]
+        del incoming[:at]
+
+    def has_ended(self, exitcode: int) -> None:
+        """The process is no more, whoever else has its socket: what it forked may."""
+        if not self.ended.done():
+            self.ended.set_result(exitcode)
+        if self.lost is None:  # not at once: what it said before is being read in this round of the loop
+            self._loop.call_soon(self.give_up, _how_it_ended(exitcode))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The process is gone, or about to be: its exit code says more, where it comes soon."""
@@ -116,17 +138,9 @@ class SessionProcess(asyncio.Protocol):
         self._transport = None
         if self.lost is not None:
             self._fail(self.lost)
-        elif self.ended.done():
-            self.give_up(_how_it_ended(self.ended.result()))
-        else:
+        elif not self.ended.done():
             silent = self._loop.call_later(_EXIT_CODE_S, self.give_up, "the session's process is gone")
-
-            def named(ended: asyncio.Future[int]) -> None:
-                silent.cancel()
-                if not ended.cancelled():
-                    self.give_up(_how_it_ended(ended.result()))
-
-            self.ended.add_done_callback(named)
+            self.ended.add_done_callback(lambda _: silent.cancel())
 
     def forget(self, session: int, why: str) -> None:
         """End one of the sessions; the others stay."""
@@ -166,11 +180,14 @@ class Nursery:
     Args:
         options: What every session begins with.
         start_timeout: Seconds until a session's process must exist.
+        most: Processes at once that are not shared, those included that are about to leave.
     """
 
-    def __init__(self, options: PlayOptions, start_timeout: float) -> None:
+    def __init__(self, options: PlayOptions, start_timeout: float, most: int) -> None:
         self._options = options
         self._start_timeout = start_timeout
+        self._room = asyncio.Semaphore(most)
+        self._stopped: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,22 +205,45 @@ class Nursery:
         Raises:
             HostStartFailed: It could not be started.
         """
+        try:
+            async with asyncio.timeout(self._start_timeout):  # waiting for others included
+                if shared:
+                    return await self._in_turn(shared=True)
+                await self._room.acquire()
+                try:
+                    process = await self._in_turn(shared=False)
+                except BaseException:
+                    self._room.release()
+                    raise
+        except TimeoutError:
+            raise HostStartFailed(f"no session could be started within {self._start_timeout:g} s") from None
+        except OSError as error:
+            raise HostStartFailed(f"no session could be started: {error}") from None
+        process.ended.add_done_callback(lambda _: self._room.release())
+        return process
+
+    async def _in_turn(self, *, shared: bool) -> SessionProcess:
         async with self._turns:
-            loop = asyncio.get_running_loop()
-            self._last += 1
-            ours, theirs = socket.socketpair()
-            try:
-                with theirs:
-                    forked = await self._ask_for(Fork(self._last, shared), theirs, loop)
-            except BaseException:
-                ours.close()
-                raise
+            if self._stopped is not None:
+                raise HostStartFailed(self._stopped)
+            return await self._fork(shared=shared)
+
+    async def _fork(self, *, shared: bool) -> SessionProcess:
+        loop = asyncio.get_running_loop()
+        self._last += 1
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                forked = await self._ask_for(Fork(self._last, shared), theirs, loop)
             process = SessionProcess(forked.process, loop)
             process.pid = forked.pid
             self._processes[forked.process] = process
             ours.setblocking(False)
             await loop.connect_accepted_socket(lambda: process, ours)
-            return process
+        except BaseException:
+            ours.close()
+            raise
+        return process
 
     async def _ask_for(self, fork: Fork, theirs: socket.socket, loop: asyncio.AbstractEventLoop) -> Forked:
         control = self._running(loop)
@@ -211,12 +251,7 @@ class Nursery:
         self._starting[fork.process] = future
         try:
             socket.send_fds(control, [write_note(fork)], [theirs.fileno()])
-            async with asyncio.timeout(self._start_timeout):
-                forked = await future
-        except TimeoutError:
-            raise HostStartFailed(f"no session could be started within {self._start_timeout:g} s") from None
-        except OSError as error:
-            raise HostStartFailed(f"no session could be started: {error}") from None
+            forked = await future
         finally:
             self._starting.pop(fork.process, None)
         if forked.failure:
@@ -227,7 +262,10 @@ class Nursery:
         """End a process at once; nothing where it has ended."""
         if number in self._processes and self._control is not None:
             with suppress(OSError):  # the nursery is gone, and its sessions with it
-                self._control.send(write_note(Kill(number)))
+                try:
+                    self._control.send(write_note(Kill(number)))
+                except BlockingIOError:  # it is about to fork many
+                    asyncio.get_running_loop().call_later(_KILL_AGAIN_S, self.kill, number)
 
     def _running(self, loop: asyncio.AbstractEventLoop) -> socket.socket:
         """The socket to the nursery, which is started if there is none."""
@@ -271,8 +309,8 @@ class Nursery:
                 starting.set_result(note)
         elif isinstance(note, Ended):
             process = self._processes.pop(note.process, None)
-            if process is not None and not process.ended.done():
-                process.ended.set_result(note.exitcode)
+            if process is not None:
+                process.has_ended(note.exitcode)
 
     def _on_end(self) -> None:
         """The nursery is gone, and its sessions with it. The next session starts another."""
@@ -282,6 +320,7 @@ class Nursery:
                 starting.set_exception(HostStartFailed("the process that starts sessions ended"))
         for process in self._processes.values():
             process.give_up("the process that sessions are started by ended, and this one with it")
+            process.has_ended(-signal.SIGKILL)
         self._processes.clear()
         if self._process is not None:
             self._process.kill()
@@ -297,6 +336,7 @@ class Nursery:
 
     def stop(self, why: str) -> None:
         """Have every process close its environments and leave, those too that are just being started."""
+        self._stopped = why
         for starting in self._starting.values():
             if not starting.done():
                 starting.set_exception(HostStartFailed(why))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from vecserver.control.openenv.nursery import Nursery
 from vecserver.pools.sessions.answers import Ask, Kind
 from vecserver.pools.sessions.play import PlayOptions
-from vecserver.wire.errors import CapExceeded, PoolStopping
+from vecserver.wire.errors import CapExceeded, PoolStopping, SessionLost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,9 @@ __all__ = ["Session", "SessionCounts", "SessionOptions", "Sessions"]
 
 _SWEEP_S: Final = 1.0
 """How often idle and stuck sessions are looked for."""
+
+_SPARED_S: Final = 60.0
+"""Seconds for which a session that gives way is left alone all the same: its client may only be thinking."""
 
 _STOPPING: Final = "the server is shutting down"
 
@@ -75,11 +78,16 @@ class Session:
         since: When the message under way was sent, or the last one answered.
         asked: Whether a message is under way.
         cause: Why it ends, where it is not lost: see ``SessionCounts``.
+        gives_way: Whether it may be ended for the sake of a new one, where there are as many as there may be and it has
+            been silent for long.
+        closed: Why it is over; None while it is not.
     """
 
     def __init__(self, number: int, process: SessionProcess, sessions: Sessions) -> None:
         self.number = number
         self.process = process
+        self.gives_way = False
+        self.closed: str | None = None
         self.on_lost: Callable[[str], None] | None = None
         self.since = sessions.clock()
         self.asked = False
@@ -95,12 +103,15 @@ class Session:
             HostStartFailed: It needs a process of its own, and there is none to be had.
         """
         async with self._turn:
+            if self.closed is not None:  # while it waited for its turn
+                raise SessionLost(self.closed)
             self.since, self.asked = self._sessions.clock(), True
             try:
                 answer = await self.process.ask(self.number, ask, data)
                 return await self._sessions.move(self, ask, data) if answer.kind is Kind.ELSEWHERE else answer
             finally:
                 self.since, self.asked = self._sessions.clock(), False
+                self.process.heard = self.since
 
 
 class Sessions:
@@ -118,7 +129,7 @@ class Sessions:
         self.options = options
         self.clock = clock
         self.counts = SessionCounts()
-        self._nursery = Nursery(options.play, options.start_timeout)
+        self._nursery = Nursery(options.play, options.start_timeout, options.limit)
         self._open: dict[int, Session] = {}
         self._opening = 0
         self._last = 0
@@ -141,7 +152,7 @@ class Sessions:
         if self._closed:
             raise PoolStopping(_STOPPING)
         limit = self.options.limit
-        if len(self) >= limit:
+        if len(self) >= limit and not self._make_room():
             self.counts.refused += 1
             raise CapExceeded(
                 f"there are {len(self)} sessions, and this server has room for {limit}: close one, or start it with a "
@@ -155,6 +166,8 @@ class Sessions:
             process = await self._emptiest()
         finally:
             self._opening -= 1
+        if self._closed:
+            raise PoolStopping(_STOPPING)
         self._last += 1
         session = self._open[self._last] = Session(self._last, process, self)
         process.sessions.add(session.number)
@@ -162,6 +175,17 @@ class Sessions:
         if self._sweeper is None:
             self._sweep_later()
         return session
+
+    def _make_room(self) -> bool:
+        """End the session that has been silent for longest, of those that give way; returns whether there was one."""
+        long_ago = self.clock() - _SPARED_S
+        silent = [each for each in self._open.values() if each.gives_way and not each.asked and each.since < long_ago]
+        if not silent:
+            return False
+        silentest = min(silent, key=lambda each: each.since)
+        silentest.cause = "idle"
+        self._end(silentest, "the session was idle, and others needed its place")
+        return True
 
     async def _emptiest(self) -> SessionProcess:
         async with self._sharing:
@@ -174,8 +198,11 @@ class Sessions:
         """Send a session's message to a process of its own, and let the session live there if it is well received."""
         before = session.process
         own = await self._nursery.fork(shared=False)
+        if session.closed is not None:  # meanwhile: nobody else would ever end this process
+            self._leave(own, session.closed)
+            raise SessionLost(session.closed)
         own.sessions.add(session.number)
-        session.process = own
+        session.process, session.since = own, self.clock()
         try:
             answer = await own.ask(session.number, ask, data)
         except BaseException:  # it crashed there, or nobody waits any more: the session is over
@@ -192,6 +219,7 @@ class Sessions:
         """End a session; its environment has a moment to close. May be called again."""
         if self._open.pop(session.number, None) is None:
             return
+        session.closed = why
         process = session.process
         lost = process.lost is not None and session.cause == "closed"
         self.counts.ended["lost" if lost else session.cause] += 1
@@ -222,7 +250,10 @@ class Sessions:
             if session.process.lost is not None:
                 self._end(session, session.process.lost)
             elif session.asked:
-                if waited > self.options.step_timeout:
+                # A process that answers others is not stuck, only slow, and one without the message is not to blame:
+                # the session waits for a process of its own, which has a time limit of its own.
+                process = session.process
+                if process.has(session.number) and now - max(session.since, process.heard) > self.options.step_timeout:
                     self._end_stuck(session)
             elif waited > self.options.idle_timeout:
                 idle = self.options.idle_timeout

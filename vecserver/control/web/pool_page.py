@@ -61,8 +61,11 @@ async def pool_page(place: Place, request: Request, pool: str) -> None:
 
         def refresh() -> None:
             history = place.sampler.histories.find(pool)
-            if history is None or history.view.epoch != epoch:
+            if history is None:
                 banner.say("This pool is gone: it was deleted.")
+                return
+            if history.view.epoch != epoch:  # made again, perhaps with other rows
+                ui.navigate.reload()
                 return
             state.set_text(history.view.state)
             state.classes(replace=f"vs-state vs-state-{history.view.state}")

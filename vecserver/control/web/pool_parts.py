@@ -11,7 +11,7 @@ from nicegui import ui
 from vecserver.control.web.charts import Points, chart_options, chart_series, with_gaps
 from vecserver.control.web.mount import prefix_of
 from vecserver.control.web.shell import code
-from vecserver.control.web.wording import NOTHING, ago_text, number_text, seconds_text
+from vecserver.control.web.wording import NOTHING, ago_text, number_text, restarts_text, seconds_text
 from vecserver.pools.pictures import RENDER_MODE
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Figures:
             number_text(history.mean_return),
             number_text(history.mean_length),
             number_text(stats.episodes if stats else None),
-            str(sum(stats.restarts.values())) if stats else NOTHING,
+            restarts_text(history.view),
         )
         for label, text in zip(self._values.values(), texts, strict=True):
             label.set_text(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from nicegui import ui
 
 from vecserver.control.web.shell import heading, shell, while_seen
-from vecserver.control.web.wording import NOTHING, number_text, seconds_text, sparkline
+from vecserver.control.web.wording import NOTHING, number_text, restarts_text, seconds_text, sparkline
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -51,7 +51,7 @@ class _Row:
             "Batch": seconds_text(sample.latency_s if sample else None),
             "Return": number_text(history.mean_return),
             "Length": number_text(history.mean_length),
-            "Restarts": str(sum(stats.restarts.values())) if stats else NOTHING,
+            "Restarts": restarts_text(view),
             "Driver": (stats.driver if stats else "") or "none",
         }
         for name, text in texts.items():

@@ -10,7 +10,9 @@ import orjson
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["NOTHING", "ago_text", "number_text", "seconds_text", "sparkline", "value_text"]
+    from vecserver.pools.results import PoolView
+
+__all__ = ["NOTHING", "ago_text", "number_text", "restarts_text", "seconds_text", "sparkline", "value_text"]
 
 NOTHING: Final = "–"
 """In the place of a number that is not known."""
@@ -54,6 +56,14 @@ def value_text(value: Any, longest: int = 4000) -> str:
     if len(text) <= longest:
         return text
     return f"{text[: longest // 2]}\n… {len(text) - longest} characters more …\n{text[-longest // 2 :]}"
+
+
+def restarts_text(view: PoolView) -> str:
+    """How often workers of a pool were replaced, and its host."""
+    if view.stats is None:
+        return NOTHING
+    workers = sum(view.stats.restarts.values())
+    return f"{workers} and its host {view.restarts}" if view.restarts else str(workers)
 
 
 def sparkline(values: Sequence[float | None], label: str) -> str:

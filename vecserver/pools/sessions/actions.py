@@ -10,7 +10,7 @@ from gymnasium import spaces
 from vecserver.pools.json_actions import from_json
 from vecserver.wire.errors import InvalidAction
 
-__all__ = ["describe_actions", "to_action"]
+__all__ = ["describe_actions", "to_action", "unwrapped"]
 
 _KEY: Final = "action"
 _BESIDE: Final = frozenset({_KEY, "metadata"})
@@ -31,7 +31,7 @@ def to_action(space: spaces.Space[Any], given: Any) -> Any:
     Raises:
         InvalidAction: It is none of this space; the details describe the space.
     """
-    value = _shaped(space, _unwrapped(space, given))
+    value = _shaped(space, unwrapped(space, given))
     try:
         with np.errstate(over="ignore"):  # beyond the dtype is beyond the bounds, or infinite as JSON cannot say it
             action = from_json(space, value)
@@ -42,7 +42,8 @@ def to_action(space: spaces.Space[Any], given: Any) -> Any:
     raise _refusal(space, given, "it is outside")
 
 
-def _unwrapped(space: spaces.Space[Any], value: Any) -> Any:
+def unwrapped(space: spaces.Space[Any], value: Any) -> Any:
+    """What is meant by an action inside ``{"action": …}``, however often."""
     while isinstance(value, dict) and _KEY in value and value.keys() <= _BESIDE:
         if isinstance(space, spaces.Dict) and space.spaces.keys() == value.keys():
             break  # this object is the action: the environment named its parts so

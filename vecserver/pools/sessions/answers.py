@@ -16,15 +16,22 @@ from vecserver.pools.sessions.jsonrpc import answer_rpc
 from vecserver.pools.sessions.play import NeedsOwnProcess, ResetData
 from vecserver.wire.errors import (
     CapExceeded,
+    DeadlineExceeded,
     EnvFault,
     HostStartFailed,
     InternalError,
     InvalidAction,
     InvalidSpec,
+    LeaseHeld,
+    LeaseLost,
     MalformedMessage,
+    PoolBroken,
+    PoolLost,
+    PoolStopping,
     ResetNeeded,
     SessionLost,
     UnknownEnv,
+    UnknownPool,
     VecServerError,
 )
 from vecserver.wire.json_values import to_json
@@ -32,7 +39,19 @@ from vecserver.wire.json_values import to_json
 if TYPE_CHECKING:
     from vecserver.pools.sessions.play import Play
 
-__all__ = ["ERROR_CODES", "Answer", "Ask", "Kind", "answer", "error_data", "to_message"]
+__all__ = [
+    "ERROR_CODES",
+    "Answer",
+    "Ask",
+    "Kind",
+    "StepData",
+    "answer",
+    "code_of",
+    "convert",
+    "error_data",
+    "read_message",
+    "to_message",
+]
 
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
@@ -90,8 +109,15 @@ ERROR_CODES: Final[dict[type[VecServerError], str]] = {
     EnvFault: "EXECUTION_ERROR",
     InternalError: "EXECUTION_ERROR",
     CapExceeded: "CAPACITY_REACHED",
+    LeaseHeld: "CAPACITY_REACHED",
     HostStartFailed: "FACTORY_ERROR",
     SessionLost: "SESSION_ERROR",
+    LeaseLost: "SESSION_ERROR",
+    PoolBroken: "SESSION_ERROR",
+    PoolLost: "SESSION_ERROR",
+    PoolStopping: "SESSION_ERROR",
+    UnknownPool: "SESSION_ERROR",
+    DeadlineExceeded: "SESSION_ERROR",
 }
 """Error → OpenEnv's code; of a class that is not here its base's. One more is ``UNKNOWN_TYPE``: an InvalidSpec whose
 field is ``type``."""
@@ -100,7 +126,9 @@ _TYPES: Final = {Kind.OBSERVATION: "observation", Kind.STATE: "state", Kind.MCP:
 _HEADS: Final = {kind: f'{{"type":"{name}","data":'.encode() for kind, name in _TYPES.items()}
 
 
-class _StepData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class StepData(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The data of a step message."""
+
     action: Any
     metadata: dict[str, Any] | None = None
 
@@ -125,7 +153,7 @@ def answer(play: Play, ask: int, data: bytes) -> Answer:
             return Answer(Kind.FRAME, play.frame())
         if ask == Ask.ABOUT:
             return Answer(Kind.ABOUT, play.about(data.decode()))
-        return _answer(play, *_read(data))
+        return _answer(play, *read_message(data))
     except NeedsOwnProcess:
         return Answer(Kind.ELSEWHERE, b"")
     except VecServerError as error:
@@ -142,18 +170,23 @@ def to_message(reply: Answer) -> bytes:
 
 def error_data(error: VecServerError) -> bytes:
     """The JSON of an error message's ``data``; ``errors`` holds the error's stable code and its details."""
-    unknown_type = isinstance(error, InvalidSpec) and error.details.get("field") == "type"
-    code = next((ERROR_CODES[cls] for cls in type(error).__mro__ if cls in ERROR_CODES), "EXECUTION_ERROR")
     return to_json(
         {
             "message": error.message,
-            "code": "UNKNOWN_TYPE" if unknown_type else code,
+            "code": code_of(error),
             "errors": [{**error.details, "type": error.code, "msg": error.message}],
         }
     )
 
 
-def _read(data: bytes) -> tuple[str, dict[str, Any] | None]:
+def code_of(error: VecServerError) -> str:
+    """OpenEnv's code for an error."""
+    if isinstance(error, InvalidSpec) and error.details.get("field") == "type":
+        return "UNKNOWN_TYPE"
+    return next((ERROR_CODES[cls] for cls in type(error).__mro__ if cls in ERROR_CODES), "EXECUTION_ERROR")
+
+
+def read_message(data: bytes | str) -> tuple[str, dict[str, Any] | None]:
     """The type and the data of a message.
 
     Raises:
@@ -184,9 +217,9 @@ def _read(data: bytes) -> tuple[str, dict[str, Any] | None]:
 def _answer(play: Play, kind: str, data: dict[str, Any] | None) -> Answer:
     match kind:
         case "step":
-            return Answer(Kind.OBSERVATION, play.step(_convert(data, _StepData).action))
+            return Answer(Kind.OBSERVATION, play.step(convert(data, StepData).action))
         case "reset":
-            return Answer(Kind.OBSERVATION, play.reset(_convert(data or {}, ResetData)))
+            return Answer(Kind.OBSERVATION, play.reset(convert(data or {}, ResetData)))
         case "state":
             return Answer(Kind.STATE, play.state())
         case "mcp":
@@ -195,7 +228,12 @@ def _answer(play: Play, kind: str, data: dict[str, Any] | None) -> Answer:
             return Answer(Kind.CLOSE, b"")
 
 
-def _convert(data: Any, kind: type[_T]) -> _T:
+def convert(data: Any, kind: type[_T]) -> _T:
+    """The data of a message as a struct.
+
+    Raises:
+        InvalidSpec: It is none.
+    """
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:

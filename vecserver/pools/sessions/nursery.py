@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from vecserver.engine.forked import fork_process
+from vecserver.engine.orphans import Orphans
 from vecserver.pools.sessions.play import PlayOptions
 from vecserver.pools.sessions.process import run_sessions
 
@@ -33,6 +34,9 @@ MAX_NOTE: Final = 4096
 
 _LAST_MOMENT_S: Final = 3.0
 """Seconds for sessions to close their environments when the server goes."""
+
+_LOOK_MS: Final = 50
+"""How often it is looked after what ended sessions left running, while there is something."""
 
 _LOADED: Final = ("gymnasium.envs.classic_control", "gymnasium.envs.box2d", "gymnasium.envs.toy_text", "pygame")
 """What the usual environments need, and what starts no thread. Loading it once saves every session of LunarLander a
@@ -101,15 +105,19 @@ class _Nursery:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._children: dict[int, tuple[int, int]] = {}  # pidfd → number, pid
+        self._orphans = Orphans()
+        self._left: list[int] = []  # what sessions that have ended left running
 
     def run(self) -> None:
         """Serve until the server closes the socket."""
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(_LOOK_MS if self._left else None):
                 if fd in self._children:
                     self._reap(fd)
                 elif not self._obey():
                     return
+            if self._left:
+                self._end_orphans()
 
     def _obey(self) -> bool:
         try:
@@ -146,6 +154,10 @@ class _Nursery:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         self._tell(Ended(number, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        self._left = self._orphans.end_some([pid for _, pid in self._children.values()])
 
     def _tell(self, note: Note) -> None:
         with suppress(ConnectionError):  # the server is gone: the next look at the socket says so
@@ -161,6 +173,7 @@ class _Nursery:
         for fd, (_, pid) in self._children.items():
             signal.pidfd_send_signal(fd, signal.SIGKILL)
             os.waitpid(pid, 0)
+        self._orphans.end_all()
 
 
 def _load() -> None:

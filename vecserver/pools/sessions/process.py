@@ -13,16 +13,20 @@ import struct
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
-from vecserver.engine.orphans import die_with_parent
-from vecserver.pools.sessions.answers import Ask, answer
+from vecserver.engine.orphans import die_with_parent, keep_orphans
+from vecserver.pools.sessions.answers import Answer, Ask, Kind, answer, error_data
 from vecserver.pools.sessions.play import Play
+from vecserver.wire.errors import MessageTooLarge
 
 if TYPE_CHECKING:
     from vecserver.pools.sessions.play import PlayOptions
 
-__all__ = ["HEAD", "run_sessions"]
+__all__ = ["HEAD", "MAX_ANSWER", "run_sessions"]
 
 HEAD: Final = struct.Struct("<IIB")
+
+MAX_ANSWER: Final = 256 << 20
+"""Bytes of an answer: twice what a picture of a million numbers is as text."""
 
 _CHUNK: Final = 1024
 """Bytes that are read at once: the messages of some twenty sessions, answered together while the server sends more."""
@@ -38,6 +42,7 @@ def run_sessions(nursery_pid: int, socket_fd: int, options: PlayOptions, *, shar
         shared: Whether many sessions live here, so that only environments that cannot harm their neighbours may.
     """
     die_with_parent(nursery_pid)
+    keep_orphans()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is for the server
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     with socket.socket(fileno=socket_fd) as sock, ExitStack() as stack, suppress(ConnectionError):
@@ -71,6 +76,9 @@ def _answer_all(buffer: bytearray, plays: dict[int, Play], options: PlayOptions,
         if play is None:
             play = plays[session] = Play(options, shared=shared)
         reply = answer(play, ask, data)
+        if len(reply.data) > MAX_ANSWER:
+            too_large = MessageTooLarge(f"the answer would have {len(reply.data)} bytes, and may have {MAX_ANSWER}")
+            reply = Answer(Kind.ERROR, error_data(too_large))
         replies += [HEAD.pack(len(reply.data), session, reply.kind), reply.data]
     del buffer[:at]
     return b"".join(replies)
