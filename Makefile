@@ -8,7 +8,7 @@ OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
 TWO := --numprocesses=2 --dist=loadfile
 TEST := $(BIN)/pytest -q $(TWO)
 
-.PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 image-check clean
+.PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -56,6 +56,10 @@ verify: $(VENV)/.installed-dev
 	$(BIN)/pytest -q tests/clients/test_atari.py
 	$(BIN)/vecserver verify --all --env ALE/Pong-v5 --env HalfCheetah-v5 --env Ant-v5
 
+# the pictures of docs/web.md, taken of a server that runs; needs a Chromium
+screenshots: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.web.screenshots docs/images
+
 # with Docker, or without any container engine: deploy/image_check.sh says what that needs
 image-check:
 	./deploy/image_check.sh
@@ -68,7 +72,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(VENV)/bin/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[web]'
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -24,6 +24,7 @@ from vecserver.config import is_loopback
 from vecserver.control.app import create_app
 from vecserver.control.guards import MAX_BODY_BYTES
 from vecserver.control.openenv.sessions import Sessions
+from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
 from vecserver.wire.errors import PortUnavailable
@@ -97,21 +98,32 @@ def run(
         )
         sessions = Sessions(settings.sessions)
         _make_room_for(settings.openenv_sessions)
-        app = create_app(registry, sessions, loopback_only=is_loopback(settings.host))
+        page = WebPage(registry, sessions) if parent is None else None
+        app = create_app(registry, sessions, page=page, loopback_only=is_loopback(settings.host))
         config = uvicorn.Config(
             app,
             log_config=None,
             log_level=log_level,
+            # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer,
+            # and the other parser lets requests with two Host headers through
+            loop="asyncio",
+            http="h11",
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
             ws_max_size=MAX_BODY_BYTES,
             ws_per_message_deflate=False,  # small messages on a fast way: packing them takes longer than sending them
         )
+
+        def on_stop() -> None:
+            sessions.stop()
+            if page is not None:
+                page.stop()
+
         server = _Server(
             config,
             on_ready=on_ready,
-            on_stop=sessions.stop,
+            on_stop=on_stop,
             drain=registry.close,
             abandon=lambda: _abandon(registry, directory),
         )

@@ -19,7 +19,7 @@ from vecserver.pools.keys import Keys
 from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import LeaseHeld, PoolStopping, UnknownPool
+from vecserver.wire.errors import InvalidSpec, LeaseHeld, PoolStopping, UnknownPool
 from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
@@ -179,6 +179,12 @@ class FakeRegistry:
         found.batches += 1
         return Batch(*found.envs.step(arrays[0]))
 
+    def render(self, pool, row):
+        found = self._find(pool)
+        if found.spec.render_mode is None:
+            raise InvalidSpec("made without a render mode", field="render_mode")
+        return np.full((400, 600, 3), row, np.uint8)
+
     def delete(self, pool: str, *, force: bool = False) -> None:
         self._find(pool).envs.close()
         del self._pools[pool]
@@ -207,7 +213,9 @@ def served(registry: FakeRegistry):
     listener = socket.socket(proto=socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # the first request may be faster than the thread
-    server = uvicorn.Server(uvicorn.Config(create_app(registry), log_config=None, lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(create_app(registry), log_config=None, lifespan="off", loop="asyncio", http="h11")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"

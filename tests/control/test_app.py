@@ -49,6 +49,7 @@ def test_openapi_lists_the_routes(http):
         ("POST", "/v1/pools/{pool}/step"),
         ("POST", "/v1/pools/{pool}/lease"),
         ("GET", "/v1/pools/{pool}/stats"),
+        ("GET", "/v1/pools/{pool}/frame"),
         ("GET", "/v1/envs"),
         ("GET", "/healthz"),
         ("GET", "/readyz"),

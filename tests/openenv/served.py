@@ -74,6 +74,8 @@ def serving(**options):
         create_app(FakeRegistry(), sessions),
         log_config=None,
         lifespan="off",
+        loop="asyncio",  # this and the next as vecserver.serve has them, whatever else is installed
+        http="h11",
         ws_per_message_deflate=False,
         ws_max_size=MAX_BODY_BYTES,
     )

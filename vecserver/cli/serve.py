@@ -134,7 +134,7 @@ def _is_socket(fd: int) -> bool:
 
 def _announce(url: str) -> None:
     body = '{"env_id": "CartPole-v1", "num_envs": 8}'
-    typer.echo(f"vecserver at {url}  (docs at {url}/docs, Ctrl+C stops it)")
+    typer.echo(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)")
     typer.echo(f"a first pool:  curl {url}/v1/pools --json '{body}'")
 
 

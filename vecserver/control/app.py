@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from prometheus_client import CollectorRegistry
 
 from vecserver import __version__
 from vecserver.control.environments import environment_routes
+from vecserver.control.frames import frame_routes
 from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
@@ -17,9 +18,11 @@ from vecserver.control.openenv.websocket import websocket_route
 from vecserver.control.pools import pool_routes
 from vecserver.control.problems import Problem, install
 from vecserver.control.relay import relay_routes
+from vecserver.control.web.mount import PATH, to_page
 
 if TYPE_CHECKING:
     from vecserver.control.openenv.sessions import Sessions
+    from vecserver.control.web.mount import WebPage
     from vecserver.pools.registry import Registry
 
 __all__ = ["create_app"]
@@ -32,12 +35,15 @@ _DESCRIPTION = (
 )
 
 
-def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback_only: bool = True) -> FastAPI:
+def create_app(
+    registry: Registry, sessions: Sessions | None = None, *, page: WebPage | None = None, loopback_only: bool = True
+) -> FastAPI:
     """Build the app of one server.
 
     Args:
         registry: The pools; whoever made it closes it.
         sessions: OpenEnv's sessions; whoever made them closes them. None for a server without them.
+        page: What is at ``/web``; None for a server that no person looks at.
         loopback_only: Refuse requests whose Host header is no loopback name.
 
     Returns:
@@ -49,15 +55,19 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
     metrics = CollectorRegistry()
     routers = [
         pool_routes(registry),
+        frame_routes(registry),
         environment_routes(),
         observe_routes(registry, metrics, sessions),
-        _index_routes(),
+        _index_routes(browsers_to_page=page is not None),
     ]
     routers += [relay_routes(registry), vec_routes(registry)]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
     for router in routers:
         app.include_router(router)
+    if page is not None:
+        app.add_route(PATH, to_page, include_in_schema=False)
+        app.mount(PATH, page)
     install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     # the middleware added last is the outermost
     app.add_middleware(BodyLimit)
@@ -69,11 +79,13 @@ def create_app(registry: Registry, sessions: Sessions | None = None, *, loopback
     return app
 
 
-def _index_routes() -> APIRouter:
+def _index_routes(*, browsers_to_page: bool) -> APIRouter:
     router = APIRouter(tags=["operation"])
 
-    @router.get("/", summary="Where things are")
-    async def index() -> dict[str, str]:
+    @router.get("/", summary="Where things are; a browser is sent to the page", response_model=dict[str, str])
+    async def index(request: Request) -> Any:
+        if browsers_to_page and "text/html" in request.headers.get("accept", ""):
+            return to_page(request)
         return {
             "name": "vecserver",
             "version": __version__,

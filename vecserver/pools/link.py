@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import zmq
 
 from vecserver.wire import messages
+from vecserver.wire.codec import unpack
 from vecserver.wire.errors import DeadlineExceeded, PoolLost, PoolStopping
 from vecserver.wire.frames import Header, Kind, digest_of, split
 
@@ -103,6 +104,16 @@ class PoolLink:
         data = ext if isinstance(ext, bytes) else messages.encode(ext)
         _, reply_ext, reply_body = self._ask(kind, data, body, timeout, self._seq)
         return reply_ext, reply_body
+
+    def render(self, rows: list[int], timeout: float) -> list[Any]:
+        """What rows render, by number, ascending; the driver's next request waits while they do.
+
+        Raises:
+            EnvFault: One of them raised.
+            PoolBroken: The pool cannot render any more either.
+        """
+        _, ext, _ = self._ask(Kind.RENDER, messages.encode(messages.Render(rows)), b"", timeout)
+        return [frame for part in (unpack(ext) if len(ext) else ()) for frame in part]
 
     def _ask(self, kind: Kind, ext: bytes, body: Buffer, timeout: float, seq: int = 0) -> tuple[Header, Any, Any]:
         header = Header(

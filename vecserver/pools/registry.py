@@ -22,6 +22,7 @@ from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.keeping import Keeper
 from vecserver.pools.keys import Keys
 from vecserver.pools.link import PoolLink
+from vecserver.pools.pictures import RENDER_MODE, as_picture
 from vecserver.pools.results import Grant, PoolView, unmade
 from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    import numpy as np
+
     from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
     from vecserver.pools.store import DurablePool, PoolStore
@@ -66,6 +69,9 @@ _LAST_ANSWERS_S: Final = 1.0
 
 _PING_TIMEOUT: Final = 2.0
 """Seconds a host may take to say how it is: it answers between batches and while they run."""
+
+_RENDER_TIMEOUT: Final = 10.0
+"""Seconds a frame may take, the batch that it waits for included: whoever looks can look again."""
 
 _MAX_CONVERSATIONS: Final = 24
 """Resets and steps over HTTP at a time: each holds a thread of the control plane, which has 40, for as long."""
@@ -540,6 +546,28 @@ class Registry:
         with self._conversing(), self._link(made) as link:
             lease, epoch = link.attach(_PING_TIMEOUT, driver, force=force)
         return Grant(pool, driver, before, ResumePoint(lease, epoch, 0, pending=False))
+
+    def render(self, pool: str, row: int) -> np.ndarray[Any, Any]:
+        """What a row looks like now; its driver, if it has one, waits while it is rendered.
+
+        Returns:
+            uint8 [height, width, channels].
+
+        Raises:
+            UnknownPool: No pool has this id.
+            InvalidSpec: The pool was made without a render mode, or has no such row, or renders no pictures.
+            EnvFault: The environment raised, because it was never reset, say.
+            PoolBroken, PoolLost, PoolSplit, StillRunning, DeadlineExceeded: It cannot render, or not now.
+        """
+        made = self._find(pool)
+        if made.ready.info.render_mode != RENDER_MODE:
+            raise InvalidSpec(
+                f"pool {pool} has render mode {made.ready.info.render_mode!r}: make one with render_mode="
+                f"{RENDER_MODE!r} to see its rows",
+                field="render_mode",
+            )
+        with self._conversing(), self._link(made) as link:
+            return as_picture(link.render([row], min(made.spec.step_timeout, _RENDER_TIMEOUT))[0], row)
 
     def _drive(self, made: _Pool, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
         timeout = made.spec.step_timeout + REPLACEMENT_S

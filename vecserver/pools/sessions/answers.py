@@ -66,6 +66,10 @@ class Ask(IntEnum):
     """The schemas of an environment, named in the data; of the default one where they are empty."""
     END = 2
     """Close the session's environment and forget it; not answered."""
+    FRAME = 3
+    """What the session's environment looks like now."""
+    ABOUT = 4
+    """What the environment that the data name may be made with."""
 
 
 class Kind(IntEnum):
@@ -79,6 +83,9 @@ class Kind(IntEnum):
     SCHEMA = 5
     ELSEWHERE = 6
     """Nothing was done: this needs a process of its own, where the same message is to be sent."""
+    FRAME = 7
+    """The data is a PNG."""
+    ABOUT = 8
 
 
 class Answer(NamedTuple):
@@ -86,7 +93,7 @@ class Answer(NamedTuple):
 
     Attributes:
         kind: What it is.
-        data: The JSON of its ``data``; of an error ``{"message", "code", "errors"}``.
+        data: The JSON of its ``data``; of an error ``{"message", "code", "errors"}``; of a frame the picture.
     """
 
     kind: Kind
@@ -142,6 +149,10 @@ def answer(play: Play, ask: int, data: bytes) -> Answer:
     try:
         if ask == Ask.SCHEMA:
             return Answer(Kind.SCHEMA, play.schema(data.decode() or None))
+        if ask == Ask.FRAME:
+            return Answer(Kind.FRAME, play.frame())
+        if ask == Ask.ABOUT:
+            return Answer(Kind.ABOUT, play.about(data.decode()))
         return _answer(play, *read_message(data))
     except NeedsOwnProcess:
         return Answer(Kind.ELSEWHERE, b"")

@@ -15,10 +15,12 @@ from gymnasium.wrappers import TimeLimit
 
 from vecserver.engine.base import fault_of
 from vecserver.engine.make import EnvMaker
+from vecserver.pools.pictures import RENDER_MODE, as_picture, to_png
+from vecserver.pools.sessions.about import about_env
 from vecserver.pools.sessions.actions import describe_actions, to_action
 from vecserver.pools.sessions.schemas import schemas
 from vecserver.pools.spec import Caps, PoolSpec
-from vecserver.wire.errors import EnvCreationFailed, EnvFault, ResetNeeded
+from vecserver.wire.errors import EnvCreationFailed, EnvFault, InvalidSpec, ResetNeeded
 from vecserver.wire.json_values import to_json, to_json_value
 
 __all__ = ["NeedsOwnProcess", "Play", "PlayOptions", "ResetData"]
@@ -204,6 +206,46 @@ class Play:
         """
         env = self._make(ResetData(env_id=env_id)).env
         return to_json(schemas(env.action_space, env.observation_space))
+
+    def frame(self) -> bytes:
+        """What the environment looks like now, as PNG.
+
+        Raises:
+            ResetNeeded: There is no episode, nor was there one.
+            InvalidSpec: The environment was made without a render mode, or renders no pictures.
+            EnvFault: It raised.
+        """
+        made = self._made
+        if made is None or self._episode_id is None:
+            raise ResetNeeded("there is no episode: reset first")
+        if made.render_mode != RENDER_MODE:
+            raise InvalidSpec(
+                f"{made.env_id} has render mode {made.render_mode!r}: reset with kwargs "
+                f'{{"render_mode": "{RENDER_MODE}"}} to see it',
+                field="render_mode",
+            )
+        try:
+            rendered: Any = made.env.render()
+        except Exception as error:  # noqa: BLE001 - whatever an environment raises is data
+            _raise_fault(f"{made.env_id} raised in render", error)
+        return to_png(as_picture(rendered, 0))
+
+    def about(self, env_id: str) -> bytes:
+        """What an environment may be made with, as the JSON of ``about_env``; it is not made.
+
+        Raises:
+            UnknownEnv, InvalidSpec, EnvCreationFailed: There is no such environment.
+        """
+        PoolSpec(env_id=env_id, num_envs=1).check(Caps())
+        if self._shared and not _is_harmless(env_id, {}, self._options):
+            raise NeedsOwnProcess
+        try:
+            return to_json(about_env(env_id))
+        except Exception as error:
+            fault = fault_of(0, error)
+            raise EnvCreationFailed(
+                f"{env_id} could not be loaded: {fault['type']}: {fault['message']}", faults=[fault]
+            ) from error
 
     def close(self) -> None:
         """Close the environment."""

@@ -1,0 +1,187 @@
+"""Frames of pools' rows as pictures, for whoever looks: rendered between two steps, so seldom that no driver minds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Annotated, Final
+
+from fastapi import APIRouter, Query, Response
+
+from vecserver.control.problems import problems
+from vecserver.pools.pictures import reduced, to_png
+from vecserver.wire.errors import (
+    DeadlineExceeded,
+    EnvFault,
+    InvalidSpec,
+    PoolBroken,
+    PoolLost,
+    PoolSplit,
+    PoolStopping,
+    StillRunning,
+    UnknownPool,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vecserver.pools.registry import Registry
+
+__all__ = ["Frames", "Pace", "frame_routes"]
+
+_SHARE: Final = 0.01
+"""Of a pool's time that rendering may take, at most."""
+
+_SHORTEST_S, _LONGEST_S = 0.1, 3.0
+"""Between two frames of a pool: nobody looks faster, and a row that takes long to render is still seen now and then."""
+
+_CREDIT_S: Final = 0.1
+"""Of rendering that a pool may have saved up when somebody begins to look: a dozen rows are seen at once."""
+
+_FRESH_S: Final = 0.5
+"""How old a frame may be that a second viewer is given."""
+
+_MAX_WAITING: Final = 16
+"""Requests that may wait for a pool's next frames."""
+
+_MAX_KEPT: Final = 64
+"""Frames, and pools, that are remembered."""
+
+_Key = tuple[str, int, int | None]
+
+_NOT_RENDERED: Final = problems(
+    UnknownPool, InvalidSpec, EnvFault, PoolBroken, PoolLost, PoolSplit, PoolStopping, StillRunning, DeadlineExceeded
+)
+
+
+class Pace:
+    """When the next frame of a pool may be rendered. Pure: the caller says what time it is."""
+
+    def __init__(self) -> None:
+        self._credit = _CREDIT_S
+        self._ended: float | None = None
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next frame may begin."""
+        if self._ended is None:
+            return 0.0
+        saved = min(_LONGEST_S, max(_SHORTEST_S, -self._credit / _SHARE))
+        return max(0.0, self._ended + saved - now)
+
+    def rendered(self, began: float, ended: float) -> None:
+        """Note what a frame took."""
+        passed = 0.0 if self._ended is None else began - self._ended
+        self._credit = min(_CREDIT_S, self._credit + _SHARE * passed) - (ended - began)
+        self._credit = max(self._credit, -_SHARE * _LONGEST_S)  # beyond it there is no longer wait
+        self._ended = ended
+
+
+class _Gallery:
+    """The frames of one pool."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.turn = asyncio.Lock()
+        self.waiting = 0
+        self.kept: dict[_Key, tuple[float, bytes]] = {}
+
+    def fresh(self, key: _Key, now: float) -> bytes | None:
+        """A frame that another viewer was given just now."""
+        found = self.kept.get(key)
+        return found[1] if found is not None and now - found[0] < _FRESH_S else None
+
+    def keep(self, key: _Key, now: float, png: bytes) -> None:
+        self.kept.pop(key, None)
+        self.kept[key] = (now, png)
+        if len(self.kept) > _MAX_KEPT:
+            del self.kept[next(iter(self.kept))]
+
+
+class Frames:
+    """Renders rows at a pace that all viewers of a pool share. Belongs to the event loop's thread.
+
+    Args:
+        registry: The pools.
+        clock: Seconds, never going back.
+    """
+
+    def __init__(self, registry: Registry, clock: Callable[[], float] = time.monotonic) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._galleries: dict[str, _Gallery] = {}
+
+    async def get(self, pool: str, row: int, width: int | None = None) -> bytes:
+        """What a row looks like, as PNG; waits until it may be rendered.
+
+        Args:
+            pool: The pool's id.
+            row: Its number.
+            width: Pixels that the picture is to have at most, from side to side; None for as rendered.
+
+        Raises:
+            StillRunning: Many wait already.
+            VecServerError: As of ``Registry.render``.
+        """
+        gallery = self._gallery(pool)
+        if gallery.waiting >= _MAX_WAITING:
+            raise StillRunning(f"{_MAX_WAITING} requests wait for frames of pool {pool} already: ask again later")
+        gallery.waiting += 1
+        try:
+            async with gallery.turn:
+                return await self._render(gallery, (pool, row, width))
+        finally:
+            gallery.waiting -= 1
+
+    async def _render(self, gallery: _Gallery, key: _Key) -> bytes:
+        known = gallery.fresh(key, self._clock())
+        if known is not None:
+            return known
+        await asyncio.sleep(gallery.pace.wait(self._clock()))
+        try:
+            png = await asyncio.to_thread(self._picture, gallery.pace, *key)
+        except UnknownPool:
+            self._galleries.pop(key[0], None)
+            raise
+        gallery.keep(key, self._clock(), png)
+        return png
+
+    def _picture(self, pace: Pace, pool: str, row: int, width: int | None) -> bytes:
+        began = self._clock()
+        try:
+            picture = self._registry.render(pool, row)
+        finally:
+            pace.rendered(began, self._clock())
+        return to_png(picture if width is None else reduced(picture, width))
+
+    def _gallery(self, pool: str) -> _Gallery:
+        if pool not in self._galleries:
+            if len(self._galleries) >= _MAX_KEPT:
+                del self._galleries[next(iter(self._galleries))]
+            self._galleries[pool] = _Gallery()
+        return self._galleries[pool]
+
+
+def frame_routes(registry: Registry) -> APIRouter:
+    """The route of a row's picture.
+
+    Args:
+        registry: The pools.
+    """
+    router = APIRouter(prefix="/v1/pools", tags=["pools"])
+    frames = Frames(registry)
+
+    @router.get(
+        "/{pool}/frame",
+        summary="What a row looks like, as PNG",
+        response_class=Response,
+        responses=_NOT_RENDERED | {200: {"content": {"image/png": {}}}},
+    )
+    async def show_frame(
+        pool: str,
+        row: Annotated[int, Query(ge=0, description="Which row")] = 0,
+        width: Annotated[int | None, Query(ge=16, le=4096, description="Pixels from side to side, at most")] = None,
+    ) -> Response:
+        png = await frames.get(pool, row, width)
+        return Response(png, media_type="image/png", headers={"Cache-Control": "no-store"})
+
+    return router
