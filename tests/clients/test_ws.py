@@ -271,6 +271,7 @@ def test_a_close_is_the_error_it_stands_for(kind, code, error):
         (b"\xff" * 40, MalformedMessage),
         (b"\x82\x7f" + (1 << 40).to_bytes(8, "big"), MessageTooLarge),
     ],
+    ids=["text", "short", "a byte missing", "other version", "masked", "noise", "endless"],  # a mask is random
 )
 def test_what_is_no_answer_is_refused(kind, data, error):
     """Text, half a message, another version, another protocol, more than a slot."""
