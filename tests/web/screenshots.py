@@ -55,9 +55,9 @@ def shoot(browser, url: str, folder: Path) -> None:
     page.get_by_label("Seed").fill("42")
     page.get_by_role("button", name="Reset").click()
     page.locator("img.vs-frame").wait_for()
-    for action in (3, 3, 3, 0, 3, 3, 0, 0, 1, 0, 0, 0, 0):
+    for action in (0,) * 45 + (3, 2, 1):
         page.get_by_role("button", name=f"Action {action}").click()
-        page.wait_for_timeout(250)
+        page.wait_for_timeout(100)
     keep(page, "play-dark", 1)
 
 
