@@ -10,6 +10,7 @@ sent what came of it, or thrown what went wrong. ``Connection`` does the deeds b
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Generator
@@ -67,6 +68,9 @@ _PAUSE_S: Final = 0.2
 
 _TAKEN_UP: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
 """Requests of a former life whose answers are asked for: parts end with it."""
+
+_TAGS: Final = itertools.count(random.getrandbits(31))  # no secret
+"""Of requests without a number: they rise in all of this program's connections, of which two may have one driver's name."""
 
 _MOMENT_S: Final = 0.001
 """What is left of a wait when it is over: timers are not exact."""
@@ -138,7 +142,7 @@ class Conversation:
         self._lost = False  # the connection was, and the pool was not asked for since
         self._moved = False  # a part of a message came since the last look
         self._usual, self._spread = 0.0, math.inf  # seconds that batches take, and by how much they differ
-        self._tag = random.getrandbits(31)  # of the last request without a number; they rise
+        self._tag = 0  # of the last request without a number
 
     @property
     def pending(self) -> bool:
@@ -204,7 +208,7 @@ class Conversation:
     def _asking(self, kind: Kind, ext: bytes, timeout: float) -> Exchange:
         """Send a request without a number and wait for its answer."""
         deadline = monotonic() + timeout
-        self._tag += 1
+        self._tag = next(_TAGS)
         tag, header = self._tag, self._header(kind, ext, b"", 0)
         yield Send(header, ext, b"", timeout)
         pause, patience = 0.0, FIRST_RETRY_S
