@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -199,7 +200,8 @@ class _Server(uvicorn.Server):
         await super().main_loop()
         self._on_stop()
         # not in this thread: signals, /healthz and the answers to requests in flight need it
-        await asyncio.to_thread(self._drain)
+        with ThreadPoolExecutor(1, "drain") as own:  # the loop's own threads may all wait for pools
+            await asyncio.get_running_loop().run_in_executor(own, self._drain)
 
 
 class _Parent:

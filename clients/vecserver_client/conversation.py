@@ -70,7 +70,7 @@ _TAKEN_UP: Final = frozenset({Kind.STEP, Kind.RESET, Kind.CALL})
 """Requests of a former life whose answers are asked for: parts end with it."""
 
 _TAGS: Final = itertools.count(random.getrandbits(31))  # no secret
-"""Of requests without a number: they rise in all of this program's connections, of which two may have one driver's name."""
+"""Of requests without a number. They rise in all of a program: two connections of one driver may follow each other."""
 
 _MOMENT_S: Final = 0.001
 """What is left of a wait when it is over: timers are not exact."""

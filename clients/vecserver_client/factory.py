@@ -16,6 +16,7 @@ import zmq
 from vecserver.wire.errors import (
     InvalidSpec,
     MalformedMessage,
+    PoolBroken,
     PoolLost,
     PoolStopping,
     ServerUnreachable,
@@ -296,6 +297,11 @@ def _drive(
             )
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
+            continue
+        except PoolBroken as error:
+            if (name, transport) != ("shm", "auto"):
+                raise
+            reasons.append(f"{name}: {error}")  # a reset, over another transport, has its workers made again
             continue
         except MalformedMessage as error:
             if transport != "auto":

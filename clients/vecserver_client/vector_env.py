@@ -171,7 +171,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         arrays = self._actions.coerce(actions)
         self._pending = _Pending.STEP
         try:
-            self._link.begin_step(arrays, self.step_timeout)
+            self._link.begin_step(arrays, self.patience)
         except BaseException:
             self._note_pending()
             raise
@@ -516,7 +516,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def _begin(self, pending: _Pending, request: messages.Reset | messages.Call) -> None:
         self._pending = pending
         try:
-            self._link.begin(request, self.step_timeout)
+            self._link.begin(request, self.patience)
         except BaseException:
             self._note_pending()
             raise

@@ -129,7 +129,9 @@ def test_a_ring_too_many_is_passed_over(stage):
     assert not stage.driver.poll()
     assert stage.driver.owes(1)
     stage.workers[1].gate.set()
-    assert stage.driver.wait(LONG_S)
+    until = time.monotonic() + LONG_S
+    while not stage.driver.wait(LONG_S):  # once for each ring that ended nothing
+        assert time.monotonic() < until
     assert not any(stage.driver.owes(worker) for worker in range(WORKERS))
     stage.step()
 

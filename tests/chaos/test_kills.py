@@ -56,7 +56,7 @@ def test_a_host_that_is_killed_in_a_step_is_named(control, envs):
     envs.step_async(ACTIONS)
     os.kill(host, signal.SIGKILL)
     began = time.monotonic()
-    with pytest.raises(PoolLost, match="signal 9"):
+    with pytest.raises(PoolLost, match="SIGKILL"):
         envs.step_wait(timeout=60.0)
     assert time.monotonic() - began < 10.0
     assert envs.pending_call is None
@@ -74,7 +74,8 @@ def test_a_server_that_stands_still_keeps_nobody_from_stepping(server, envs):
 
 def test_no_duration_is_measured_by_a_clock_that_jumps():
     """The time of day is for people alone: leases, deadlines and retries go by the monotonic clock."""
-    allowed = {"vecserver/pools/registry.py", "vecserver/logs.py"}  # when a pool was made, and a line written
+    # when a pool was made, a line written, and what a page shows as the time of day
+    allowed = {"vecserver/pools/registry.py", "vecserver/logs.py", "vecserver/control/web/sampler.py"}
     users = set()
     for path in [*ROOT.glob("vecserver/**/*.py"), *ROOT.glob("clients/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):

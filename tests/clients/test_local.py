@@ -424,10 +424,12 @@ def test_programs_that_environments_started_end_with_their_worker(opened, tmp_pa
     if ends_by == "kill":
         envs.reset()
         (worker,) = {int(Path(f"/proc/{pid}/stat").read_text().split()[3]) for pid in pids.read_text().split()}
-        os.kill(worker, signal.SIGKILL)
-        with pytest.raises(WorkerDied, match="SIGKILL"):
-            envs.step(np.zeros(2, np.int64))
-    with Watched(int(pids.read_text())) as watched:
+        (started,) = map(int, pids.read_text().split())
+        with Watched(started) as watched:
+            os.kill(worker, signal.SIGKILL)
+            envs.step(np.zeros(2, np.int64))  # with another worker, whose environment has started another program
+            assert not watched.running()
+    with Watched(int(pids.read_text().split()[-1])) as watched:
         envs.close()
         assert not watched.running()
 

@@ -206,6 +206,25 @@ def test_a_pool_that_is_out_of_budget_is_broken_until_its_reset(make, kill, stat
     assert not set(old) & set(stats(envs)["worker_pids"])
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+def test_who_attaches_to_a_broken_pool_can_reset_it(make, kill, server, parts):
+    """Over the next transport where its arena is not lent, also where it was split when it broke."""
+    with vs.ControlClient(server.url) as control:
+        pool = control.create_pool(env_id=COUNT, num_envs=6, workers=3, restart_budget=0)["pool"]
+        with vs.attach(server.url, pool, transport="tcp") as envs:
+            envs.reset(seed=1)
+            part = envs.split(parts)[0] if parts > 1 else envs
+            kill(envs, 0)
+            with pytest.raises((WorkerDied, PoolBroken)):
+                for _ in range(2):
+                    part.step(np.ones(part.num_envs, int))
+        with vs.attach(server.url, pool) as envs:
+            assert envs.transport == "ipc"
+            envs.reset(seed=1)
+            assert envs.step(np.ones(6, int))[0].shape[0] == 6
+        control.delete_pool(pool)
+
+
 @pytest.mark.parametrize("form", ["tcp", "local"])
 def test_environments_that_cannot_be_made_again_break_the_pool(make, kill, tmp_path, form):
     """Each attempt counts; the environment's own words are the reason."""

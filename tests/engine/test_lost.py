@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.environments import CountEnv
+from vecserver.arena.tally import TALLY_SIZE, Tally
 from vecserver.engine.channel import Lost
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.lost import LostRow
@@ -58,9 +59,11 @@ def test_a_row_that_was_never_reset_has_lost_nothing():
 def test_statistics_begin_with_the_first_episode_that_is_whole():
     """Of the rest nobody knows what it earned; a row that was over begins it in the step that resets it."""
     lost = Lost("", True, "NextStep", [False, True], [], None, [None, None])
-    statistics = EpisodeStatistics(10, 12, "NextStep", lost)
-    assert statistics.step(np.array([0.0, 0.0]), [0]) is None
-    assert statistics.step(np.array([0.0, 3.0]), []) is None
-    report = statistics.step(np.array([2.0, 4.0]), [0, 1])
+    statistics, tally = EpisodeStatistics(10, 12, "NextStep", lost), Tally(memoryview(bytearray(TALLY_SIZE)))
+    statistics.bind(10, tally)
+    assert statistics.step(np.array([0.0, 0.0]), [0], report=True) is None
+    assert statistics.step(np.array([0.0, 3.0]), [], report=True) is None
+    report = statistics.step(np.array([2.0, 4.0]), [0, 1], report=True)
+    assert tally.sums == (2, 0, 3, 9.0, 0.0)
     assert report is not None
     assert (report["rows"], report["r"], report["l"]) == ([10, 11], [2.0, 7.0], [1, 2])

@@ -170,6 +170,8 @@ def _print_pool(pool: dict[str, Any], *, as_json: bool) -> None:
     stats = pool["stats"] or {}
     figures = _figures(stats) if stats else {}
     counted = {name: value for name, value in stats.items() if name not in {"batch_seconds", "episode_figures"}}
+    if "restarts" in counted:  # of workers, where those of the host are ``restarts``
+        counted["workers replaced"] = counted.pop("restarts")
     print_pairs({**shown, **endpoints, **counted, **figures})
 
 

@@ -143,6 +143,8 @@ class Door:
         for host, dispatcher in zip(parts, self._dispatcher.drivers, strict=False) if parts else whole:
             if dispatcher.drives(request.lease, request.epoch):
                 return dispatcher.unfit or host
+        if self._dispatcher.drives(request.lease, request.epoch) and self._dispatcher.unfit is not None:
+            return self._dispatcher.unfit  # broken while it was split: only a reset makes it whole
         return self._dispatcher.lease_lost(request.lease)
 
     def _lent(self, borrower: _Borrower, loan: Loan | VecServerError) -> None:

@@ -19,6 +19,7 @@ _EXTRAS: Final = {
     "box2d": "Box2D",
     "mujoco": "mujoco",
     "toy-text": "pygame",
+    "web": "nicegui",
     "sb3": "stable_baselines3",
     "plot": "matplotlib",
 }
