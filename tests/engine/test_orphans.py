@@ -56,6 +56,7 @@ own = subprocess.Popen(["sleep", "3600"])
 child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdout=subprocess.PIPE)
 left = child.stdout.readline().decode()
 print(own.pid, left.strip(), flush=True)
+sys.stdin.readline()
 child.kill()
 child.wait()
 orphans.end_all([own.pid])
@@ -78,10 +79,12 @@ signal.pause()
 def test_what_a_killed_child_leaves_is_ended():
     """What is in a session of its own and deaf to SIGTERM, and what was a daemon before; other children stay."""
     command = [sys.executable, "-c", KEEPER, LEAVING]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as keeper:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
         own, *left = map(int, keeper.stdout.readline().split())
         with Watched(own, *left) as watched:
             assert len(left) == 2
+            keeper.stdin.write(b"\n")
+            keeper.stdin.flush()
             assert keeper.stdout.readline() == b"ended\n"
             assert watched.running(0) == [own]
             watched.signal(own, signal.SIGKILL)

@@ -145,10 +145,11 @@ def test_a_host_that_is_killed_while_it_starts_fails_the_creation(make_registry,
     """Whoever waits for the pool is told how its host ended, and its workers are gone."""
     registry, began = make_registry(grace=0.1), tmp_path / "began"
     spec = PoolSpec(env_id=odd("Stuck-v0"), num_envs=1, env_kwargs={"began": str(began)})
+    others = set(descendants(os.getpid()))
     with ThreadPoolExecutor(1) as thread:
         creation = thread.submit(registry.create, spec)
         wait_for(began.exists)
-        family = descendants(os.getpid())
+        family = [pid for pid in descendants(os.getpid()) if pid not in others]
         with Watched(*family) as processes:
             for pid in family:
                 if "vecserver.dataplane" in Path(f"/proc/{pid}/cmdline").read_text():
