@@ -180,7 +180,7 @@ def test_a_tab_that_vanishes_leaves_nothing(tabs, server, make):
         before = now
 
 
-@pytest.mark.parametrize("width", [320, 400])
+@pytest.mark.parametrize("width", [320, pytest.param(400, marks=pytest.mark.slow)])
 def test_small_screens_need_no_sideways_scrolling(tabs, server, make, width):
     """On every page."""
     pool = make(render_mode="rgb_array", name="a-pool-with-quite-a-long-name-for-so-small-a-screen")
@@ -191,6 +191,7 @@ def test_small_screens_need_no_sideways_scrolling(tabs, server, make, width):
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
 
 
+@pytest.mark.slow
 def test_light_and_dark_follow_the_system_until_a_person_chooses(tabs):
     """And the choice outlives the page."""
 
