@@ -81,14 +81,17 @@ class Connection(Conversation):
             self._send(self._pending.header, b"", b"", timeout)
         return attached
 
-    def keep(self, open_transport: Callable[[], Transport], ttl: float) -> None:
+    def keep(self, open_transport: Callable[[], Transport], ttl: float, *, at_once: bool = False) -> None:
         """Have the lease renewed by a thread while nothing is asked of the pool, from the first request on.
 
         Args:
             open_transport: Opens a connection for that thread.
             ttl: Seconds that the lease lasts without a word.
+            at_once: Begin now: its end costs more than a second driver.
         """
         self._keeps = open_transport, ttl
+        if at_once:
+            self._keep()
 
     def of_part(self, lease: int) -> Connection:
         """A connection of its own to a part of the pool that this one has split."""

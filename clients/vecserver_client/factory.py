@@ -361,7 +361,8 @@ def _reach(
         attached = connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
         check_epoch(attached, pool, endpoint)
         if door is None:  # over shm the process itself is the sign of life
-            connection.keep(open_to(endpoint, largest), attached.info.lease_ttl)
+            at_once = attached.info.lease_expiry != "keep"  # a model may be built for long before the first request
+            connection.keep(open_to(endpoint, largest), attached.info.lease_ttl, at_once=at_once)
             return connection, attached, None
         path = door.removeprefix("shm://")
         return connection, attached, BorrowedArena(path, attached.lease, attached.epoch, _REACH_TIMEOUT, check_pool)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import weakref
+from contextlib import closing
 from typing import TYPE_CHECKING, Final, Protocol
+
+import zmq
 
 from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import Header, Kind
@@ -51,9 +54,13 @@ class KeepAlive:
         )
         self._thread.start()
 
+    def stop(self) -> None:
+        """Have the thread end soon, without waiting for it; may be called again."""
+        self._over.set()
+
     def close(self) -> None:
         """End the thread; may be called again."""
-        self._over.set()
+        self.stop()
         if self._thread is not threading.current_thread():  # which collects garbage too
             self._thread.join(_WORD_S)
 
@@ -75,11 +82,9 @@ def _renew(
 
 def _say_a_word(open_transport: Callable[[], Transport], word: Header) -> None:
     """Send a PING and hear the answer; who does not hear it is asked the next time."""
-    transport = open_transport()
     try:
-        transport.send(word.pack(), b"", b"", _WORD_S)
-        transport.receive(_WORD_S)
-    except (VecServerError, OSError):
-        return  # the pool is out of reach, or gone: the driver's next request will say so
-    finally:
-        transport.close()
+        with closing(open_transport()) as transport:
+            transport.send(word.pack(), b"", b"", _WORD_S)
+            transport.receive(_WORD_S)
+    except (VecServerError, OSError, zmq.ZMQError):
+        return  # the pool is out of reach or gone, which the driver's next request will say; or the driver is closing

@@ -193,6 +193,7 @@ class WebSocketTransport:
         self, url: str, headers: Mapping[str, str], max_body: int, memory: Callable[[int], memoryview] = fresh
     ) -> None:
         self._url = url
+        self._address = address_of(url)
         self._arguments = url, headers, max_body, memory
         self._wire = WebSocketWire(*self._arguments)
         self._socket: socket.socket | None = None
@@ -289,7 +290,7 @@ class WebSocketTransport:
             return sock
 
     def _opened(self, deadline: float) -> socket.socket:
-        host, port, context = address_of(self._url)
+        host, port, context = self._address
         sock = socket.create_connection((host, port), _left(deadline))
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -7,11 +7,12 @@ import queue
 import threading
 
 import pytest
+import zmq
 
 from vecserver.wire.errors import ServerUnreachable
 from vecserver.wire.frames import Header, Kind
 from vecserver_client.keepalive import KeepAlive
-from vecserver_client.transport import MockTransport
+from vecserver_client.transport import MockTransport, ZmqTransport
 
 LONG_S = 10.0
 TTL_S = 0.03
@@ -71,6 +72,43 @@ def test_a_pool_that_is_out_of_reach_is_asked_again(pool):
     for _ in range(3):
         pool.words.get(timeout=LONG_S)
     keep.close()
+
+
+def test_a_context_that_is_destroyed_meanwhile_is_no_traceback(pool):
+    """While a word is said, and before one is."""
+    driver, context, closed = Driver(), zmq.Context(), threading.Semaphore(0)
+    context.destroy()
+
+    def open_transport():
+        closed.release()
+        return ZmqTransport(context, "tcp://127.0.0.1:1", 64)
+
+    pool.error = zmq.ContextTerminated()
+    keeps = [KeepAlive(driver, open_transport, TTL_S), KeepAlive(driver, pool.open, TTL_S)]
+    for _ in range(2):
+        assert closed.acquire(timeout=LONG_S)
+        pool.words.get(timeout=LONG_S)
+    for keep in keeps:
+        keep.close()
+    assert all(transport.closed for transport in pool.opened)
+
+
+def test_who_stops_it_does_not_wait(pool):
+    """Though a word is being said; the thread ends once it was."""
+    driver, said, gate = Driver(), threading.Event(), threading.Event()
+
+    def open_transport():
+        said.set()
+        gate.wait(LONG_S)
+        return pool.open()
+
+    keep = KeepAlive(driver, open_transport, TTL_S)
+    assert said.wait(LONG_S)
+    keep.stop()
+    assert threads() != []
+    gate.set()
+    keep._thread.join(LONG_S)
+    assert threads() == []
 
 
 def test_the_thread_keeps_nobody_alive(pool):

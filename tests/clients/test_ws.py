@@ -357,6 +357,29 @@ def test_a_peer_that_does_not_read_is_unreachable_in_time(kind):
             done.set()
 
 
+def test_what_the_loop_took_before_it_was_lost_is_perhaps_sent():
+    """And what never left is not."""
+    done = threading.Event()
+
+    def deaf(conn):
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        Peer(conn).open()
+        done.wait(LONG_S)
+
+    with asked(deaf, kind=InALoop) as transport:
+        try:
+            with pytest.raises(ServerUnreachable) as raised:
+                for _ in range(4):  # more than the kernel keeps
+                    transport.send(*frames(bytes(MAX_REQUEST - 1000)), SOON_S)
+        finally:
+            done.set()
+    assert raised.value.details["perhaps_sent"]
+    transport = InALoop("ws://127.0.0.1:1/x", {}, MAX_BODY)
+    with closing(transport), pytest.raises(ServerUnreachable) as raised:
+        transport.send(*frames(b"ask"), 0.0)
+    assert not raised.value.details["perhaps_sent"]
+
+
 @in_both
 def test_a_request_that_is_too_large_is_refused_here(kind):
     """Nothing is sent, and the connection stays."""

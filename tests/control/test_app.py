@@ -64,6 +64,14 @@ def test_an_app_beyond_loopback_takes_any_host():
         assert client.get("/healthz").status_code == 200
 
 
+def test_pages_are_framed_by_nobody_else():
+    """On loopback; beyond it, it may be meant."""
+    for loopback_only, said in ((True, "frame-ancestors 'self'"), (False, None)):
+        with serving(create_app(FakeRegistry(), loopback_only=loopback_only)) as client:
+            assert client.get("/docs").headers.get("content-security-policy") == said
+            assert "content-security-policy" not in client.get("/healthz").headers
+
+
 def test_health_answers_while_every_thread_waits(http, registry):
     """/healthz and /readyz need none of the threads that wait for pools."""
     registry.gate.clear()

@@ -209,6 +209,15 @@ def test_an_environment_that_raises_is_an_error_and_no_end(server, pool):
         assert player.step([0, 0])["type"] == "observation"
 
 
+def test_a_worker_that_hangs_is_replaced_and_no_end(server, pool):
+    """Its row is truncated by the step it hangs in, and begins anew with the next."""
+    with playing(server, pool(env_id("Hang-v0"), 1, env_kwargs={"at": 2}, step_timeout=0.3)) as player:
+        player.reset(seed=1)
+        assert player.step([0])["data"]["observation"]["metadata"]["truncated"] == [False]
+        assert player.step([0])["data"]["observation"]["metadata"]["truncated"] == [True]
+        assert player.step([0])["type"] == "observation"
+
+
 def test_no_such_pool(server):
     """Is said, and the connection closed."""
     with playing(server, "nobody") as player:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import orjson
 import pytest
 
+from vecserver.control.web.game import Game
 from vecserver.pools.sessions.about import about_env
-from vecserver.pools.sessions.answers import Ask, Kind, answer
+from vecserver.pools.sessions.answers import Answer, Ask, Kind, answer
 from vecserver.pools.sessions.play import NeedsOwnProcess, Play, PlayOptions, ResetData
-from vecserver.wire.errors import InvalidSpec, ResetNeeded, UnknownEnv
+from vecserver.wire.errors import InvalidSpec, ResetNeeded, SessionLost, UnknownEnv
 
 
 def test_an_environments_parameters_are_told():
@@ -43,3 +47,63 @@ def test_a_frame_is_what_the_episode_looks_like():
     refused = answer(play, Ask.FRAME, b"")
     assert (refused.kind, orjson.loads(refused.data)["errors"][0]["type"]) == (Kind.ERROR, "invalid_spec")
     play.close()
+
+
+class OneProcess:
+    """Sessions of this process, which are opened when the test says so."""
+
+    def __init__(self) -> None:
+        self.gate, self.asked = asyncio.Event(), asyncio.Event()
+        self.open_ones: list = []
+
+    async def open(self):
+        play = Play(PlayOptions())
+
+        async def ask(kind: Ask, data: bytes) -> Answer:
+            return answer(play, kind, data)
+
+        session = SimpleNamespace(process=SimpleNamespace(lost=None), ask=ask, play=play)
+        self.open_ones.append(session)
+        self.asked.set()
+        await self.gate.wait()
+        return session
+
+    def close_session(self, session) -> None:
+        self.open_ones.remove(session)
+        session.play.close()
+
+
+def test_two_resets_at_once_are_of_one_session():
+    """A double click."""
+
+    async def twice() -> None:
+        sessions = OneProcess()
+        game = Game(sessions)
+        resets = [asyncio.ensure_future(game.reset("CartPole-v1", {}, seed)) for seed in (1, 2)]
+        await asyncio.sleep(0)
+        sessions.gate.set()
+        await asyncio.gather(*resets)
+        assert (len(sessions.open_ones), game.seed) == (1, 2)
+        game.close()
+        assert sessions.open_ones == []
+
+    asyncio.run(twice())
+
+
+def test_a_game_that_is_closed_while_it_begins_leaves_nothing():
+    """A tab that is closed behind a click."""
+
+    async def closed() -> None:
+        sessions = OneProcess()
+        game = Game(sessions)
+        reset = asyncio.ensure_future(game.reset("CartPole-v1", {}, 1))
+        await sessions.asked.wait()
+        game.close()
+        sessions.gate.set()
+        with pytest.raises(SessionLost):
+            await reset
+        with pytest.raises(SessionLost):
+            await game.reset("CartPole-v1", {}, 1)
+        assert sessions.open_ones == []
+
+    asyncio.run(closed())

@@ -6,7 +6,7 @@ import pytest
 
 from vecserver.control.web.charts import chart_options, chart_series, with_gaps
 from vecserver.control.web.snippets import attach_code, make_code, play_code
-from vecserver.control.web.wording import number_text, seconds_text, sparkline, value_text
+from vecserver.control.web.wording import number_text, reward_text, seconds_text, sparkline, value_text
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,12 @@ def test_numbers_have_three_digits_that_count(number, text):
 def test_durations_have_the_unit_that_fits(seconds, text):
     """From microseconds to hours."""
     assert seconds_text(seconds) == text
+
+
+@pytest.mark.parametrize(("reward", "text"), [(None, "–"), (1.0, "1"), (-0.123456, "-0.1235")])
+def test_rewards_have_four_digits_that_count(reward, text):
+    """One that is no number is a dash."""
+    assert reward_text(reward) == text
 
 
 def test_a_long_value_loses_its_middle():

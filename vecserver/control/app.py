@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from vecserver import __version__
 from vecserver.control.environments import environment_routes
 from vecserver.control.frames import frame_routes
-from vecserver.control.guards import BodyLimit, LoopbackHosts, SameOrigin
+from vecserver.control.guards import BodyLimit, LoopbackHosts, OwnFrames, SameOrigin
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
 from vecserver.control.openenv.vec import vec_routes
@@ -44,7 +44,7 @@ def create_app(
         registry: The pools; whoever made it closes it.
         sessions: OpenEnv's sessions; whoever made them closes them. None for a server without them.
         page: What is at ``/web``; None for a server that no person looks at.
-        loopback_only: Refuse requests whose Host header is no loopback name.
+        loopback_only: Refuse requests whose Host header is no loopback name, and to be shown in frames of other sites.
 
     Returns:
         An ASGI app.
@@ -73,6 +73,7 @@ def create_app(
     app.add_middleware(BodyLimit)
     app.add_middleware(SameOrigin)
     if loopback_only:
+        app.add_middleware(OwnFrames)
         app.add_middleware(LoopbackHosts)
     app.add_middleware(RequestObserver, metrics=HttpMetrics(metrics))
     _describe_problems(app)

@@ -1,10 +1,13 @@
-"""What is refused before any route sees it: requests for another host's name or by another page, and large bodies."""
+"""What is refused before any route sees it: requests for another host's name or by another page, and large bodies.
+
+And what browsers are told: who may show this server's pages in a frame.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 
 from vecserver.control.problems import answer
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge
@@ -12,7 +15,7 @@ from vecserver.wire.errors import MalformedMessage, MessageTooLarge
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts", "SameOrigin"]
+__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts", "OwnFrames", "SameOrigin"]
 
 MAX_BODY_BYTES: Final = 8 << 20
 """4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
@@ -45,6 +48,29 @@ class LoopbackHosts:
                 await answer(refusal, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class OwnFrames:
+    """Middleware of a server that listens on loopback: has browsers show its pages in frames of its own pages only.
+
+    Another's page could lay its own over one of these, and have a person press a button that is not seen. Beyond
+    loopback it may be meant: Hugging Face shows its Spaces in a frame.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on any request, and say so with an answer that is HTML."""
+
+        async def saying(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                if headers.get("content-type", "").startswith("text/html"):
+                    headers.append("Content-Security-Policy", "frame-ancestors 'self'")
+            await send(message)
+
+        await self.app(scope, receive, saying if scope["type"] == "http" else send)
 
 
 class SameOrigin:

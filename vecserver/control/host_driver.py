@@ -12,6 +12,7 @@ from vecserver.pools.batches import decode_batch
 from vecserver.wire import messages
 from vecserver.wire.errors import DeadlineExceeded, VecServerError
 from vecserver.wire.frames import Flag, Header, Kind, digest_of
+from vecserver.wire.session import REPLACEMENT_S
 
 if TYPE_CHECKING:
     from vecserver.control.host_line import HostLine
@@ -79,9 +80,10 @@ class HostDriver:
 
         Raises:
             VecServerError: The pool's answer.
-            DeadlineExceeded: The batch takes too long; it may end all the same, and this driver is of no more use.
+            DeadlineExceeded: The batch takes longer than a worker and its replacement may; it may end all the same,
+                and this driver is of no more use.
         """
-        _, reply, slot = await self._ask(kind, ext, body, self.info.step_timeout, self._seq + 1)
+        _, reply, slot = await self._ask(kind, ext, body, self.info.step_timeout + REPLACEMENT_S, self._seq + 1)
         if len(slot) > _IN_LINE:
             return await asyncio.to_thread(decode_batch, self.info, kind, reply, slot)
         return decode_batch(self.info, kind, reply, slot)

@@ -56,9 +56,11 @@ class AsyncConnection(Conversation):
             await self._send(self._pending.header, b"", b"", timeout)
         return attached
 
-    def keep(self, open_transport: Callable[[], Transport], ttl: float) -> None:
+    def keep(self, open_transport: Callable[[], Transport], ttl: float, *, at_once: bool = False) -> None:
         """As ``Connection.keep``: a program may compute in the event loop, too."""
         self._keeps = open_transport, ttl
+        if at_once:
+            self._keep()
 
     def _keep(self) -> None:
         assert self._keeps is not None
@@ -172,10 +174,12 @@ class AsyncConnection(Conversation):
             pass  # it ends with its time to live
         finally:
             self.abort()
+            if self._keep_alive is not None:
+                await asyncio.to_thread(self._keep_alive.close)
 
     def abort(self) -> None:
         """Close the transport at once; a task that waits gets a LocalError. Any thread may do so."""
         self._closed = True
         if self._keep_alive is not None:
-            self._keep_alive.close()
+            self._keep_alive.stop()
         self._transport.close()

@@ -244,7 +244,9 @@ async def _drive(
                 except TransportUnavailable:
                     await connection.close(_GIVE_BACK_TIMEOUT)
                     raise
-                connection.keep(_keeper(name, endpoint, largest, control.headers), attached.info.lease_ttl)
+                keeper = _keeper(name, endpoint, largest, control.headers)
+                at_once = attached.info.lease_expiry != "keep"  # a model may be built for long before the first request
+                connection.keep(keeper, attached.info.lease_ttl, at_once=at_once)
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()

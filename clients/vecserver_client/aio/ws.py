@@ -8,7 +8,7 @@ from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
-from vecserver.wire.errors import TransportUnavailable, VecServerError
+from vecserver.wire.errors import ServerUnreachable, TransportUnavailable, VecServerError
 from vecserver_client.direct import unreachable
 from vecserver_client.ws import KNOCK_S, WebSocketWire, address_of, checked_request
 
@@ -35,6 +35,7 @@ class LoopWebSocket:
 
     def __init__(self, url: str, headers: Mapping[str, str], max_body: int) -> None:
         self._url = url
+        self._address = address_of(url)
         self._arguments = url, headers, max_body
         self._connection: _Connection | None = None
 
@@ -42,13 +43,22 @@ class LoopWebSocket:
         """Send one message; errors as ``WebSocketTransport.send``."""
         message = checked_request(header, ext, body)
         deadline = monotonic() + timeout
-        if self._connection is not None and await self._connection.write(message, deadline):
-            return
+        perhaps_sent = False
+        if self._connection is not None:
+            if await self._connection.write(message, deadline):
+                return
+            perhaps_sent = self._connection.took
         self.close()
-        connection = await self._connect(deadline, timeout)
-        if not await connection.write(message, deadline):
+        try:
+            connection = await self._connect(deadline, timeout)
+            if await connection.write(message, deadline):
+                return
+            perhaps_sent |= connection.took
             self.close()
             raise unreachable(self._url, "does not take a message", timeout)
+        except ServerUnreachable as error:
+            error.details["perhaps_sent"] = perhaps_sent
+            raise
 
     async def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``WebSocketTransport.receive``."""
@@ -60,7 +70,7 @@ class LoopWebSocket:
         while True:
             try:
                 async with asyncio.timeout(deadline - monotonic()):
-                    host, port, context = address_of(self._url)
+                    host, port, context = self._address
                     loop = asyncio.get_running_loop()
                     make = partial(_Connection, WebSocketWire(*self._arguments))
                     _, self._connection = await loop.create_connection(make, host, port, ssl=context)
@@ -102,6 +112,8 @@ class _Connection(asyncio.Protocol):
     def __init__(self, wire: WebSocketWire) -> None:
         self._wire = wire
         self._failure: Exception | None = None
+        self.took = False
+        """Whether bytes of the last message were handed to the loop: the peer may have them all, whatever came then."""
         self._is_full = self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -159,7 +171,8 @@ class _Connection(asyncio.Protocol):
 
     async def write(self, message: bytes, deadline: float) -> bool:
         """Send all of it, unless the connection is lost or the peer does not read until the deadline."""
-        if self._failure is not None or not self._wire.send(message):
+        self.took = self._failure is None and self._wire.send(message)
+        if not self.took:
             return False
         self._transport.write(self._wire.to_send())
         left = deadline - monotonic()

@@ -90,9 +90,8 @@ def _number(field: Number) -> Callable[[], Any]:
         ).props(_DENSE if field.whole else f"{_DENSE} step=any")
         if field.low is not None and field.high is not None:
             step = 1 if field.whole else (field.high - field.low) / _STEPS
-            ui.slider(min=field.low, max=field.high, step=step, value=start).props(
-                f'aria-label="{field.label}"'
-            ).bind_value(number)
+            slider = ui.slider(min=field.low, max=field.high, step=step, value=start).bind_value(number)
+            slider.props["aria-label"] = field.label  # an environment may have any text in it
     return lambda: int(number.value) if field.whole and number.value is not None else number.value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -29,15 +30,15 @@ class Turn:
     Attributes:
         number: The step's in its episode; 0 of a reset.
         action: None of a reset.
-        reward: None of a reset.
-        total: Of the episode so far.
+        reward: None of a reset, and where it is no finite number.
+        total: Of the episode so far; None likewise.
         end: ``terminated``, ``truncated``, both with a comma, or nothing.
     """
 
     number: int
     action: Any
     reward: float | None
-    total: float
+    total: float | None
     end: str
     observation: Any
     info: dict[str, Any]
@@ -85,6 +86,8 @@ class Game:
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
         self._session: Session | None = None
+        self._turn = asyncio.Lock()
+        self._closed = False
         self.env_id = ""
         self.kwargs: dict[str, Any] = {}
         self.seed: int | None = None
@@ -107,16 +110,32 @@ class Game:
         Raises:
             VecServerError: Why not; the episode under way goes on where the environment could not be made.
         """
-        session = self._session
-        if session is None or session.process.lost is not None:
-            self.close()
-            session = self._session = await self._sessions.open()
-        data = {"env_id": env_id, "kwargs": kwargs, "seed": seed}
-        answer = await self._asked(session, {"type": "reset", "data": data})
-        self.schema = _data_of(await session.ask(Ask.SCHEMA, b""))["action"]["properties"]["action"]
-        self.env_id, self.kwargs, self.seed = env_id, kwargs, seed
-        self.turns = [_turn(answer, None)]
-        return self.turns[0]
+        async with self._turn:
+            session = await self._opened()
+            data = {"env_id": env_id, "kwargs": kwargs, "seed": seed}
+            answer = await self._asked(session, {"type": "reset", "data": data})
+            self.schema = _data_of(await session.ask(Ask.SCHEMA, b""))["action"]["properties"]["action"]
+            self.env_id, self.kwargs, self.seed = env_id, kwargs, seed
+            self.turns = [_turn(answer, None)]
+            return self.turns[0]
+
+    async def _opened(self) -> Session:
+        """Where it is played from now on."""
+        if self._session is None or self._session.process.lost is not None:
+            self._leave()
+            self._check_open()
+            session = await self._sessions.open()
+            try:
+                self._check_open()
+            except SessionLost:  # meanwhile: nobody else would ever end it
+                self._sessions.close_session(session)
+                raise
+            self._session = session
+        return self._session
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SessionLost("the game was closed")
 
     async def step(self, action: Any) -> Turn:
         """Take a step.
@@ -134,7 +153,7 @@ class Game:
         try:
             return _data_of(await session.ask(Ask.MESSAGE, msgspec.json.encode(message)))
         except SessionLost:
-            self.close()
+            self._leave()
             raise
 
     async def frame(self) -> str | None:
@@ -151,7 +170,11 @@ class Game:
         return "data:image/png;base64," + base64.b64encode(answer.data).decode()
 
     def close(self) -> None:
-        """End it; may be called again."""
+        """End it, for good; may be called again."""
+        self._closed = True
+        self._leave()
+
+    def _leave(self) -> None:
         session, self._session = self._session, None
         if session is not None:
             self._sessions.close_session(session)

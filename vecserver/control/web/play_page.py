@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from html import escape
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,9 +14,11 @@ from vecserver.control.web.forms import Choice, action_field, choice_keys
 from vecserver.control.web.game import Game
 from vecserver.control.web.shell import Banner, address_of, code, heading, section, shell
 from vecserver.control.web.snippets import play_code
-from vecserver.control.web.wording import NOTHING, value_text
+from vecserver.control.web.wording import NOTHING, reward_text, value_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from fastapi import Request
     from nicegui.events import KeyEventArguments
 
@@ -88,7 +91,9 @@ class _PlayPage:
         return tiles
 
     async def _reset(self) -> None:
-        with self._banner.explaining():
+        with self._alone() as alone:
+            if not alone:
+                return
             kwargs = self.choice.kwargs()
             if self.choice.render_mode is not None:
                 kwargs["render_mode"] = self.choice.render_mode
@@ -120,12 +125,20 @@ class _PlayPage:
             await self._reset()
 
     async def _step(self, action: Any) -> None:
-        if self._busy:  # a key that is held down repeats faster than some environments step
+        with self._alone() as alone:
+            if alone:
+                await self._show(await self._game.step(action))
+
+    @contextmanager
+    def _alone(self) -> Iterator[bool]:
+        """Whether nothing else is under way: a key that is held down repeats faster than some environments step."""
+        if self._busy:
+            yield False
             return
         self._busy = True
         try:
             with self._banner.explaining():
-                await self._show(await self._game.step(action))
+                yield True
         finally:
             self._busy = False
 
@@ -138,8 +151,8 @@ class _PlayPage:
         self._unseen.set_text("" if frame else "Choose render mode rgb_array, where the environment has it, to see it.")
         texts = {
             "Step": str(turn.number),
-            "Reward": NOTHING if turn.reward is None else f"{turn.reward:.4g}",
-            "Return": f"{turn.total:.4g}",
+            "Reward": reward_text(turn.reward),
+            "Return": reward_text(turn.total),
             "Episode": turn.end or "under way",
         }
         for name, text in texts.items():
@@ -162,7 +175,6 @@ def _table(turns: list[Turn]) -> str:
 
 
 def _line(turn: Turn) -> str:
-    reward = NOTHING if turn.reward is None else f"{turn.reward:.4g}"
     action = escape(value_text(turn.action, 80)) if turn.number else "reset"
-    cells = (str(turn.number), action, reward, f"{turn.total:.4g}", turn.end)
+    cells = (str(turn.number), action, reward_text(turn.reward), reward_text(turn.total), turn.end)
     return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

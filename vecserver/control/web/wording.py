@@ -12,7 +12,16 @@ if TYPE_CHECKING:
 
     from vecserver.pools.results import PoolView
 
-__all__ = ["NOTHING", "ago_text", "number_text", "restarts_text", "seconds_text", "sparkline", "value_text"]
+__all__ = [
+    "NOTHING",
+    "ago_text",
+    "number_text",
+    "restarts_text",
+    "reward_text",
+    "seconds_text",
+    "sparkline",
+    "value_text",
+]
 
 NOTHING: Final = "–"
 """In the place of a number that is not known."""
@@ -31,6 +40,11 @@ def number_text(number: float | None) -> str:
     if size >= 999.5:
         return f"{number / 1e3:.3g} k"
     return f"{number:.0f}" if size >= 100 else f"{number:.3g}"
+
+
+def reward_text(reward: float | None) -> str:
+    """A reward with four digits that count."""
+    return NOTHING if reward is None else f"{reward:.4g}"
 
 
 def seconds_text(seconds: float | None) -> str:
