@@ -11,7 +11,11 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
 from tests.pools.registries import open_registry
+from vecserver.pools.handshake import HostReady
+from vecserver.pools.hosts import NoHost
 from vecserver.pools.keeping import Attempts, Keeper
+from vecserver.pools.registry import _Pool
+from vecserver.pools.results import unmade
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.pools.store import FILE, DurablePool, PoolStore
 from vecserver.pools.supervision import Supervisor
@@ -237,6 +241,26 @@ def test_memory_of_all_pools_is_bounded(make_registry):
     registry.delete(first.pool)
     third = registry.create(COUNT)
     assert [view.pool for view in registry.list()] == [second.pool, third.pool]
+
+
+def test_a_pool_without_a_host_has_no_memory(make_registry):
+    """What a durable pool had before its host ended is free while it cannot be made again."""
+    registry = make_registry()
+    ready = HostReady(unmade(DurablePool("train", COUNT)).info, {}, 1, 99)
+    registry._pools["train"] = _Pool(NoHost("train", "lost"), COUNT, ready, 0.0, 0.0)
+    assert registry._arena_bytes() == 0
+
+
+def test_a_process_that_cannot_be_ended_leaves_the_others_no_trouble(make_registry, caplog):
+    """All are ended; the one is logged."""
+    registry, ended = make_registry(), []
+    first, second = NoHost("first", "none"), NoHost("second", "none")
+    first.end = lambda _: 1 / 0
+    second.end = ended.append
+    registry._end([first, second], 0.0)
+    assert len(ended) == 1
+    assert not registry._ending
+    assert "could not be ended" in caplog.text
 
 
 def test_a_pool_may_not_be_larger_than_its_own_cap(make_registry):

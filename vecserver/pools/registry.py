@@ -244,7 +244,11 @@ class Registry:
 
     def _arena_bytes(self) -> int:
         """Shared memory of the pools that have a host; the lock is held."""
-        return sum(made.ready.arena_bytes for made in self._pools.values() if made.process.exitcode is None)
+        return sum(
+            made.ready.arena_bytes
+            for made in self._pools.values()
+            if isinstance(made.process, HostProcess) and made.process.exitcode is None
+        )
 
     def _reserve(self, name: str | None) -> str:
         if name is not None:
@@ -663,5 +667,10 @@ class Registry:
         # the batch in flight, the environments' closing, and then the host's own way out
         deadline = time.monotonic() + 2 * grace + _EXIT_SLACK
         for process in processes:
-            process.end(deadline)
-            self._ending.discard(process)
+            try:
+                process.end(deadline)
+            except Exception:  # noqa: BLE001 - one pool's trouble must not leave the others running
+                about = {"host_pid": process.pid}
+                _log.exception("a defect of the server: a host process could not be ended", extra=about)
+            finally:
+                self._ending.discard(process)
