@@ -159,7 +159,7 @@ def test_a_pool_that_ends_again_and_again_stays_lost(monkeypatch):
 
 
 def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
-    """Deleting a durable pool while it is made again ends that, and it is forgotten."""
+    """Deleting a durable pool while it is made again ends that; its name is free for another at once."""
     registry, gate = make_registry(store=PoolStore(tmp_path), grace=0.1), tmp_path / "gate"
     gate.touch()
     view = registry.create(
@@ -167,11 +167,24 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
     )
     gate.unlink()
     kill_host(view)
-    wait_for(lambda: registry._starting.get("g"))
+    wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
     registry.delete("g")
     assert registry.list() == []
+    again = registry.create(COUNT, "g", durable=True)
     wait_for(lambda: not any(maker.is_alive() for maker in registry._keeper._makers))
-    assert registry.list() == []
+    assert [(view.state, view.epoch) for view in registry.list()] == [("ready", again.epoch)]
+
+
+def test_a_name_stays_with_its_last_maker(make_registry):
+    """A maker whose name was taken away, and taken again, frees nothing when it ends."""
+    registry = make_registry()
+    first = registry._reserve("train")
+    registry._starting.clear()
+    second = registry._reserve("train")
+    registry._give_up(first)
+    assert registry._holds(second)
+    registry._give_up(second)
+    assert not registry._starting
 
 
 def test_a_server_ends_while_it_makes_pools(tmp_path):
@@ -179,7 +192,7 @@ def test_a_server_ends_while_it_makes_pools(tmp_path):
     gated = PoolSpec(env_id=odd("Gated-v0"), num_envs=1, env_kwargs={"gate": str(tmp_path / "never")})
     with open_registry(grace=0.1) as registry:
         registry.restore([DurablePool("g", gated)])
-        wait_for(lambda: registry._starting.get("g"))
+        wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
 
 
 def test_a_server_without_a_store_keeps_nothing(make_registry):

@@ -100,6 +100,18 @@ class _Pool:
     keys: Keys = field(default_factory=Keys)
 
 
+@dataclass(eq=False, slots=True)
+class _Reservation:
+    """A name that one maker holds until its pool is listed; whoever deletes the pool takes it away.
+
+    Attributes:
+        process: What makes the pool, once it was started.
+    """
+
+    pool: str
+    process: HostProcess | None = None
+
+
 class HostAddress(NamedTuple):
     """Where a pool's host is reached from this process.
 
@@ -151,7 +163,7 @@ class Registry:
         self._conversations = 0
         self._quiet = threading.Condition()
         self._pools: dict[str, _Pool] = {}
-        self._starting: dict[str, HostProcess | None] = {}
+        self._starting: dict[str, _Reservation] = {}
         self._ending: set[HostProcess | NoHost] = set()
         self._sockets = itertools.count()
         self._admission = Admission(self.caps.max_creations)
@@ -181,21 +193,30 @@ class Registry:
         spec.check(self.caps)
         if durable:
             self._keeper.check()
-        pool = self._reserve(name)
+        reservation = self._reserve(name)
+        pool = reservation.pool
         try:
             with self._admission.turn(self._start_timeout):
-                made = replace(self._make(pool, spec), durable=durable)
-            self._publish(pool, made)
+                made = replace(self._make(reservation, spec), durable=durable)
+            self._publish(reservation, made)
         finally:
             with self._lock:
-                self._starting.pop(pool, None)
+                self._give_up(reservation)
         self._log_made(pool, made)
         return self._view(pool, made)
 
-    def _make(self, pool: str, spec: PoolSpec) -> _Pool:
+    def _give_up(self, reservation: _Reservation) -> None:
+        """Free a name, unless somebody else holds it by now; the lock is held."""
+        if self._holds(reservation):
+            del self._starting[reservation.pool]
+
+    def _holds(self, reservation: _Reservation) -> bool:
+        return self._starting.get(reservation.pool) is reservation
+
+    def _make(self, reservation: _Reservation, spec: PoolSpec) -> _Pool:
         """Start a host process and wait for its pool; nothing is left of it where this raises."""
         began = time.monotonic()
-        process = self._start(pool, spec)
+        process = self._start(reservation, spec)
         try:
             ready = process.greet()
         except BaseException as error:
@@ -208,9 +229,9 @@ class Registry:
             self._row_costs.note(spec, ready.row_us)
         return _Pool(process, spec, ready, time.time(), time.monotonic() - began)
 
-    def _publish(self, pool: str, made: _Pool, instead_of: _Pool | None = None) -> None:
+    def _publish(self, reservation: _Reservation, made: _Pool, instead_of: _Pool | None = None) -> None:
         """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
-        process = made.process
+        pool, process = reservation.pool, made.process
         assert isinstance(process, HostProcess)
         try:
             if made.durable and instead_of is None:
@@ -218,7 +239,7 @@ class Registry:
             with self._lock:
                 if self.closing:
                     raise PoolStopping("the server is shutting down")
-                if pool not in self._starting or self._pools.get(pool) is not instead_of:
+                if not self._holds(reservation) or self._pools.get(pool) is not instead_of:
                     raise PoolStopping("the pool was given up while its environments were made")
                 self._check_total(made.ready.arena_bytes)
                 del self._starting[pool]
@@ -250,7 +271,7 @@ class Registry:
             if isinstance(made.process, HostProcess) and made.process.exitcode is None
         )
 
-    def _reserve(self, name: str | None) -> str:
+    def _reserve(self, name: str | None) -> _Reservation:
         if name is not None:
             check_pool_name(name)
         self._bury()
@@ -269,10 +290,10 @@ class Registry:
             pool = name
             while pool is None or pool in taken:
                 pool = f"p-{secrets.token_hex(3)}"
-            self._starting[pool] = None
-        return pool
+            reservation = self._starting[pool] = _Reservation(pool)
+        return reservation
 
-    def _start(self, pool: str, spec: PoolSpec) -> HostProcess:
+    def _start(self, reservation: _Reservation, spec: PoolSpec) -> HostProcess:
         caps = self.caps
         with self._lock:
             if caps.max_total_arena_bytes is not None:
@@ -280,7 +301,7 @@ class Registry:
                 caps = replace(caps, max_arena_bytes=min(caps.max_arena_bytes, left))
         number = next(self._sockets)  # a name may be used again before the last socket of that name is gone
         start = HostStart(
-            pool=pool,
+            pool=reservation.pool,
             spec=spec,
             caps=caps,
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
@@ -295,9 +316,9 @@ class Registry:
         )
         process = HostProcess(self._host_command, start)
         with self._lock:
-            self._starting[pool] = process
-            closing = self.closing
-        if closing:
+            reservation.process = process
+            wanted = self._holds(reservation) and not self.closing
+        if not wanted:
             process.ask_to_stop()
         return process
 
@@ -344,23 +365,29 @@ class Registry:
                 old = self._pools.get(pool)
                 if old is None:
                     raise PoolStopping("the pool was deleted")
-                self._starting[pool] = None
+                if isinstance(old.process, HostProcess) and old.process.exitcode is None:
+                    raise PoolStopping("the pool was deleted, and there is another one of its name")
+                reservation = self._starting[pool] = _Reservation(pool)
             try:
                 old.spec.check(self.caps)
                 made = replace(
-                    self._make(pool, old.spec),
+                    self._make(reservation, old.spec),
                     durable=True,
                     created=old.created,
                     restarts=old.restarts + bool(old.ready.epoch),
                     last_loss=old.last_loss,
                 )
-                self._publish(pool, made, instead_of=old)
+                self._publish(reservation, made, instead_of=old)
             except VecServerError as error:
                 self._note_unmade(pool, old, error)
+                with self._lock:
+                    wanted = self._holds(reservation)
+                if not wanted:
+                    raise PoolStopping("the pool was deleted") from error
                 raise
             finally:
                 with self._lock:
-                    self._starting.pop(pool, None)
+                    self._give_up(reservation)
         old.process.end(time.monotonic())
         self._log_made(pool, made)
 
@@ -612,13 +639,14 @@ class Registry:
             StateUnavailable: A durable pool could not be forgotten; it goes on.
         """
         with self._lock:
-            starting, made = self._starting.get(pool), self._pools.get(pool)
-        if starting is None:
+            reservation, made = self._starting.get(pool), self._pools.get(pool)
+        if reservation is None or reservation.process is None:
             made = self._find(pool)
         if made is not None and made.durable:
             self._keeper.forget(pool)  # first: what is forgotten and runs ends with the server
         with self._lock:
-            starting, made = self._starting.pop(pool, None), self._pools.pop(pool, None)
+            reservation, made = self._starting.pop(pool, None), self._pools.pop(pool, None)
+            starting = None if reservation is None else reservation.process
         if starting is not None:
             starting.ask_to_stop()  # the thread that waits for it ends it
             if force:
@@ -635,7 +663,7 @@ class Registry:
             first, self._closed = not self._closed, True
             self.closing = True
             processes = [made.process for made in self._pools.values()]
-            starting = [process for process in self._starting.values() if process is not None]
+            starting = [each.process for each in self._starting.values() if each.process is not None]
             self._pools.clear()
         self._admission.close()
         for process in starting:  # the thread that waits for it ends it
@@ -655,7 +683,7 @@ class Registry:
         """
         self.closing = True
         processes = [made.process for made in list(self._pools.values())] + list(self._ending)
-        processes += [process for process in list(self._starting.values()) if process is not None]
+        processes += [each.process for each in list(self._starting.values()) if each.process is not None]
         for process in processes:
             process.kill()
 
