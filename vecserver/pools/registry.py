@@ -423,7 +423,7 @@ class Registry:
         """
         if self.closing:
             raise PoolStopping("the server is shutting down")
-        made = self._find(pool)
+        made = self._listed(pool)  # the event loop calls this
         self._check_alive(made)
         return HostAddress(made.ready.endpoints["ipc"].removeprefix("ipc://"), made.ready.info)
 
@@ -439,15 +439,28 @@ class Registry:
         with self._lock:
             ended = [pool for pool, made in self._pools.items() if made.process.exitcode == EXPIRED]
             buried = [self._pools.pop(pool) for pool in ended]
+        self._end([made.process for made in buried], 0.0)
         for pool, made in zip(ended, buried, strict=True):
             if made.durable:
-                self._keeper.forget(pool)
-        self._end([made.process for made in buried], 0.0)
+                self._forget_ended(pool)
+
+    def _forget_ended(self, pool: str) -> None:
+        try:
+            self._keeper.forget(pool)
+        except StateUnavailable as error:
+            about = {"pool": pool, "code": error.code}
+            _log.error("it has ended and comes back with the next start: %s", error.message, extra=about)
 
     def _find(self, pool: str) -> _Pool:
         self._bury()
+        return self._listed(pool)
+
+    def _listed(self, pool: str) -> _Pool:
+        """A pool, or an error; without waiting for anything but the lock."""
         with self._lock:
             made = self._pools.get(pool)
+            if made is not None and made.process.exitcode == EXPIRED:  # it is not buried yet
+                made = None
             names = sorted(self._pools)
         if made is None and self.closing:
             raise PoolStopping("the server is shutting down, and its pools with it", pool=pool)
