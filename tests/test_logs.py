@@ -87,6 +87,10 @@ def test_a_line_of_another_process_is_an_event_again(root):
         '{"time": "x", "level": "info", "logger": "vecserver.x", "message": "", "pid": 1}',
         '{"time": "2026-01-01T00:00:00Z", "level": "loud", "logger": "vecserver.x", "message": "", "pid": 1}',
         '{"time": "2026-01-01T00:00:00Z", "level": "info", "logger": "root", "message": "", "pid": 1}',
+        '{"time": "2026-01-01T00:00:00Z", "level": "info", "logger": "vecserver.x", "message": "", "pid": Infinity}',
+        '{"time": "2026-01-01T00:00:00Z", "level": "info", "logger": "vecserver.x", "message": "\\ud800", "pid": 1}',
+        '{"time": "0001-01-01T00:00:00", "level": "info", "logger": "vecserver.x", "message": "", "pid": 1e999}',
+        '{"time": ' + "[" * 100_000,
     ],
 )
 def test_what_environments_print_is_no_event(line):

@@ -100,6 +100,7 @@ def record_of(line: str, **fixed: Any) -> logging.LogRecord | None:
         return None
     try:
         said = json.loads(line)
+        json.dumps(said, ensure_ascii=False, allow_nan=False).encode()  # as it is written again
         level, name, created = _LEVELS[said["level"]], str(said["logger"]), datetime.fromisoformat(said["time"])
         values = {
             "name": name,
@@ -108,11 +109,12 @@ def record_of(line: str, **fixed: Any) -> logging.LogRecord | None:
             "msg": str(said["message"]),
             "created": created.timestamp(),
             "process": int(said["pid"]),
-            "exc_text": said.get("traceback"),
+            "exc_text": None if said.get("traceback") is None else str(said["traceback"]),
             **{field: said[field] for field in FIELDS if field in said},
             **fixed,
         }
-    except (ValueError, KeyError, TypeError, AttributeError):  # an environment may print anything
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError):
+        # an environment may print anything
         return None
     return logging.makeLogRecord(values) if name.startswith(_OURS) else None
 

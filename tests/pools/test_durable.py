@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +14,11 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
 from tests.pools.registries import open_registry
+from vecserver.pools.handshake import EXPIRED, HostReady
+from vecserver.pools.hosts import NoHost
 from vecserver.pools.keeping import Attempts, Keeper
+from vecserver.pools.registry import _Pool
+from vecserver.pools.results import unmade
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.pools.store import FILE, DurablePool, PoolStore
 from vecserver.pools.supervision import Supervisor
@@ -154,8 +161,60 @@ def test_a_pool_that_ends_again_and_again_stays_lost(monkeypatch):
     assert tried == ["train"] * 8
 
 
+def test_a_defect_is_an_attempt_like_others(monkeypatch, caplog):
+    """Whatever goes wrong, it is logged and tried again; also where no thread is to be had."""
+    tried = []
+
+    def fail(pool):
+        tried.append(pool)
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("vecserver.pools.keeping._FIRST_PAUSE_S", 0.0)
+    with closing(Supervisor(lambda _: None)) as supervisor, closing(Keeper(None, supervisor, fail)) as keeper:
+        keeper.lacks_host("train")
+        wait_for(lambda: "not made again" in keeper.prospect("train"))
+        assert tried == ["train"] * 8
+        monkeypatch.setattr(threading.Thread, "start", refuse_thread)
+        keeper.lacks_host("other")
+        wait_for(lambda: "not made again" in keeper.prospect("other"))
+    assert "ZeroDivisionError" in caplog.text
+    assert "can't start new thread" in caplog.text
+
+
+def refuse_thread(thread):
+    raise RuntimeError("can't start new thread")
+
+
+class Ended:
+    """A process that somebody has ended: its descriptor is gone."""
+
+    def give_pidfd(self) -> int:
+        return -1
+
+
+class Running(Ended):
+    """A process that has not ended."""
+
+    def give_pidfd(self) -> int:
+        return os.pidfd_open(os.getpid())
+
+
+def test_a_process_that_was_ended_already_is_not_watched():
+    """Nor is any after the end; the thread goes on, and no descriptor is left."""
+    called = threading.Event()
+    with closing(Supervisor(lambda _: None)) as supervisor:
+        supervisor.watch(Ended())
+        supervisor.call_in(0.0, called.set)
+        assert called.wait(30)
+    before = sorted(Path("/proc/self/fd").iterdir())
+    supervisor.watch(Running())
+    supervisor.call_in(0.0, called.clear)
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
+    assert not supervisor._watched
+
+
 def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
-    """Deleting a durable pool while it is made again ends that, and it is forgotten."""
+    """Deleting a durable pool while it is made again ends that; its name is free for another at once."""
     registry, gate = make_registry(store=PoolStore(tmp_path), grace=0.1), tmp_path / "gate"
     gate.touch()
     view = registry.create(
@@ -163,11 +222,24 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
     )
     gate.unlink()
     kill_host(view)
-    wait_for(lambda: registry._starting.get("g"))
+    wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
     registry.delete("g")
     assert registry.list() == []
+    again = registry.create(COUNT, "g", durable=True)
     wait_for(lambda: not any(maker.is_alive() for maker in registry._keeper._makers))
-    assert registry.list() == []
+    assert [(view.state, view.epoch) for view in registry.list()] == [("ready", again.epoch)]
+
+
+def test_a_name_stays_with_its_last_maker(make_registry):
+    """A maker whose name was taken away, and taken again, frees nothing when it ends."""
+    registry = make_registry()
+    first = registry._reserve("train")
+    registry._starting.clear()
+    second = registry._reserve("train")
+    registry._give_up(first)
+    assert registry._holds(second)
+    registry._give_up(second)
+    assert not registry._starting
 
 
 def test_a_server_ends_while_it_makes_pools(tmp_path):
@@ -175,7 +247,7 @@ def test_a_server_ends_while_it_makes_pools(tmp_path):
     gated = PoolSpec(env_id=odd("Gated-v0"), num_envs=1, env_kwargs={"gate": str(tmp_path / "never")})
     with open_registry(grace=0.1) as registry:
         registry.restore([DurablePool("g", gated)])
-        wait_for(lambda: registry._starting.get("g"))
+        wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
 
 
 def test_a_server_without_a_store_keeps_nothing(make_registry):
@@ -237,6 +309,46 @@ def test_memory_of_all_pools_is_bounded(make_registry):
     registry.delete(first.pool)
     third = registry.create(COUNT)
     assert [view.pool for view in registry.list()] == [second.pool, third.pool]
+
+
+def test_a_pool_without_a_host_has_no_memory(make_registry):
+    """What a durable pool had before its host ended is free while it cannot be made again."""
+    registry = make_registry()
+    ready = HostReady(unmade(DurablePool("train", COUNT)).info, {}, 1, 99)
+    registry._pools["train"] = _Pool(NoHost("train", "lost"), COUNT, ready, 0.0, 0.0)
+    assert registry._arena_bytes() == 0
+
+
+def test_a_pool_that_ended_is_buried_though_it_cannot_be_forgotten(make_registry, monkeypatch, caplog):
+    """Its process is ended, and why it comes back is logged; who asks for its address changes nothing."""
+    registry, ended = make_registry(), []
+    process = NoHost("train", "gone")
+    process.exitcode, process.end = EXPIRED, ended.append
+    ready = unmade(DurablePool("train", COUNT))
+    registry._pools["train"] = _Pool(process, COUNT, ready, 0.0, 0.0, durable=True)
+
+    def refuse(pool):
+        raise StateUnavailable("the disk is full")
+
+    monkeypatch.setattr(registry._keeper, "forget", refuse)
+    with pytest.raises(UnknownPool):
+        registry.address("train")
+    assert not ended
+    assert registry.list() == []
+    assert len(ended) == 1
+    assert "the disk is full" in caplog.text
+
+
+def test_a_process_that_cannot_be_ended_leaves_the_others_no_trouble(make_registry, caplog):
+    """All are ended; the one is logged."""
+    registry, ended = make_registry(), []
+    first, second = NoHost("first", "none"), NoHost("second", "none")
+    first.end = lambda _: 1 / 0
+    second.end = ended.append
+    registry._end([first, second], 0.0)
+    assert len(ended) == 1
+    assert not registry._ending
+    assert "could not be ended" in caplog.text
 
 
 def test_a_pool_may_not_be_larger_than_its_own_cap(make_registry):

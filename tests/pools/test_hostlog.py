@@ -56,6 +56,24 @@ def test_events_of_a_host_stay_events(log, caplog):
     assert log.tail() == ["WARNING row 3 is odd", "Traceback", "ValueError: odd"]
 
 
+def test_what_looks_like_an_event_makes_no_logger(log, caplog):
+    """Environments may print lines of any origin and with any traceback: they are passed on all the same."""
+    write(log, json.dumps(EVENT | {"logger": "vecserver.made.up", "traceback": 5}) + "\n")
+    log.pass_on()
+    assert [record.getMessage() for record in caplog.records] == ["row 3 is odd"]
+    assert log.tail() == ["WARNING row 3 is odd", "5"]
+    assert "vecserver.made.up" not in logging.root.manager.loggerDict
+
+
+def test_the_file_is_removed_whatever_is_in_it(log, monkeypatch):
+    """A line that cannot be passed on leaves no file behind."""
+    monkeypatch.setattr(hostlog, "record_of", lambda line, **fixed: 1 / 0)
+    write(log, "x\n")
+    with pytest.raises(ZeroDivisionError):
+        log.close()
+    assert not log.path.exists()
+
+
 def test_the_tail_is_short(log):
     """The last twenty lines, and of long ones fewer; a line without an end is one of them."""
     write(log, "\n".join(f"line {i}" for i in range(100)))

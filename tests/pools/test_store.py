@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +119,18 @@ def test_a_full_disk_is_told_and_got_over(tmp_path):
             assert store.load() == [TRAIN]
         store.add(OTHER)
         assert store.load() == [TRAIN, OTHER]
+
+
+def test_a_directory_that_cannot_be_looked_into_is_told(tmp_path, monkeypatch):
+    """It is another user's, say."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    with opened(tmp_path) as store:
+        monkeypatch.setattr(Path, "exists", refuse)
+        with pytest.raises(StateUnavailable, match="Permission denied"):
+            store.load()
 
 
 def test_a_directory_that_cannot_be_made_is_told(tmp_path):

@@ -71,8 +71,10 @@ class HostLog:
 
     def close(self) -> None:
         """Pass on what is left, and remove the file; may be called again."""
-        self.pass_on(last=True)
-        self.path.unlink(missing_ok=True)
+        try:
+            self.pass_on(last=True)
+        finally:
+            self.path.unlink(missing_ok=True)
 
     def _lines(self, *, last: bool) -> list[str]:
         data = self._read()
@@ -108,7 +110,8 @@ class HostLog:
         if record is not None:
             self._kept.append(f"{record.levelname} {record.getMessage()}"[:_LONGEST_LINE])
             self._kept.extend((record.exc_text or "").splitlines()[-_KEPT_LINES:])
-            logging.getLogger(record.name).handle(record)
+            known = _output.manager.loggerDict.get(record.name)  # loggers stay for ever: no line may make one
+            (known if isinstance(known, logging.Logger) else _output).handle(record)
             return
         self._kept.append(line[:_LONGEST_LINE])
         _output.info("%s", line[:_LONGEST_LINE], extra={"pool": self._pool})

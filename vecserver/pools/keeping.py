@@ -157,8 +157,14 @@ class Keeper:
         with self._lock:
             if self._closing:
                 return
-            self._makers = {each for each in self._makers if each.is_alive()} | {maker}
-            maker.start()
+            try:
+                maker.start()
+            except RuntimeError as error:  # no thread is to be had
+                _log.error("could not be made: %s", error, extra={"pool": pool})
+            else:
+                self._makers = {each for each in self._makers if each.is_alive()} | {maker}
+                return
+        self.lacks_host(pool)
 
     def _make(self, pool: str) -> None:
         with self._lock:
@@ -170,6 +176,9 @@ class Keeper:
             return
         except VecServerError as error:
             _log.error("could not be made: %s", error.message, extra={"pool": pool, "code": error.code})
+            self.lacks_host(pool)
+        except Exception:  # noqa: BLE001 - the pool is wanted all the same
+            _log.exception("a defect of the server: could not be made", extra={"pool": pool})
             self.lacks_host(pool)
         finally:
             with self._lock:

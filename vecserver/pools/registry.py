@@ -100,6 +100,18 @@ class _Pool:
     keys: Keys = field(default_factory=Keys)
 
 
+@dataclass(eq=False, slots=True)
+class _Reservation:
+    """A name that one maker holds until its pool is listed; whoever deletes the pool takes it away.
+
+    Attributes:
+        process: What makes the pool, once it was started.
+    """
+
+    pool: str
+    process: HostProcess | None = None
+
+
 class HostAddress(NamedTuple):
     """Where a pool's host is reached from this process.
 
@@ -151,7 +163,7 @@ class Registry:
         self._conversations = 0
         self._quiet = threading.Condition()
         self._pools: dict[str, _Pool] = {}
-        self._starting: dict[str, HostProcess | None] = {}
+        self._starting: dict[str, _Reservation] = {}
         self._ending: set[HostProcess | NoHost] = set()
         self._sockets = itertools.count()
         self._admission = Admission(self.caps.max_creations)
@@ -181,21 +193,30 @@ class Registry:
         spec.check(self.caps)
         if durable:
             self._keeper.check()
-        pool = self._reserve(name)
+        reservation = self._reserve(name)
+        pool = reservation.pool
         try:
             with self._admission.turn(self._start_timeout):
-                made = replace(self._make(pool, spec), durable=durable)
-            self._publish(pool, made)
+                made = replace(self._make(reservation, spec), durable=durable)
+            self._publish(reservation, made)
         finally:
             with self._lock:
-                self._starting.pop(pool, None)
+                self._give_up(reservation)
         self._log_made(pool, made)
         return self._view(pool, made)
 
-    def _make(self, pool: str, spec: PoolSpec) -> _Pool:
+    def _give_up(self, reservation: _Reservation) -> None:
+        """Free a name, unless somebody else holds it by now; the lock is held."""
+        if self._holds(reservation):
+            del self._starting[reservation.pool]
+
+    def _holds(self, reservation: _Reservation) -> bool:
+        return self._starting.get(reservation.pool) is reservation
+
+    def _make(self, reservation: _Reservation, spec: PoolSpec) -> _Pool:
         """Start a host process and wait for its pool; nothing is left of it where this raises."""
         began = time.monotonic()
-        process = self._start(pool, spec)
+        process = self._start(reservation, spec)
         try:
             ready = process.greet()
         except BaseException as error:
@@ -208,9 +229,9 @@ class Registry:
             self._row_costs.note(spec, ready.row_us)
         return _Pool(process, spec, ready, time.time(), time.monotonic() - began)
 
-    def _publish(self, pool: str, made: _Pool, instead_of: _Pool | None = None) -> None:
+    def _publish(self, reservation: _Reservation, made: _Pool, instead_of: _Pool | None = None) -> None:
         """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
-        process = made.process
+        pool, process = reservation.pool, made.process
         assert isinstance(process, HostProcess)
         try:
             if made.durable and instead_of is None:
@@ -218,7 +239,7 @@ class Registry:
             with self._lock:
                 if self.closing:
                     raise PoolStopping("the server is shutting down")
-                if pool not in self._starting or self._pools.get(pool) is not instead_of:
+                if not self._holds(reservation) or self._pools.get(pool) is not instead_of:
                     raise PoolStopping("the pool was given up while its environments were made")
                 self._check_total(made.ready.arena_bytes)
                 del self._starting[pool]
@@ -244,9 +265,13 @@ class Registry:
 
     def _arena_bytes(self) -> int:
         """Shared memory of the pools that have a host; the lock is held."""
-        return sum(made.ready.arena_bytes for made in self._pools.values() if made.process.exitcode is None)
+        return sum(
+            made.ready.arena_bytes
+            for made in self._pools.values()
+            if isinstance(made.process, HostProcess) and made.process.exitcode is None
+        )
 
-    def _reserve(self, name: str | None) -> str:
+    def _reserve(self, name: str | None) -> _Reservation:
         if name is not None:
             check_pool_name(name)
         self._bury()
@@ -265,10 +290,10 @@ class Registry:
             pool = name
             while pool is None or pool in taken:
                 pool = f"p-{secrets.token_hex(3)}"
-            self._starting[pool] = None
-        return pool
+            reservation = self._starting[pool] = _Reservation(pool)
+        return reservation
 
-    def _start(self, pool: str, spec: PoolSpec) -> HostProcess:
+    def _start(self, reservation: _Reservation, spec: PoolSpec) -> HostProcess:
         caps = self.caps
         with self._lock:
             if caps.max_total_arena_bytes is not None:
@@ -276,7 +301,7 @@ class Registry:
                 caps = replace(caps, max_arena_bytes=min(caps.max_arena_bytes, left))
         number = next(self._sockets)  # a name may be used again before the last socket of that name is gone
         start = HostStart(
-            pool=pool,
+            pool=reservation.pool,
             spec=spec,
             caps=caps,
             ipc_path=str(self._runtime_dir / f"{number}.sock"),
@@ -291,9 +316,9 @@ class Registry:
         )
         process = HostProcess(self._host_command, start)
         with self._lock:
-            self._starting[pool] = process
-            closing = self.closing
-        if closing:
+            reservation.process = process
+            wanted = self._holds(reservation) and not self.closing
+        if not wanted:
             process.ask_to_stop()
         return process
 
@@ -340,23 +365,29 @@ class Registry:
                 old = self._pools.get(pool)
                 if old is None:
                     raise PoolStopping("the pool was deleted")
-                self._starting[pool] = None
+                if isinstance(old.process, HostProcess) and old.process.exitcode is None:
+                    raise PoolStopping("the pool was deleted, and there is another one of its name")
+                reservation = self._starting[pool] = _Reservation(pool)
             try:
                 old.spec.check(self.caps)
                 made = replace(
-                    self._make(pool, old.spec),
+                    self._make(reservation, old.spec),
                     durable=True,
                     created=old.created,
                     restarts=old.restarts + bool(old.ready.epoch),
                     last_loss=old.last_loss,
                 )
-                self._publish(pool, made, instead_of=old)
+                self._publish(reservation, made, instead_of=old)
             except VecServerError as error:
                 self._note_unmade(pool, old, error)
+                with self._lock:
+                    wanted = self._holds(reservation)
+                if not wanted:
+                    raise PoolStopping("the pool was deleted") from error
                 raise
             finally:
                 with self._lock:
-                    self._starting.pop(pool, None)
+                    self._give_up(reservation)
         old.process.end(time.monotonic())
         self._log_made(pool, made)
 
@@ -392,7 +423,7 @@ class Registry:
         """
         if self.closing:
             raise PoolStopping("the server is shutting down")
-        made = self._find(pool)
+        made = self._listed(pool)  # the event loop calls this
         self._check_alive(made)
         return HostAddress(made.ready.endpoints["ipc"].removeprefix("ipc://"), made.ready.info)
 
@@ -408,15 +439,28 @@ class Registry:
         with self._lock:
             ended = [pool for pool, made in self._pools.items() if made.process.exitcode == EXPIRED]
             buried = [self._pools.pop(pool) for pool in ended]
+        self._end([made.process for made in buried], 0.0)
         for pool, made in zip(ended, buried, strict=True):
             if made.durable:
-                self._keeper.forget(pool)
-        self._end([made.process for made in buried], 0.0)
+                self._forget_ended(pool)
+
+    def _forget_ended(self, pool: str) -> None:
+        try:
+            self._keeper.forget(pool)
+        except StateUnavailable as error:
+            about = {"pool": pool, "code": error.code}
+            _log.error("it has ended and comes back with the next start: %s", error.message, extra=about)
 
     def _find(self, pool: str) -> _Pool:
         self._bury()
+        return self._listed(pool)
+
+    def _listed(self, pool: str) -> _Pool:
+        """A pool, or an error; without waiting for anything but the lock."""
         with self._lock:
             made = self._pools.get(pool)
+            if made is not None and made.process.exitcode == EXPIRED:  # it is not buried yet
+                made = None
             names = sorted(self._pools)
         if made is None and self.closing:
             raise PoolStopping("the server is shutting down, and its pools with it", pool=pool)
@@ -608,13 +652,14 @@ class Registry:
             StateUnavailable: A durable pool could not be forgotten; it goes on.
         """
         with self._lock:
-            starting, made = self._starting.get(pool), self._pools.get(pool)
-        if starting is None:
+            reservation, made = self._starting.get(pool), self._pools.get(pool)
+        if reservation is None or reservation.process is None:
             made = self._find(pool)
         if made is not None and made.durable:
             self._keeper.forget(pool)  # first: what is forgotten and runs ends with the server
         with self._lock:
-            starting, made = self._starting.pop(pool, None), self._pools.pop(pool, None)
+            reservation, made = self._starting.pop(pool, None), self._pools.pop(pool, None)
+            starting = None if reservation is None else reservation.process
         if starting is not None:
             starting.ask_to_stop()  # the thread that waits for it ends it
             if force:
@@ -631,7 +676,7 @@ class Registry:
             first, self._closed = not self._closed, True
             self.closing = True
             processes = [made.process for made in self._pools.values()]
-            starting = [process for process in self._starting.values() if process is not None]
+            starting = [each.process for each in self._starting.values() if each.process is not None]
             self._pools.clear()
         self._admission.close()
         for process in starting:  # the thread that waits for it ends it
@@ -651,7 +696,7 @@ class Registry:
         """
         self.closing = True
         processes = [made.process for made in list(self._pools.values())] + list(self._ending)
-        processes += [process for process in list(self._starting.values()) if process is not None]
+        processes += [each.process for each in list(self._starting.values()) if each.process is not None]
         for process in processes:
             process.kill()
 
@@ -663,5 +708,10 @@ class Registry:
         # the batch in flight, the environments' closing, and then the host's own way out
         deadline = time.monotonic() + 2 * grace + _EXIT_SLACK
         for process in processes:
-            process.end(deadline)
-            self._ending.discard(process)
+            try:
+                process.end(deadline)
+            except Exception:  # noqa: BLE001 - one pool's trouble must not leave the others running
+                about = {"host_pid": process.pid}
+                _log.exception("a defect of the server: a host process could not be ended", extra=about)
+            finally:
+                self._ending.discard(process)

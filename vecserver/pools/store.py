@@ -60,9 +60,9 @@ class PoolStore:
             StateUnavailable: The file cannot be read, is damaged or another server's; so will ``add`` and ``remove``.
         """
         with self._lock:
-            if not self._path.exists():
-                return []
             try:
+                if not self._path.exists():
+                    return []
                 rows = self._open().execute("SELECT name, spec FROM pools ORDER BY rowid").fetchall()
                 return [DurablePool(name, msgspec.json.decode(spec, type=PoolSpec)) for name, spec in rows]
             except (sqlite3.Error, OSError, msgspec.MsgspecError) as error:

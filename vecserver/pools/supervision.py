@@ -46,17 +46,24 @@ class Supervisor:
         self._thread.start()
 
     def watch(self, process: HostProcess) -> None:
-        """Pass on what a process writes until it has ended."""
+        """Pass on what a process writes until it has ended; one that somebody ended already is left alone."""
         fd = process.give_pidfd()
+        if fd < 0:
+            return
         with self._lock:
+            if self._closing:
+                os.close(fd)
+                return
             self._watched[fd] = process
-        self._ring()  # only its own thread touches what is polled
+            self._ring()  # only its own thread touches what is polled
 
     def call_in(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function in the supervisor's thread; it must not block. Not called after ``close``."""
         with self._lock:
+            if self._closing:
+                return
             heapq.heappush(self._due, (monotonic() + seconds, next(self._numbers), function))
-        self._ring()
+            self._ring()
 
     def close(self) -> None:
         """End the thread; may be called again."""
@@ -64,13 +71,14 @@ class Supervisor:
             if self._closing:
                 return
             self._closing = True
-        self._ring()
+            self._ring()
         self._thread.join()
         os.close(self._bell)
         for fd in self._watched:
             os.close(fd)
 
     def _ring(self) -> None:
+        """Wake the thread; the lock is held, so that the bell is not closed meanwhile."""
         os.eventfd_write(self._bell, 1)
 
     def _run(self) -> None:
