@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
 
-from vecserver.control.watch import Watch
+from vecserver.control import watch
 
 
-def test_a_watch_is_short():
-    """The loop turns many times soon after a message, and uses no processor time a moment later."""
+def test_a_watch_is_short(monkeypatch):
+    """The loop looks again and again soon after a message, once a turn, and no more a moment later."""
+    readings = itertools.count(0.0, watch._WATCH_S / 10)  # a look takes a tenth of the moment
+    monkeypatch.setattr(watch, "perf_counter", lambda: next(readings))
 
-    async def watched() -> float:
-        watch, turns = Watch(), []
-        loop = asyncio.get_running_loop()
-        look = watch._look
-        watch._look = lambda: (turns.append(loop.time()), look())
-        watch.go_on()
-        watch.go_on()
-        await asyncio.sleep(0.1)
-        assert len(turns) > 2
-        assert turns[-1] - turns[0] < 0.1
-        before = time.process_time()
-        await asyncio.sleep(0.2)
-        return time.process_time() - before
+    async def watched() -> list[int]:
+        watching, looks, turns = watch.Watch(), [], [0]
+        look = watching._look
+        watching._look = lambda: (looks.append(turns[0]), look())
+        watching.go_on()
+        watching.go_on()
+        for _ in range(40):
+            turns[0] += 1
+            await asyncio.sleep(0)
+        return looks
 
-    assert asyncio.run(watched()) < 0.1
+    looks = asyncio.run(watched())
+    assert 8 <= len(looks) <= 12
+    assert looks == [*range(looks[0], looks[0] + len(looks))]

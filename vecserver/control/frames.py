@@ -178,7 +178,7 @@ def frame_routes(registry: Registry) -> APIRouter:
     )
     async def show_frame(
         pool: str,
-        row: Annotated[int, Query(ge=0, description="Which row")] = 0,
+        row: Annotated[int, Query(ge=0, le=2**31, description="Which row")] = 0,
         width: Annotated[int | None, Query(ge=16, le=4096, description="Pixels from side to side, at most")] = None,
     ) -> Response:
         png = await frames.get(pool, row, width)

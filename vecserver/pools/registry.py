@@ -73,8 +73,9 @@ _PING_TIMEOUT: Final = 2.0
 _RENDER_TIMEOUT: Final = 10.0
 """Seconds a frame may take, the batch that it waits for included: whoever looks can look again."""
 
-_MAX_CONVERSATIONS: Final = 24
-"""Resets and steps over HTTP at a time: each holds a thread of the control plane, which has 40, for as long."""
+_MAX_CONVERSATIONS: Final = 12
+"""Resets and steps over HTTP at a time: each holds a thread of the control plane, as do creations and those that wait
+for one (8 and 16). It has 40, so that some are left for what only looks."""
 
 _log = logging.getLogger(__name__)
 
@@ -523,7 +524,7 @@ class Registry:
             UnknownPool: No pool has this id.
         """
         made = self._find(pool)
-        return made.keys.run_once(key, digest, run, made.spec.step_timeout)
+        return made.keys.run_once(key, digest, run, made.spec.step_timeout + REPLACEMENT_S)
 
     def step(self, pool: str, actions: Any) -> Batch:
         """Step every row of a pool that no driver holds.
