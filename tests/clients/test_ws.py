@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from collections import deque
 from contextlib import ExitStack, closing, contextmanager
 from time import monotonic
 from urllib.parse import urlsplit
@@ -69,16 +70,17 @@ class Peer:
     def __init__(self, conn: socket.socket) -> None:
         conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._conn, self.protocol, self.request = conn, ServerProtocol(max_size=None), None
+        self._events: deque[Request | Frame] = deque()
 
     def next(self):
         """What comes next: the request, or a frame."""
-        while not (events := self.protocol.events_received()):
+        while not self._events:
             data = self._conn.recv(1 << 16)
             if not data:
                 raise ConnectionResetError
             self.protocol.receive_data(data)
-        assert len(events) == 1
-        return events[0]
+            self._events.extend(self.protocol.events_received())  # two, where the network joins them
+        return self._events.popleft()
 
     def open(self) -> None:
         """Open the WebSocket and take the request that follows."""
