@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
 from vecserver.arena.views import WorkerLine
+from vecserver.engine.limits import named
 from vecserver.wire.codec import FOREIGN, pack
 from vecserver.wire.errors import Unportable
 from vecserver.wire.layout import assemble
@@ -79,10 +80,11 @@ def fault_of(row: int, error: BaseException) -> dict[str, Any]:
 
     Between a program and its own workers the exception's class comes along too, as text under ``original``.
     """
+    message, limit = _text(lambda: str(error)), named(error)
     fault = {
         "row": row,
         "type": type(error).__name__,
-        "message": _text(lambda: str(error)),
+        "message": f"{message} ({limit})" if limit else message,
         "traceback": _text(lambda: "".join(traceback.format_exception(error))),
     }
     return fault if FOREIGN.get() is None else {**fault, "original": _original(error)}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zmq
 
+from vecserver.engine.limits import WorkerLimits
 from vecserver.pools.admission import Admission
 from vecserver.pools.batches import decode_batch
 from vecserver.pools.handshake import EXPIRED, HostReady, HostStart
@@ -24,8 +25,10 @@ from vecserver.pools.keys import Keys
 from vecserver.pools.link import PoolLink
 from vecserver.pools.pictures import RENDER_MODE, as_picture
 from vecserver.pools.results import Grant, PoolView, unmade
+from vecserver.pools.rules import TRUSTING, EnvRules
 from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.pools.spec import Caps, check_pool_name
+from vecserver.pools.starting import for_environments
 from vecserver.pools.supervision import Supervisor
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
@@ -45,7 +48,7 @@ from vecserver.wire.session import REPLACEMENT_S, ResumePoint
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -106,10 +109,12 @@ class _Reservation:
     """A name that one maker holds until its pool is listed; whoever deletes the pool takes it away.
 
     Attributes:
+        rows: Of the pool.
         process: What makes the pool, once it was started.
     """
 
     pool: str
+    rows: int
     process: HostProcess | None = None
 
 
@@ -137,6 +142,9 @@ class Registry:
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
         store: Where durable pools are kept; closed by ``close``. None for a server that keeps none.
+        rules: Which environments may be made.
+        limits: What each worker may use; None for what this process may.
+        passed: Variables that hosts and workers have besides, as ``starting.for_environments`` takes them.
     """
 
     def __init__(
@@ -150,12 +158,18 @@ class Registry:
         start_timeout: float = 60.0,
         grace: float = 5.0,
         store: PoolStore | None = None,
+        rules: EnvRules = TRUSTING,
+        limits: WorkerLimits | None = None,
+        passed: Collection[str] = ("*",),
     ) -> None:
         self._host_command = tuple(host_command)
         self._runtime_dir = runtime_dir
         self._bind_host = bind_host
         self._port_range = port_range
         self.caps = caps or Caps()
+        self.rules = rules
+        self._limits = limits or WorkerLimits(core=None)
+        self._variables = for_environments(passed)
         self._start_timeout = start_timeout
         self._grace = grace
         self._row_costs = RowCosts()
@@ -185,16 +199,18 @@ class Registry:
             InvalidSpec: An option or the name is not allowed, or the name is taken; or nothing is kept here.
             CapExceeded: A limit of the server; names it.
             UnknownEnv: The environment id is not registered; names the nearest.
+            ForbiddenEnv: It, or an argument of it, is not allowed here.
             EnvCreationFailed: An environment could not be made; has its own message.
             HostStartFailed: The host process failed.
             PortUnavailable: No port is free.
             StateUnavailable: It could not be kept, and was not made.
             PoolStopping: The server is shutting down.
         """
+        self.rules.check(spec)
         spec.check(self.caps)
         if durable:
             self._keeper.check()
-        reservation = self._reserve(name)
+        reservation = self._reserve(name, spec.num_envs)
         pool = reservation.pool
         try:
             with self._admission.turn(self._start_timeout):
@@ -272,7 +288,7 @@ class Registry:
             if isinstance(made.process, HostProcess) and made.process.exitcode is None
         )
 
-    def _reserve(self, name: str | None) -> _Reservation:
+    def _reserve(self, name: str | None, rows: int) -> _Reservation:
         if name is not None:
             check_pool_name(name)
         self._bury()
@@ -286,13 +302,28 @@ class Registry:
                     cap="max_pools",
                     limit=self.caps.max_pools,
                 )
+            self._check_rows(rows)
             if name in taken:
                 raise InvalidSpec(f"a pool named {name!r} exists already: delete it first, or choose another name")
             pool = name
             while pool is None or pool in taken:
                 pool = f"p-{secrets.token_hex(3)}"
-            reservation = self._starting[pool] = _Reservation(pool)
+            reservation = self._starting[pool] = _Reservation(pool, rows)
         return reservation
+
+    def _check_rows(self, asked: int) -> None:
+        """Refuse rows that are too many together with those of all other pools; the lock is held."""
+        limit = self.caps.max_total_envs
+        made = sum(each.spec.num_envs for each in self._pools.values())
+        made += sum(each.rows for pool, each in self._starting.items() if pool not in self._pools)
+        if made + asked > limit:
+            raise CapExceeded(
+                f"the pools have {made} rows, and {asked} more would be {made + asked}; max_total_envs of this server "
+                f"is {limit}: make fewer rows, or delete a pool",
+                cap="max_total_envs",
+                limit=limit,
+                asked=made + asked,
+            )
 
     def _start(self, reservation: _Reservation, spec: PoolSpec) -> HostProcess:
         caps = self.caps
@@ -314,8 +345,9 @@ class Registry:
             grace=self._grace,
             row_us=self._row_costs.get(spec),
             log_level=logging.getLevelName(_log.getEffectiveLevel()),
+            limits=self._limits,
         )
-        process = HostProcess(self._host_command, start)
+        process = HostProcess(self._host_command, start, self._variables)
         with self._lock:
             reservation.process = process
             wanted = self._holds(reservation) and not self.closing
@@ -368,8 +400,9 @@ class Registry:
                     raise PoolStopping("the pool was deleted")
                 if isinstance(old.process, HostProcess) and old.process.exitcode is None:
                     raise PoolStopping("the pool was deleted, and there is another one of its name")
-                reservation = self._starting[pool] = _Reservation(pool)
+                reservation = self._starting[pool] = _Reservation(pool, old.spec.num_envs)
             try:
+                self.rules.check(old.spec)
                 old.spec.check(self.caps)
                 made = replace(
                     self._make(reservation, old.spec),
