@@ -233,9 +233,9 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
 def test_a_name_stays_with_its_last_maker(make_registry):
     """A maker whose name was taken away, and taken again, frees nothing when it ends."""
     registry = make_registry()
-    first = registry._reserve("train")
+    first = registry._reserve("train", 1)
     registry._starting.clear()
-    second = registry._reserve("train")
+    second = registry._reserve("train", 1)
     registry._give_up(first)
     assert registry._holds(second)
     registry._give_up(second)

@@ -83,6 +83,7 @@ class PoolPort(Protocol):
     """What the dispatch needs of a host."""
 
     info: PoolInfo
+    max_ext: int
     broken: VecServerError | None
 
     @property

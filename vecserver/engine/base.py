@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from base64 import b64encode
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from vecserver.arena.views import WorkerLine
 from vecserver.engine.limits import named
 from vecserver.wire.codec import FOREIGN, pack
 from vecserver.wire.errors import Unportable
+from vecserver.wire.infos import InfoBounds
 from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
@@ -166,6 +168,7 @@ class Shard:
         codes: The dtype codes of the action leaves.
         line: The worker's line of words: the row being stepped, and its counters.
         tally: What else the worker counts.
+        info_bytes: What all infos of a batch may come to.
     """
 
     def __init__(
@@ -178,7 +181,9 @@ class Shard:
         codes: memoryview,
         line: memoryview,
         tally: Tally,
+        info_bytes: float = math.inf,
     ) -> None:
+        self.info_bounds = InfoBounds(info_bytes, tally.dropped_infos)
         self.first = first
         self.size = end - first
         self.rows = slice(first, end)
