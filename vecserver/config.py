@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import pwd
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vecserver.control.limits import HttpLimits
 from vecserver.control.openenv.sessions import SessionOptions
+from vecserver.engine.limits import WorkerLimits, WorkerUser
 from vecserver.pools.declarations import pool_of_text, pools_of_file
 from vecserver.pools.machine import memory_limit
+from vecserver.pools.rules import EnvRules
 from vecserver.pools.sessions.play import PlayOptions
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import VecServerError
+from vecserver.wire.frames import MAX_EXT
 
 if TYPE_CHECKING:
     from vecserver.pools.store import DurablePool
@@ -27,6 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "is_loopback", "load"]
 
 _PREFIX: Final = "VECSERVER_"
+
+_LEAST_MEMORY: Final = 256 << 20
+"""Bytes: what an interpreter with Gymnasium has mapped before it makes anything."""
+
+_LEAST_FILES: Final = 32
+"""A worker has a dozen open before its environments open any."""
 
 _LONGEST_RUNTIME_DIR: Final = 70
 """Bytes: a Unix socket's path has at most 107, of which the server's own folder and file take up to 37."""
@@ -41,6 +52,11 @@ def _parse_port_range(value: Any) -> Any:
         return int(first), int(last if dash else first)
     except ValueError:
         raise ValueError("two ports with a dash between, as in 9000-9100") from None
+
+
+def _parse_names(value: Any) -> Any:
+    """Names with commas between as a tuple; anything else as it is."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
 
 
 def _default_runtime_dir() -> Path:
@@ -60,6 +76,7 @@ def _half_of_memory() -> int:
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 DataPort = Annotated[int, Field(ge=1, le=65535)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_names)]
 
 
 class Settings(BaseSettings):
@@ -71,10 +88,30 @@ class Settings(BaseSettings):
         data_port_range: First and last port of the pools' tcp sockets; None for any free ones.
         max_pools: Pools at once.
         max_num_envs: Rows of one pool.
+        max_total_envs: Rows of all pools together.
+        max_slot_bytes: One batch of a pool, beside its infos.
+        max_ext_bytes: What a request on the data plane may have beside its actions.
+        max_kwargs_bytes: An environment's and its wrappers' arguments, as JSON.
+        max_body_bytes: The body of a request over HTTP, and a WebSocket's message.
+        max_connections: Open connections of the HTTP port, WebSockets included.
+        max_websockets: Open WebSockets.
+        request_rate: Requests a second from one address that are no mere reading; WebSockets that are opened count.
+        total_request_rate: The same from all addresses together.
+        header_timeout: Seconds for a request's headers to arrive.
+        body_timeout: Seconds for its body.
         max_arena_bytes: Shared memory of one pool.
         max_total_arena_bytes: Shared memory of all pools together; if not given, half of what this process may have
             when it starts, by its control group and the machine's free memory.
         max_creations: Pools that are made at the same time; 16 more requests wait for their turn.
+        allow_env: Globs of the ids that may be made; ``gymnasium`` stands for all that Gymnasium itself registers.
+        allow_module: Globs of the modules that may be named in ``module:Id-v0``.
+        allow_kwarg: ``ENVGLOB:NAME`` each: arguments that are taken although they name files or code.
+        pass_env: Globs of variables that environments have although they look like credentials or settings.
+        worker_memory: Bytes of address space of each process of environments.
+        worker_files: Files that each may have open.
+        worker_processes: Processes and threads that their user may have, all of the user's together.
+        worker_core: Bytes of the file that a crash of one leaves.
+        worker_user: The account that they run as; only root can say so.
         pool: Durable pools, one text each, as ``vecserver.pools.declarations`` reads them.
         pools: A TOML file of durable pools.
         state_dir: Directory of the file in which durable pools are kept that were made over HTTP. One server at a time
@@ -104,9 +141,29 @@ class Settings(BaseSettings):
     ] = None
     max_pools: int = Field(Caps().max_pools, ge=1)
     max_num_envs: int = Field(Caps().max_num_envs, ge=1)
+    max_total_envs: int = Field(Caps().max_total_envs, ge=1)
+    max_slot_bytes: int = Field(Caps().max_slot_bytes, ge=1)
+    max_ext_bytes: int = Field(Caps().max_ext_bytes, ge=1024, le=MAX_EXT)
+    max_kwargs_bytes: int = Field(EnvRules().max_kwargs_bytes, ge=2)
+    max_body_bytes: int = Field(HttpLimits().body_bytes, ge=1024)
+    max_connections: int = Field(HttpLimits().connections, ge=1)
+    max_websockets: int = Field(HttpLimits().websockets, ge=1)
+    request_rate: float = Field(HttpLimits().rate, gt=0, allow_inf_nan=False)
+    total_request_rate: float = Field(HttpLimits().total_rate, gt=0, allow_inf_nan=False)
+    header_timeout: float = Field(HttpLimits().header_timeout, gt=0, allow_inf_nan=False)
+    body_timeout: float = Field(HttpLimits().body_timeout, gt=0, allow_inf_nan=False)
     max_arena_bytes: int = Field(Caps().max_arena_bytes, ge=1)
     max_total_arena_bytes: int = Field(default_factory=_half_of_memory, ge=1)
     max_creations: int = Field(Caps().max_creations, ge=1)
+    allow_env: Names = EnvRules().allow_env
+    allow_module: Names = ()
+    allow_kwarg: Names = ()
+    pass_env: Names = ()
+    worker_memory: int | None = Field(None, ge=_LEAST_MEMORY)
+    worker_files: int | None = Field(None, ge=_LEAST_FILES)
+    worker_processes: int | None = Field(None, ge=1)
+    worker_core: int = Field(0, ge=0)
+    worker_user: str | None = None
     pool: Annotated[tuple[str, ...], NoDecode] = ()
     pools: Path | None = None
     state_dir: Path = Field(default_factory=_default_state_dir)
@@ -125,6 +182,25 @@ class Settings(BaseSettings):
     gym_max_steps: int | None = Field(None, ge=1, validation_alias="GYM_MAX_STEPS")
     gym_seed: int | None = Field(None, ge=0, validation_alias="GYM_SEED")
 
+    @field_validator("allow_kwarg")
+    @classmethod
+    def _check_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for each in value:
+            if not all(each.rpartition(":")):
+                raise ValueError(f"{each!r} is no environment's id and an argument's name, as in 'Ant-v5:xml_file'")
+        return value
+
+    @field_validator("worker_user")
+    @classmethod
+    def _check_user(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if os.geteuid() != 0:
+            raise ValueError("only root may run processes as another user: start the server as root, or leave it out")
+        if user_named(value).uid == 0:
+            raise ValueError("that is root, which this is to keep environments from being")
+        return value
+
     @field_validator("openenv_env")
     @classmethod
     def _check_env(cls, value: str) -> str:
@@ -137,8 +213,10 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_declared(self) -> Settings:
         try:
+            self.rules.check_id(self.openenv_env)
             declared = self.declared
             for each in declared:
+                self.rules.check(each.spec)
                 each.spec.check(self.caps)
         except VecServerError as error:
             raise ValueError(error.message) from None
@@ -170,9 +248,41 @@ class Settings(BaseSettings):
         return Caps(
             max_pools=self.max_pools,
             max_num_envs=self.max_num_envs,
+            max_total_envs=self.max_total_envs,
+            max_slot_bytes=self.max_slot_bytes,
+            max_ext_bytes=self.max_ext_bytes,
             max_arena_bytes=self.max_arena_bytes,
             max_total_arena_bytes=self.max_total_arena_bytes,
             max_creations=self.max_creations,
+        )
+
+    @property
+    def rules(self) -> EnvRules:
+        """Which environments may be made."""
+        return EnvRules(self.allow_env, self.allow_module, self.allow_kwarg, self.max_kwargs_bytes)
+
+    @property
+    def worker_limits(self) -> WorkerLimits:
+        """What each process of environments may use."""
+        return WorkerLimits(
+            memory=self.worker_memory,
+            files=self.worker_files,
+            processes=self.worker_processes,
+            core=self.worker_core,
+            user=None if self.worker_user is None else user_named(self.worker_user),
+        )
+
+    @property
+    def http_limits(self) -> HttpLimits:
+        """How much its HTTP callers may have of it."""
+        return HttpLimits(
+            body_bytes=self.max_body_bytes,
+            body_timeout=self.body_timeout,
+            header_timeout=self.header_timeout,
+            connections=self.max_connections,
+            websockets=self.max_websockets,
+            rate=self.request_rate,
+            total_rate=self.total_request_rate,
         )
 
     @property
@@ -193,12 +303,28 @@ class Settings(BaseSettings):
                 render_mode=self.gym_render_mode,
                 max_steps=self.gym_max_steps,
                 seed=self.gym_seed,
+                rules=self.rules,
+                limits=self.worker_limits,
             ),
             limit=self.openenv_sessions,
             idle_timeout=self.openenv_idle_timeout,
             step_timeout=self.openenv_step_timeout,
             start_timeout=self.start_timeout,
+            passed=self.pass_env,
         )
+
+
+def user_named(name: str) -> WorkerUser:
+    """An account of this machine.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise ValueError(f"this machine has no user {name!r}") from None
+    return WorkerUser(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
 
 
 def is_loopback(host: str) -> bool:

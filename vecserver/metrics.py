@@ -56,6 +56,7 @@ POOL_FAMILIES: Final = (
     _counter("requests", "Whole messages that reached the pool's host, by kind.", lambda s: s.requests, "kind"),
     _counter("refused_requests", "Messages that were refused before they did anything.", lambda s: s.refusals, "code"),
     _counter("replayed_answers", "Answers that were sent again.", lambda s: s.replayed),
+    _counter("dropped_infos", "Values of infos that were left out.", lambda s: s.infos_dropped),
     _counter("in_progress_answers", "Answers that a request was still running.", lambda s: s.in_progress),
     _gauge("waiting_requests", "Requests that wait for the arena.", lambda s: s.waiting),
     _counter("received_bytes", "Bytes of all messages' frames.", lambda s: s.received_bytes),

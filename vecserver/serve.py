@@ -23,7 +23,7 @@ import uvicorn
 from vecserver import logs
 from vecserver.config import is_loopback
 from vecserver.control.app import create_app
-from vecserver.control.guards import MAX_BODY_BYTES
+from vecserver.control.connections import connection_class
 from vecserver.control.openenv.sessions import Sessions
 from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
@@ -95,12 +95,17 @@ def run(
             start_timeout=settings.start_timeout,
             grace=settings.grace,
             # what belongs to one program ends with it, and must not make another server's pools
+            rules=settings.rules,
+            limits=settings.worker_limits,
+            passed=settings.pass_env,
             store=None if parent_fd is not None else PoolStore(settings.state_dir),
         )
         sessions = Sessions(settings.sessions)
-        _make_room_for(settings.openenv_sessions)
+        _make_room_for(settings.openenv_sessions, settings.max_connections)
         page = WebPage(registry, sessions) if parent is None else None
-        app = create_app(registry, sessions, page=page, loopback_only=is_loopback(settings.host))
+        app = create_app(
+            registry, sessions, page=page, loopback_only=is_loopback(settings.host), limits=settings.http_limits
+        )
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -108,11 +113,11 @@ def run(
             # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer,
             # and the other parser lets requests with two Host headers through
             loop="asyncio",
-            http="h11",
+            http=connection_class(settings.http_limits),
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
-            ws_max_size=MAX_BODY_BYTES,
+            ws_max_size=settings.max_body_bytes,
             ws_per_message_deflate=False,  # small messages on a fast way: packing them takes longer than sending them
         )
 
@@ -138,10 +143,10 @@ def run(
             sessions.close()
 
 
-def _make_room_for(sessions: int) -> None:
+def _make_room_for(sessions: int, connections: int) -> None:
     """Raise the limit of open files, as far as this user may: a session has a connection and a process's socket."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * sessions + _OTHER_FILES
+    wanted = 4 * sessions + connections + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(
             resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)

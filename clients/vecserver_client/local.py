@@ -216,7 +216,8 @@ def _start(
     from vecserver.pools.spec import Caps
 
     limit = sys.maxsize if max_concurrency is None else _checked_concurrency(max_concurrency)
-    caps = Caps(max_pools=1, max_num_envs=sys.maxsize, max_workers=limit, max_arena_bytes=sys.maxsize)
+    anything = sys.maxsize
+    caps = Caps(max_num_envs=anything, max_workers=limit, max_arena_bytes=anything, max_slot_bytes=anything)
     spec.check_options(caps)
     host, anchor = Host(f"local-{os.getpid()}", spec, caps, Program(makers)), Anchor()
     given_up = os.eventfd(0, os.EFD_CLOEXEC)

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode
 from vecserver.control.app import create_app
 from vecserver.pools.keys import Keys
 from vecserver.pools.results import Batch, Grant, PoolView
+from vecserver.pools.rules import TRUSTING
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidSpec, LeaseHeld, PoolStopping, UnknownPool
@@ -118,6 +119,7 @@ class FakeRegistry:
 
     def __init__(self, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
+        self.rules = TRUSTING
         self.closing = False
         self.restoring: list[str] = []
         self.fault: Exception | None = None

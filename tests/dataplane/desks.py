@@ -16,7 +16,7 @@ from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
 from vecserver.wire import messages
 from vecserver.wire.errors import VecServerError
-from vecserver.wire.frames import Header, Kind
+from vecserver.wire.frames import MAX_EXT, Header, Kind
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
 from vecserver.wire.spaces import space_to_json
@@ -87,6 +87,7 @@ class NotedPool:
             lease_ttl=TTL_S,
             max_request=MAX_REQUEST,
         )
+        self.max_ext = MAX_EXT
         self.lending = NotedLending()
         self.broken: VecServerError | None = None
         self.begun: list[tuple[Any, ...]] = []

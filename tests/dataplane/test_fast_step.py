@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from tests.dataplane.desks import EPOCH, MAX_REQUEST, Desk
 from tests.wire.strategies import fixed
-from vecserver.dataplane import dispatch
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
-from vecserver.wire import frames, messages
+from vecserver.wire import messages
 from vecserver.wire.errors import EnvFault, InvalidAction, WorkerDied
 from vecserver.wire.frames import Header, Kind
 
@@ -108,10 +107,8 @@ def state(desk: Desk) -> tuple:
     )
 
 
-def test_both_ways_say_the_same(monkeypatch):
+def test_both_ways_say_the_same():
     """Two pools, of which one has no fast way, through the same random days: same bytes, same commands, same state."""
-    for module in (dispatch, frames):
-        monkeypatch.setattr(module, "MAX_EXT", MAX_EXT)
     taken = []
 
     class Fast(PoolDispatcher):
@@ -130,6 +127,7 @@ def test_both_ways_say_the_same(monkeypatch):
         desks = [Desk(), Desk()]
         for desk, kind in zip(desks, (Fast, Slow), strict=True):
             desk.dispatcher.__class__ = kind
+            desk.pool.max_ext = MAX_EXT
         for what, told in day:
             message = frames_of(desks[0], told) if what == "message" else None
             fast, slow = (happen(desk, what, told, message) for desk in desks)

@@ -217,7 +217,7 @@ def test_a_process_is_killed_though_the_nursery_is_busy():
     """What does not fit its socket is said again."""
 
     async def run():
-        nursery = Nursery(PlayOptions(), 1.0, 1)
+        nursery = Nursery(PlayOptions(), 1.0, 1, ())
         nursery._control, nursery._processes = FullSocket(), {7: None}
         nursery.kill(7)
         return await asyncio.wait_for(nursery._control.sent, PATIENCE_S)

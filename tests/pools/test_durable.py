@@ -233,9 +233,9 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
 def test_a_name_stays_with_its_last_maker():
     """A maker whose name was taken away, and taken again, frees nothing when it ends."""
     listing = Listing(Caps())
-    first = listing.reserve("train")
+    first = listing.reserve("train", 1)
     listing.take("train")
-    second = listing.reserve("train")
+    second = listing.reserve("train", 1)
     listing.give_up(first)
     assert listing.holds(second)
     listing.give_up(second)

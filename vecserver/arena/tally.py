@@ -6,6 +6,7 @@
                     (gained and lost are float64, times are in nanoseconds)
     words 8 … 28    how many batches took how long, by ``BATCH_BOUNDS_S``
     word 29         entries ever written to the ring
+    word 30         infos that were left out
     words 32 …      ring of the last episodes: moment, return, length (float64 each)
 
 A worker writes them once it has told that its batch is finished: to count delays nobody. So for some microseconds a
@@ -30,6 +31,7 @@ _ENTRIES: Final = 64
 _BUSY, _BATCHES, _COUNT, _LEFT_OUT, _STEPS, _GAINED, _LOST, _LATENCY, _BUCKETS = range(9)
 _WRITTEN: Final = 29
 assert _BUCKETS + len(BATCH_BOUNDS_S) + 1 == _WRITTEN
+_DROPPED: Final = 30
 _RING: Final = 32
 _RING_END: Final = _RING + 3 * _ENTRIES
 
@@ -108,6 +110,10 @@ class Tally:
         numbers[entry + 2] = length
         self._written = words[_WRITTEN] = written + 1
 
+    def dropped_infos(self, count: int) -> None:
+        """Count values of infos that were left out, for their size or because they cannot travel."""
+        self._words[_DROPPED] += count
+
     def go_on_from(self, other: Tally) -> None:
         """Take over the figures that this worker has in another arena."""
         self._memory[:] = other._memory
@@ -122,6 +128,11 @@ class Tally:
     def batches(self) -> int:
         """Batches that were stepped."""
         return self._words[_BATCHES]
+
+    @property
+    def infos_dropped(self) -> int:
+        """Values of infos that were left out."""
+        return self._words[_DROPPED]
 
     @property
     def latency_counts(self) -> list[int]:

@@ -39,6 +39,38 @@ def serve(
     ] = None,
     max_pools: Annotated[int | None, typer.Option(help="Pools at once.", show_default="64")] = None,
     max_num_envs: Annotated[int | None, typer.Option(help="Rows of one pool.", show_default="4096")] = None,
+    allow_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="Environments that may be made, by id; `gymnasium` stands for Gymnasium's own. Repeat for more.",
+            show_default="gymnasium",
+        ),
+    ] = None,
+    allow_module: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A module that may be named in module:Id-v0; repeat for more."),
+    ] = None,
+    allow_kwarg: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ENVGLOB:NAME",
+            help="An argument of environments that is taken although it names a file or code; repeat for more.",
+        ),
+    ] = None,
+    pass_env: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB",
+            help="A variable that environments have although it looks like a credential; repeat for more.",
+        ),
+    ] = None,
+    worker_memory: Annotated[
+        int | None, typer.Option(metavar="BYTES", help="Address space of each process of environments.")
+    ] = None,
+    worker_user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whom processes of environments run as; needs root.")
+    ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Listen beyond this machine without any credentials.")
     ] = None,
@@ -97,6 +129,9 @@ def serve(
 
     if parent_fd is not None and not _is_socket(parent_fd):
         raise typer.BadParameter(f"{parent_fd} is no open socket", param_hint="--parent-fd")
+    is_private = parent_fd is not None
+    # its one caller could make the same environments without it
+    anything, any_kwarg = (("*",), ("*:*",)) if is_private else (None, None)
     try:
         settings = config.load(
             host=host,
@@ -104,6 +139,12 @@ def serve(
             data_port_range=data_ports,
             max_pools=max_pools,
             max_num_envs=max_num_envs,
+            allow_env=tuple(allow_env or ()) or anything,
+            allow_module=tuple(allow_module or ()) or anything,
+            allow_kwarg=tuple(allow_kwarg or ()) or any_kwarg,
+            pass_env=tuple(pass_env or ()) or anything,
+            worker_memory=worker_memory,
+            worker_user=worker_user,
             insecure=insecure,
             pool=tuple(pool) if pool else None,
             pools=pools,
@@ -115,7 +156,6 @@ def serve(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    is_private = parent_fd is not None
     serve.run(
         settings,
         parent_fd=parent_fd,

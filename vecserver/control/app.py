@@ -11,6 +11,7 @@ from vecserver import __version__
 from vecserver.control.environments import environment_routes
 from vecserver.control.frames import frame_routes
 from vecserver.control.guards import BodyLimit, LoopbackHosts, OwnFrames, SameOrigin
+from vecserver.control.limits import HttpLimits, RateLimit, Rates, WebSocketLimit
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
 from vecserver.control.openenv.vec import vec_routes
@@ -36,7 +37,12 @@ _DESCRIPTION = (
 
 
 def create_app(
-    registry: Registry, sessions: Sessions | None = None, *, page: WebPage | None = None, loopback_only: bool = True
+    registry: Registry,
+    sessions: Sessions | None = None,
+    *,
+    page: WebPage | None = None,
+    loopback_only: bool = True,
+    limits: HttpLimits | None = None,
 ) -> FastAPI:
     """Build the app of one server.
 
@@ -45,6 +51,7 @@ def create_app(
         sessions: OpenEnv's sessions; whoever made them closes them. None for a server without them.
         page: What is at ``/web``; None for a server that no person looks at.
         loopback_only: Refuse requests whose Host header is no loopback name, and to be shown in frames of other sites.
+        limits: How much its callers may have of it; the defaults where it is None.
 
     Returns:
         An ASGI app.
@@ -56,7 +63,7 @@ def create_app(
     routers = [
         pool_routes(registry),
         frame_routes(registry),
-        environment_routes(),
+        environment_routes(registry.rules),
         observe_routes(registry, metrics, sessions),
         _index_routes(browsers_to_page=page is not None),
     ]
@@ -70,7 +77,10 @@ def create_app(
         app.mount(PATH, page)
     install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     # the middleware added last is the outermost
-    app.add_middleware(BodyLimit)
+    limits = limits or HttpLimits()
+    app.add_middleware(BodyLimit, limit=limits.body_bytes, timeout=limits.body_timeout)
+    app.add_middleware(WebSocketLimit, limit=limits.websockets)
+    app.add_middleware(RateLimit, rates=Rates(limits.rate, limits.total_rate))
     app.add_middleware(SameOrigin)
     if loopback_only:
         app.add_middleware(OwnFrames)

@@ -1,4 +1,4 @@
-"""The environments that a pool can be made of: those registered in this process."""
+"""The environments that a pool can be made of: those registered in this process that its operator allows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from vecserver.control.problems import problems
-from vecserver.pools.spec import offered_env_ids
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
+
+    from vecserver.pools.rules import EnvRules
 
 __all__ = ["EnvAnswer", "EnvList", "environment_routes"]
 
@@ -40,18 +41,22 @@ class EnvList(BaseModel):
     envs: list[EnvAnswer]
 
 
-def registered_envs(query: str) -> EnvList:
-    """The registered environments whose id contains a text, whatever its case."""
-    matching = (known for known in offered_env_ids() if query.lower() in known.lower())
+def registered_envs(rules: EnvRules, query: str) -> EnvList:
+    """The allowed environments whose id contains a text, whatever its case."""
+    matching = (known for known in rules.offered() if query.lower() in known.lower())
     return EnvList(envs=[EnvAnswer.of(gymnasium.registry[known]) for known in matching])
 
 
-def environment_routes() -> APIRouter:
-    """The route that lists environments."""
+def environment_routes(rules: EnvRules) -> APIRouter:
+    """The route that lists environments.
+
+    Args:
+        rules: Which are allowed.
+    """
     router = APIRouter(prefix="/v1", tags=["environments"])
 
-    @router.get("/envs", summary="List registered environments", responses=problems())
+    @router.get("/envs", summary="List the registered environments that are allowed here", responses=problems())
     def list_envs(q: str = "") -> EnvList:
-        return registered_envs(q)
+        return registered_envs(rules, q)
 
     return router

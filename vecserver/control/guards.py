@@ -5,19 +5,21 @@ And what browsers are told: who may show this server's pages in a frame.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 
+from vecserver.control.limits import HttpLimits
 from vecserver.control.problems import answer
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, RequestTooSlow
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 __all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts", "OwnFrames", "SameOrigin"]
 
-MAX_BODY_BYTES: Final = 8 << 20
+MAX_BODY_BYTES: Final = HttpLimits().body_bytes
 """4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
 
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared, not bound
@@ -117,9 +119,10 @@ class BodyLimit:
     It reads ahead of the routes because a refusal in the middle of their reading would come out as theirs.
     """
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES) -> None:
+    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, timeout: float = HttpLimits().body_timeout) -> None:
         self.app = app
         self.limit = limit
+        self.timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request with its whole body, or refuse it."""
@@ -127,8 +130,8 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         try:
-            whole = await self._read(scope, receive)
-        except MessageTooLarge as error:
+            whole = await self._read_in_time(scope, receive)
+        except (MessageTooLarge, RequestTooSlow) as error:
             await answer(error, scope, {"Connection": "close"})(scope, receive, send)
             return
         pending: list[Message] = [whole]
@@ -137,6 +140,17 @@ class BodyLimit:
             return pending.pop() if pending else await receive()
 
         await self.app(scope, replay, send)
+
+    async def _read_in_time(self, scope: Scope, receive: Receive) -> Message:
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self._read(scope, receive)
+        except TimeoutError:
+            raise RequestTooSlow(
+                f"the body was not all here within {self.timeout:g} s, which is body_timeout of this server",
+                cap="body_timeout",
+                limit=self.timeout,
+            ) from None
 
     async def _read(self, scope: Scope, receive: Receive) -> Message:
         declared = Headers(scope=scope).get("content-length", "0")
@@ -154,6 +168,8 @@ class BodyLimit:
     def _check(self, size: int) -> None:
         if size > self.limit:
             raise MessageTooLarge(
-                f"the body has {size} bytes or more, the limit is {self.limit}: step large batches over ZeroMQ",
+                f"the body has {size} bytes or more, max_body_bytes of this server is {self.limit}: step large batches "
+                "over ZeroMQ",
+                cap="max_body_bytes",
                 limit=self.limit,
             )

@@ -190,6 +190,9 @@ class StatsAnswer(BaseModel):
     sent_bytes: int
     lent: bool = Field(description="Whether a driver on the server's machine steps in the arena itself")
     restarts: dict[str, int] = Field(description="Workers that were replaced, by cause")
+    infos_dropped: int = Field(
+        description="Values of infos that were left out: too large, or of a class without a place"
+    )
 
     @classmethod
     def of(cls, view: PoolView) -> StatsAnswer:

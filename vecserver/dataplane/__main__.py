@@ -61,7 +61,7 @@ def main(control_fd: int) -> int:
         except EOFError:
             return 1
         logs.configure("json", start.log_level, pool=start.pool)
-        host = Host(start.pool, start.spec, start.caps, row_us=start.row_us)
+        host = Host(start.pool, start.spec, start.caps, row_us=start.row_us, limits=start.limits)
         try:
             return _serve(host, start, control)
         finally:

@@ -26,7 +26,7 @@ from vecserver.wire.errors import (
     StillRunning,
     VecServerError,
 )
-from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Buffer, Flag, Header, Kind, digest_of, split
+from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, Buffer, Flag, Header, Kind, digest_of, split
 from vecserver.wire.session import ResumePoint, Session, Verdict
 from vecserver.wire.stacks import FEATURE, Given
 
@@ -83,6 +83,7 @@ class PoolPort(Protocol):
     """What the dispatch needs of a host."""
 
     info: PoolInfo
+    max_ext: int
     broken: VecServerError | None
 
     @property
@@ -225,7 +226,7 @@ class Dispatcher:
 
     def _at_length(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
         try:
-            header, ext, body = split(frames, self._host.info.max_request)
+            header, ext, body = split(frames, self._host.info.max_request, self._host.max_ext)
         except VecServerError as error:
             self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)
@@ -244,7 +245,7 @@ class Dispatcher:
             header = Header.unpack(head)
         except VecServerError:
             return None
-        fits = len(ext) <= MAX_EXT and len(body) == header.body_length <= self._host.info.max_request
+        fits = len(ext) <= self._host.max_ext and len(body) == header.body_length <= self._host.info.max_request
         if not fits or header.kind != _STEP or not self._session.is_next(header):
             return None
         return header if digest_of(ext, body) == header.digest and self._host.lending.claim() else None

@@ -64,6 +64,7 @@ def pool_stats(host: Host) -> Callable[[Counts, Moment], Stats]:
             sent_bytes=counts.sent_bytes,
             lent=moment.lent,
             restarts=dict(host.restarts),
+            infos_dropped=sum(tally.infos_dropped for tally in tallies),
         )
 
     return gather

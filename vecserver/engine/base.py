@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from base64 import b64encode
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 
 from vecserver.arena.views import WorkerLine
+from vecserver.engine.limits import named
 from vecserver.wire.codec import FOREIGN, pack
 from vecserver.wire.errors import Unportable
+from vecserver.wire.infos import InfoBounds
 from vecserver.wire.layout import assemble
 
 if TYPE_CHECKING:
@@ -79,10 +82,11 @@ def fault_of(row: int, error: BaseException) -> dict[str, Any]:
 
     Between a program and its own workers the exception's class comes along too, as text under ``original``.
     """
+    message, limit = _text(lambda: str(error)), named(error)
     fault = {
         "row": row,
         "type": type(error).__name__,
-        "message": _text(lambda: str(error)),
+        "message": f"{message} ({limit})" if limit else message,
         "traceback": _text(lambda: "".join(traceback.format_exception(error))),
     }
     return fault if FOREIGN.get() is None else {**fault, "original": _original(error)}
@@ -164,6 +168,7 @@ class Shard:
         codes: The dtype codes of the action leaves.
         line: The worker's line of words: the row being stepped, and its counters.
         tally: What else the worker counts.
+        info_bytes: What all infos of a batch may come to.
     """
 
     def __init__(
@@ -176,7 +181,9 @@ class Shard:
         codes: memoryview,
         line: memoryview,
         tally: Tally,
+        info_bytes: float = math.inf,
     ) -> None:
+        self.info_bounds = InfoBounds(info_bytes, tally.dropped_infos)
         self.first = first
         self.size = end - first
         self.rows = slice(first, end)

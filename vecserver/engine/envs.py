@@ -166,7 +166,9 @@ class EnvsEngine:
             batch.faults += [fault_of(row, error) for row, error in claims_of_episode(infos)]
         if batch.faults:
             raise RowFaults(batch.faults)
-        return encode_rows(infos, self._aside, episodes=episodes) if infos or episodes or self._aside else b""
+        if not infos and not episodes and not self._aside:
+            return b""
+        return encode_rows(infos, self._aside, episodes=episodes, bounds=self._shard.info_bounds)
 
     def _next_step(self, start: int, actions: list[Any], write: Callable[[int, Any], None], batch: _Batch) -> None:
         steps, done, first, line, rewards = self._steps, self._done, self._first, self._shard.line, batch.rewards
@@ -253,7 +255,7 @@ class EnvsEngine:
             raise RowFaults(faults)
         if self._kept is not None:
             infos = self._kept(infos, [])
-        return encode_rows(infos, self._aside) if infos or self._aside else b""
+        return encode_rows(infos, self._aside, bounds=self._shard.info_bounds) if infos or self._aside else b""
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
         """Call a method or read an attribute of rows."""

@@ -20,33 +20,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vecserver.engine.limits import restrict
 from vecserver.engine.worker import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from vecserver.engine.limits import WorkerLimits
+
 __all__ = ["fork_process", "fork_worker"]
 
 
-def fork_worker(fds: Sequence[int]) -> int:
+def fork_worker(fds: Sequence[int], limits: WorkerLimits) -> int:
     """Start a worker as a copy of this process.
 
     Args:
         fds: Its descriptors, as ``worker.main`` takes them; all others are closed there.
+        limits: What it may use.
 
     Returns:
         The process id; the worker's exit code is the caller's to wait for.
     """
     host_pid = os.getpid()
-    return fork_process(lambda: main(host_pid, *fds), fds)
+    return fork_process(lambda: main(host_pid, *fds), fds, limits)
 
 
-def fork_process(run: Callable[[], None], fds: Sequence[int]) -> int:
+def fork_process(run: Callable[[], None], fds: Sequence[int], limits: WorkerLimits) -> int:
     """Start a copy of this process that runs a function and ends.
 
     Args:
         run: What it does.
         fds: The descriptors that it keeps; all others but stderr are closed there.
+        limits: What it may use.
 
     Returns:
         The process id; the exit code is the caller's to wait for.
@@ -56,15 +61,16 @@ def fork_process(run: Callable[[], None], fds: Sequence[int]) -> int:
         stream.flush()
     pid = os.fork()
     if pid == 0:
-        _become(run, fds)
+        _become(run, fds, limits)
     return pid
 
 
-def _become(run: Callable[[], None], fds: Sequence[int]) -> None:
+def _become(run: Callable[[], None], fds: Sequence[int], limits: WorkerLimits) -> None:
     """Run and end; never returns into what the host was about."""
     status = 1
     try:
         _forget_host(fds)
+        restrict(limits)
         run()
         status = 0
     except SystemExit as error:

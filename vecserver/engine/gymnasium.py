@@ -251,7 +251,8 @@ class _VectorEngine:
             if isinstance(level, dict) and _DROPPED in level:
                 texts = level.pop(_DROPPED)[level.pop(f"_{_DROPPED}")]
                 dropped |= {f"{prefix}{path}": kind for text in texts for path, kind in json.loads(text).items()}
-        return encode_merged(self._in_order(infos), self._aside, dropped=dropped, episodes=episodes)
+        bounds = self._shard.info_bounds
+        return encode_merged(self._in_order(infos), self._aside, dropped=dropped, episodes=episodes, bounds=bounds)
 
     def _in_order(self, infos: dict[str, Any]) -> dict[str, Any]:
         return infos

@@ -210,7 +210,8 @@ class NativeEngine:
 
     def _encode(self, infos: dict[str, Any], episodes: dict[str, list[Any]] | None = None) -> bytes:
         shard = None if self._shard.is_whole else (self._first, self._first + self._size)
-        return encode_merged(self._sent(infos), self._aside, episodes=episodes, shard=shard)
+        bounds = self._shard.info_bounds
+        return encode_merged(self._sent(infos), self._aside, episodes=episodes, shard=shard, bounds=bounds)
 
     def _sent(self, infos: dict[str, Any]) -> dict[str, Any]:
         """The infos that are wanted; ``final_obs`` always is."""

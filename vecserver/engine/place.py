@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vecserver.arena.memory import map_memory
@@ -9,6 +10,7 @@ from vecserver.arena.plan import ArenaPlan
 from vecserver.arena.views import ArenaViews, WorkerLine
 from vecserver.engine.base import Shard
 from vecserver.wire.actions import ActionFormat
+from vecserver.wire.frames import MAX_EXT
 from vecserver.wire.layout import Layout
 
 if TYPE_CHECKING:
@@ -61,6 +63,7 @@ class Place:
         layout_hash: Of the arena's slots.
         memory_fd: The arena's memory.
         finish: Its finish line.
+        bounded: Whether all workers' infos have to fit into a message together.
     """
 
     def __init__(
@@ -71,6 +74,8 @@ class Place:
         layout_hash: int,
         memory_fd: int,
         finish: FinishLine,
+        *,
+        bounded: bool,
     ) -> None:
         rows = shards[-1][1]
         layout = Layout.of(spaces.observation_space, rows)
@@ -84,7 +89,10 @@ class Place:
         self.tally = views.tallies[index]
         first, end = shards[index]
         self.rows = slice(first, end)
-        self.shard = Shard(first, end, views.slots, self.actions, views.actions, views.codes, self.line, self.tally)
+        share = MAX_EXT / 2 / len(shards) if bounded else math.inf  # the other half is for observations in it
+        self.shard = Shard(
+            first, end, views.slots, self.actions, views.actions, views.codes, self.line, self.tally, share
+        )
         self.host = self.driver(views.driver_lines[index], self.shard.area, finish, WorkerLine.DONE)
 
     def driver(self, line: memoryview, area: ActionArea, finish: FinishLine, done_word: int) -> Driver:

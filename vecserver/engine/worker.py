@@ -221,7 +221,10 @@ class _Worker:
             from vecserver.engine.pickled import by_pickle
 
             self._values = by_pickle
-        self._home = self._place = Place(engine.info, bind.shards, bind.shard, bind.layout_hash, memory_fd, finish)
+        self._bounded = not start.program  # what a program's own workers say goes into no message
+        self._home = self._place = Place(
+            engine.info, bind.shards, bind.shard, bind.layout_hash, memory_fd, finish, bounded=self._bounded
+        )
         # not where workers take turns on a core
         self._may_watch = bind.core is not None or len(bind.shards) < len(os.sched_getaffinity(0))
         self._bell = Doorbell(bell_fd, hangup_fd=sock.fileno())
@@ -364,7 +367,8 @@ class _Worker:
         self._away_fds = fds[1:]
         try:
             finish = FinishLine(fds[1], Doorbell(fds[2]))
-            return Place(self._engine.info, message.shards, message.shard, message.layout_hash, fds[0], finish)
+            info, bounded = self._engine.info, self._bounded
+            return Place(info, message.shards, message.shard, message.layout_hash, fds[0], finish, bounded=bounded)
         finally:
             os.close(fds[0])  # it is mapped
 

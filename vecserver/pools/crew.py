@@ -114,6 +114,7 @@ class Crew:
         bounded: Whether infos and results have to fit into a message.
 
     Attributes:
+        max_ext: Bytes that a request may have beside its actions.
         info: What a client must know of it.
         actions: How its action batches are stored.
         layout: What a slot holds.
@@ -123,6 +124,7 @@ class Crew:
         replacements: Of its workers, and of the pool's others.
     """
 
+    max_ext: int = MAX_EXT
     info: PoolInfo
     actions: ActionFormat
     layout: Layout

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from vecserver.engine.limits import WorkerLimits
 from vecserver.pools.spec import Caps, PoolSpec  # noqa: TC001 - msgspec reads the annotations
 from vecserver.wire.messages import PoolInfo  # noqa: TC001
 
@@ -30,6 +31,7 @@ class HostStart(msgspec.Struct, frozen=True):
         grace: Seconds that a batch in flight, and then the environments' closing, may take at the end.
         row_us: Microseconds of a row's step where they are known: they need not be measured again.
         log_level: The least that the host and its workers log.
+        limits: What each of its workers may use.
     """
 
     pool: str
@@ -44,6 +46,7 @@ class HostStart(msgspec.Struct, frozen=True):
     grace: float
     row_us: float | None = None
     log_level: str = "WARNING"
+    limits: WorkerLimits = WorkerLimits()
 
 
 class HostReady(msgspec.Struct, frozen=True, tag=True):

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from vecserver.arena.plan import ArenaPlan, even_shards
 from vecserver.engine.channel import Adopt, Bind, Failed, Home, Measure, Measured, Move, Ready, Start
+from vecserver.engine.limits import WorkerLimits
 from vecserver.engine.table import VECTORISED, WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.crew import Crew, Outcome, OwnedArena
@@ -65,16 +66,26 @@ class Host(Crew):
         program: The program that this host and its workers belong to, with callables that make the rows in the place of
             the spec's ``env_id``; its methods are then called with ``codec.FOREIGN`` set. None in a server, whose
             workers are sent and return nothing but plain values.
+        row_us: Microseconds of a row's step, where they are known.
+        limits: What each worker that is a copy of this process may use; None for what this one may.
     """
 
     def __init__(
-        self, pool: str, spec: PoolSpec, caps: Caps, program: Program | None = None, row_us: float | None = None
+        self,
+        pool: str,
+        spec: PoolSpec,
+        caps: Caps,
+        program: Program | None = None,
+        row_us: float | None = None,
+        limits: WorkerLimits | None = None,
     ) -> None:
         super().__init__(OwnedArena(f"vecserver-{pool}"), spec.autoreset_mode, bounded=program is None)
         self.pool = pool
         self.spec = spec
         self._caps = caps
+        self.max_ext = caps.max_ext_bytes
         self._program = program
+        self._limits = limits or WorkerLimits(core=None)
         self.parts: list[PartCrew] = []
         """What the pool is split into; nothing where it is whole."""
         self._moved: Callable[[], None] | None = None  # to be called when the workers have gone where they were told
@@ -105,7 +116,7 @@ class Host(Crew):
         deadline = monotonic() + timeout
         self.start_timeout = timeout
         self._cpus = os.sched_getaffinity(0)
-        start = Forks() if fork else partial(by_exec, own_program=self._program is not None)
+        start = Forks(self._limits) if fork else partial(by_exec, own_program=self._program is not None)
         self._start, self._forks = start, fork
         if fork and self.row_us is None and is_measured(self.spec, self._caps):
             self.row_us = self._measured(start, deadline, abort_fd)
@@ -303,6 +314,7 @@ class Host(Crew):
         rows = described.row_observation_spaces
         self.actions = ActionFormat(described.action_space, spec.num_envs)
         self.layout = Layout.of(described.observation_space, spec.num_envs)
+        self._check_slot()
         self.info = PoolInfo(
             pool=self.pool,
             env_id=spec.env_id,
@@ -322,6 +334,17 @@ class Host(Crew):
             row_observation_spaces=None if rows is None or self._program else [space_to_json(each) for each in rows],
             lease_expiry=spec.lease_expiry,
         )
+
+    def _check_slot(self) -> None:
+        limit, size = self._caps.max_slot_bytes, self.layout.slot_size
+        if size > limit:
+            raise CapExceeded(
+                f"a batch of {self.spec.num_envs} rows would have {size} bytes; max_slot_bytes of this server is "
+                f"{limit}: make fewer rows",
+                cap="max_slot_bytes",
+                limit=limit,
+                asked=size,
+            )
 
     def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:
         plan = ArenaPlan.of(self.layout, self.actions, shards)

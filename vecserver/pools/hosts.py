@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Final
 from vecserver.pools.endings import how_it_ended
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_answer, send_line
 from vecserver.pools.hostlog import HostLog
-from vecserver.pools.starting import ONE_THREAD
 from vecserver.wire.errors import HostStartFailed, PoolLost, from_code
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["HostProcess", "NoHost"]
 
@@ -31,12 +30,13 @@ class HostProcess:
     Args:
         command: The argv prefix of a host process.
         start: What it makes, and where it and its workers write their log: read for errors, removed at the end.
+        variables: Its environment, which its workers have too: see ``starting.for_environments``.
 
     Raises:
         HostStartFailed: The operating system starts no process.
     """
 
-    def __init__(self, command: Sequence[str], start: HostStart) -> None:
+    def __init__(self, command: Sequence[str], start: HostStart, variables: Mapping[str, str]) -> None:
         self._start = start
         self.log = HostLog(Path(start.log_path), start.pool)
         try:
@@ -51,7 +51,7 @@ class HostProcess:
                     stdout=log,
                     stderr=log,
                     pass_fds=(theirs.fileno(),),
-                    env={**os.environ, **ONE_THREAD},
+                    env=variables,
                     # a group of its own: the terminal's Ctrl-C is for the server, which ends its pools in order. Not a
                     # session of its own: see pools/starting.py
                     process_group=0,

@@ -58,10 +58,12 @@ class Reservation:
 
     Attributes:
         pool: The name.
+        rows: Of the pool.
         process: What makes the pool, once it was started.
     """
 
     pool: str
+    rows: int
     process: HostProcess | None = None
 
 
@@ -83,15 +85,16 @@ class Listing:
         self._closed = False
         self.closing = False
 
-    def reserve(self, name: str | None) -> Reservation:
+    def reserve(self, name: str | None, rows: int) -> Reservation:
         """Hold a name for a new pool.
 
         Args:
             name: One that was checked; one is made up when it is None.
+            rows: Of the pool.
 
         Raises:
             InvalidSpec: The name is taken.
-            CapExceeded: The server has as many pools as it may have.
+            CapExceeded: The server has as many pools, or rows, as it may have.
             PoolStopping: The server is shutting down.
         """
         with self._lock:
@@ -104,13 +107,27 @@ class Listing:
                     cap="max_pools",
                     limit=self._caps.max_pools,
                 )
+            self._check_rows(rows)
             if name in taken:
                 raise InvalidSpec(f"a pool named {name!r} exists already: delete it first, or choose another name")
             pool = name
             while pool is None or pool in taken:
                 pool = f"p-{secrets.token_hex(3)}"
-            reservation = self._starting[pool] = Reservation(pool)
+            reservation = self._starting[pool] = Reservation(pool, rows)
         return reservation
+
+    def _check_rows(self, asked: int) -> None:
+        limit = self._caps.max_total_envs
+        had = sum(made.spec.num_envs for made in self._pools.values())
+        had += sum(each.rows for pool, each in self._starting.items() if pool not in self._pools)
+        if had + asked > limit:
+            raise CapExceeded(
+                f"the pools have {had} rows, and {asked} more would be {had + asked}; max_total_envs of this server is "
+                f"{limit}: make fewer rows, or delete a pool",
+                cap="max_total_envs",
+                limit=limit,
+                asked=had + asked,
+            )
 
     def reserve_again(self, pool: str) -> tuple[Reservation, Made]:
         """Hold the name of a pool that has no host, to make it again.
@@ -124,7 +141,7 @@ class Listing:
                 raise PoolStopping("the pool was deleted")
             if old.has_host:
                 raise PoolStopping("the pool was deleted, and there is another one of its name")
-            reservation = self._starting[pool] = Reservation(pool)
+            reservation = self._starting[pool] = Reservation(pool, old.spec.num_envs)
         return reservation, old
 
     def give_up(self, reservation: Reservation) -> None:

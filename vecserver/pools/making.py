@@ -13,9 +13,10 @@ from vecserver.pools.sizing import RowCosts, is_measured
 from vecserver.wire.errors import CapExceeded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from vecserver.engine.limits import WorkerLimits
     from vecserver.pools.handshake import HostReady
     from vecserver.pools.hosts import NoHost
     from vecserver.pools.listing import Listing, Reservation
@@ -41,6 +42,8 @@ class Maker:
         port_range: First and last tcp port for pools; None for any free one.
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
+        limits: What each worker may use.
+        variables: The environment of hosts and workers: see ``starting.for_environments``.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class Maker:
         port_range: tuple[int, int] | None,
         start_timeout: float,
         grace: float,
+        limits: WorkerLimits,
+        variables: Mapping[str, str],
     ) -> None:
         self._listing = listing
         self._caps = caps
@@ -63,6 +68,8 @@ class Maker:
         self._port_range = port_range
         self._start_timeout = start_timeout
         self._grace = grace
+        self._limits = limits
+        self._variables = variables
         self._row_costs = RowCosts()
         self._sockets = itertools.count()
         self._ending: set[HostProcess | NoHost] = set()
@@ -100,8 +107,9 @@ class Maker:
             grace=self._grace,
             row_us=self._row_costs.get(spec),
             log_level=logging.getLevelName(_log.getEffectiveLevel()),
+            limits=self._limits,
         )
-        process = HostProcess(self._host_command, start)
+        process = HostProcess(self._host_command, start, self._variables)
         if not self._listing.note_start(reservation, process):
             process.ask_to_stop()
         return process

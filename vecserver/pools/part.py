@@ -52,6 +52,7 @@ class PartCrew(Crew):
         self._workers = workers
         self._over = over
         self.rows = rows
+        self.max_ext = whole.max_ext
         first, end = rows
         each = info.row_observation_spaces
         self.actions = ActionFormat(described.action_space, end - first)

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vecserver.engine.limits import WorkerLimits
 from vecserver.pools.admission import Admission
 from vecserver.pools.conversations import Conversations, longest_batch_s
 from vecserver.pools.handshake import EXPIRED
@@ -16,7 +17,9 @@ from vecserver.pools.keeping import Keeper
 from vecserver.pools.listing import Listing, Made
 from vecserver.pools.making import Maker
 from vecserver.pools.results import Grant, PoolView, unmade
+from vecserver.pools.rules import TRUSTING, EnvRules
 from vecserver.pools.spec import Caps, check_pool_name
+from vecserver.pools.starting import for_environments
 from vecserver.pools.supervision import Supervisor
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import DeadlineExceeded, PoolLost, PoolStopping, StateUnavailable, VecServerError
@@ -26,7 +29,7 @@ from vecserver.wire.session import ResumePoint
 from vecserver.wire.spaces import space_from_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -70,6 +73,9 @@ class Registry:
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
         store: Where durable pools are kept; closed by ``close``. None for a server that keeps none.
+        rules: Which environments may be made.
+        limits: What each worker may use; None for what this process may.
+        passed: Variables that hosts and workers have besides, as ``starting.for_environments`` takes them.
     """
 
     def __init__(
@@ -83,8 +89,12 @@ class Registry:
         start_timeout: float = 60.0,
         grace: float = 5.0,
         store: PoolStore | None = None,
+        rules: EnvRules = TRUSTING,
+        limits: WorkerLimits | None = None,
+        passed: Collection[str] = ("*",),
     ) -> None:
         self.caps = caps or Caps()
+        self.rules = rules
         self._listing = Listing(self.caps)
         self._maker = Maker(
             self._listing,
@@ -95,6 +105,8 @@ class Registry:
             port_range=port_range,
             start_timeout=start_timeout,
             grace=grace,
+            limits=limits or WorkerLimits(core=None),
+            variables=for_environments(passed),
         )
         self._start_timeout = start_timeout
         self._admission = Admission(self.caps.max_creations)
@@ -119,19 +131,21 @@ class Registry:
             InvalidSpec: An option or the name is not allowed, or the name is taken; or nothing is kept here.
             CapExceeded: A limit of the server; names it.
             UnknownEnv: The environment id is not registered; names the nearest.
+            ForbiddenEnv: It, or an argument of it, is not allowed here.
             EnvCreationFailed: An environment could not be made; has its own message.
             HostStartFailed: The host process failed.
             PortUnavailable: No port is free.
             StateUnavailable: It could not be kept, and was not made.
             PoolStopping: The server is shutting down.
         """
+        self.rules.check(spec)
         spec.check(self.caps)
         if durable:
             self._keeper.check()
         if name is not None:
             check_pool_name(name)
         self._bury()
-        reservation = self._listing.reserve(name)
+        reservation = self._listing.reserve(name, spec.num_envs)
         pool = reservation.pool
         try:
             with self._admission.turn(self._start_timeout):
@@ -199,6 +213,7 @@ class Registry:
         with self._admission.turn(None):
             reservation, old = self._listing.reserve_again(pool)
             try:
+                self.rules.check(old.spec)
                 old.spec.check(self.caps)
                 made = replace(
                     self._make(reservation, old.spec),

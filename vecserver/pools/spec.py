@@ -15,6 +15,7 @@ from vecserver.engine.providers import spec_of
 from vecserver.engine.wrappers import check_wrappers
 from vecserver.registration import NAMESPACE
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
+from vecserver.wire.frames import MAX_EXT
 
 __all__ = [
     "AUTORESET_MODES",
@@ -47,7 +48,10 @@ class Caps:
     Attributes:
         max_pools: Pools at once.
         max_num_envs: Rows of one pool.
+        max_total_envs: Rows of all pools together.
         max_workers: Workers of one pool.
+        max_slot_bytes: One batch of a pool, as it lies in its arena: what a reply has beside its infos.
+        max_ext_bytes: What a request of a driver may have beside its actions.
         max_arena_bytes: Shared memory of one pool.
         max_total_arena_bytes: Shared memory of all pools together; None for as much as there is.
         max_creations: Pools that are made at the same time; some more requests wait for their turn.
@@ -55,7 +59,10 @@ class Caps:
 
     max_pools: int = 64
     max_num_envs: int = 4096
+    max_total_envs: int = 65536
     max_workers: int = 256
+    max_slot_bytes: int = 1 << 30
+    max_ext_bytes: int = MAX_EXT
     max_arena_bytes: int = 8 << 30
     max_total_arena_bytes: int | None = None
     max_creations: int = 8

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from vecserver.engine.orphans import Orphans
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-__all__ = ["ONE_THREAD", "Forks", "Started", "by_exec"]
+    from vecserver.engine.limits import WorkerLimits
+
+__all__ = ["ONE_THREAD", "Forks", "Started", "by_exec", "for_environments"]
 
 ONE_THREAD: Final = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS"), "1"
@@ -25,22 +28,69 @@ ONE_THREAD: Final = dict.fromkeys(
 process with threads cannot be copied."""
 
 
+_OWN: Final = "VECSERVER_*"
+_NEVER: Final = "VECSERVER_TOKEN"
+
+SECRET_NAMES: Final = (
+    *(
+        "*TOKEN*",
+        "*SECRET*",
+        "*PASSWORD*",
+        "*PASSWD*",
+        "*PASSPHRASE*",
+        "*CREDENTIAL*",
+        "*COOKIE*",
+        "*_AUTH",
+        "*_AUTH_*",
+    ),
+    *("*API_KEY*", "*APIKEY*", "*ACCESS_KEY*", "*PRIVATE_KEY*", "*_DSN", "DATABASE_URL", "*_DATABASE_URL", "NETRC"),
+    *("SSH_AUTH_SOCK", "SSH_AGENT_PID", "GPG_AGENT_INFO", "KRB5CCNAME", "PGPASSFILE", "KUBECONFIG"),
+)
+"""Globs of variables that hold or name credentials, by their usual names; upper and lower case are the same."""
+
+
+def for_environments(passed: Collection[str], variables: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of a process that runs environments, or is copied into one that does.
+
+    Left out are the server's own settings and what looks like credentials; the server's token always is. It has to be
+    done before a process begins: what it began with can be read in ``/proc`` as long as it lives.
+
+    Args:
+        passed: Globs of variables that are not left out.
+        variables: To choose from; this process's own where it is None.
+    """
+    chosen = {}
+    for name, value in (os.environ if variables is None else variables).items():
+        upper = name.upper()
+        is_secret = any(fnmatchcase(upper, glob) for glob in (_OWN, *SECRET_NAMES))
+        if upper != _NEVER and (not is_secret or any(fnmatchcase(name, glob) for glob in passed)):
+            chosen[name] = value
+    return {**chosen, **ONE_THREAD}
+
+
 class Started(NamedTuple):
     """A child process.
 
     Attributes:
         pid: Its process id.
         reap: Waits until it has ended, and ends what it left running; returns its exit code, negative for a signal.
+        memory: Bytes that it may have; None for any number.
     """
 
     pid: int
     reap: Callable[[], int]
+    memory: int | None = None
 
 
 class Forks:
-    """Starts workers as copies of this process, which has one thread and no other children."""
+    """Starts workers as copies of this process, which has one thread and no other children.
 
-    def __init__(self) -> None:
+    Args:
+        limits: What each may use.
+    """
+
+    def __init__(self, limits: WorkerLimits) -> None:
+        self._limits = limits
         self._pids: set[int] = set()
         self._orphans = Orphans()
 
@@ -52,9 +102,9 @@ class Forks:
         """
         from vecserver.engine.forked import fork_worker
 
-        pid = fork_worker(fds)
+        pid = fork_worker(fds, self._limits)
         self._pids.add(pid)
-        return Started(pid, partial(self._reap, pid))
+        return Started(pid, partial(self._reap, pid), self._limits.memory)
 
     def _reap(self, pid: int) -> int:
         exitcode = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

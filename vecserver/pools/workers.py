@@ -80,7 +80,8 @@ class WorkerProcess:
             undo.callback(sock.close)
             with theirs:
                 memory_fd, *finish_fds = self._inherited
-                self.pid, self._reap = start((theirs.fileno(), memory_fd, self._bell_fd, *finish_fds))
+                started = start((theirs.fileno(), memory_fd, self._bell_fd, *finish_fds))
+                self.pid, self._reap, self._memory = started
             undo.callback(self._reap)
             undo.callback(os.kill, self.pid, signal.SIGKILL)  # before it is reaped: nobody else has its number yet
             self.pidfd = os.pidfd_open(self.pid)
@@ -197,7 +198,7 @@ class WorkerProcess:
     def died(self) -> WorkerDied:
         """The error that says how this worker ended; waits a moment for its exit code."""
         exitcode = self._wait(1.0)
-        how = self.hung or ("does not answer" if exitcode is None else how_it_ended(exitcode))
+        how = self.hung or ("does not answer" if exitcode is None else how_it_ended(exitcode, self._memory))
         first, last = self.rows[0], self.rows[1] - 1
         return WorkerDied(
             f"worker {self.shard} (rows {first} to {last}, pid {self.pid}) {how}",

@@ -19,8 +19,10 @@ Where both ends are one program, ``FOREIGN`` says what to do with everything els
 
 from __future__ import annotations
 
+import math
 import re
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
@@ -33,12 +35,22 @@ from gymnasium.spaces import GraphInstance
 from vecserver.wire.errors import MalformedMessage, Unportable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-__all__ = ["FOREIGN", "MAX_DEPTH", "Foreign", "numeric_dtype", "pack", "portable", "unpack"]
+__all__ = ["FOREIGN", "MAX_DEPTH", "Foreign", "numeric_dtype", "pack", "portable", "spend", "spending", "unpack"]
 
 MAX_DEPTH: Final = 32
 """Nesting that a value may have; deeper ones are refused before they exhaust the decoder's stack."""
+
+_FEW: Final = 16
+_SHALLOW: Final = 5
+"""A value whose containers are no larger and no deeper needs no counting: it has a million items at most."""
+
+_SMALL: Final = 4096
+"""Bytes of a text or an array that are not counted either."""
+
+_ITEM_BYTES: Final = 16
+"""What an item of a container counts for, whatever it is."""
 
 _ARRAY, _SCALAR, _TUPLE, _OBJECTS, _BIGINT, _MAP, _GRAPH = range(1, 8)
 _FOREIGN: Final = 127
@@ -69,6 +81,40 @@ class Foreign:
 FOREIGN: ContextVar[Foreign | None] = ContextVar("foreign", default=None)
 """Set only between a program and the workers that it started itself, by ``vecserver.engine.pickled``. Not a part of the
 protocol: where it is None, as in every server and towards every server, the extension type it uses is unknown."""
+
+
+class _Purse(threading.local):
+    """What a value that is being encoded may still come to, in bytes; without an end but within ``spending``."""
+
+    left: float = math.inf
+
+
+_PURSE: Final = _Purse()
+
+
+@contextmanager
+def spending(limit: float) -> Iterator[None]:
+    """Around the encoding of values that may come to about so many bytes; any more are refused with Unportable.
+
+    It is counted while they are looked at and not afterwards: a few lists that hold each other ten times a level are
+    small where they come from, and more than a memory holds when they are written out.
+    """
+    before, _PURSE.left = _PURSE.left, limit
+    try:
+        yield
+    finally:
+        _PURSE.left = before
+
+
+def spend(size: int, path: str) -> None:
+    """Count so many bytes.
+
+    Raises:
+        Unportable: They are too many.
+    """
+    left = _PURSE.left = _PURSE.left - size
+    if left < 0:
+        raise Unportable(f"{path} is too large, or what comes before it")
 
 
 def pack(value: Any) -> bytes:
@@ -117,13 +163,22 @@ def _same(value: Any, _path: str, _depth: int) -> Any:
     return value
 
 
-def _int(value: int, _path: str, _depth: int) -> Any:
+def _bytes(value: bytes, path: str, _depth: int) -> Any:
+    if len(value) > _SMALL:
+        spend(len(value), path)
+    return value
+
+
+def _int(value: int, path: str, _depth: int) -> Any:
     if _INT64_MIN <= value <= _UINT64_MAX:
         return value
+    spend(value.bit_length() // 8, path)
     return _Ext(_BIGINT, value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True))
 
 
 def _text(value: str, path: str, _depth: int) -> Any:
+    if len(value) > _SMALL:
+        spend(len(value), path)
     if not value.isascii():
         try:
             value.encode()
@@ -133,6 +188,8 @@ def _text(value: str, path: str, _depth: int) -> Any:
 
 
 def _dict(value: dict[Any, Any], path: str, depth: int) -> Any:
+    if len(value) > _FEW or depth > _SHALLOW:
+        spend(_ITEM_BYTES * len(value), path)
     if all(type(key) is str for key in value):
         return {_text(key, path, depth): portable(item, f"{path}[{key!r}]", depth + 1) for key, item in value.items()}
     pairs = [
@@ -143,6 +200,8 @@ def _dict(value: dict[Any, Any], path: str, depth: int) -> Any:
 
 
 def _items(value: Any, path: str, depth: int) -> list[Any]:
+    if len(value) > _FEW or depth > _SHALLOW:
+        spend(_ITEM_BYTES * len(value), path)
     return [portable(item, f"{path}[{i}]", depth + 1) for i, item in enumerate(value)]
 
 
@@ -156,6 +215,8 @@ def _graph(value: GraphInstance, path: str, depth: int) -> Any:
 
 def _array(value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
     name = value.dtype.str
+    if value.nbytes > _SMALL:
+        spend(value.nbytes, path)
     if _DTYPE_NAME.fullmatch(name) and value.dtype.itemsize:
         return _Ext(_ARRAY, _encode([name, value.shape, value.tobytes()]))
     if value.dtype == object:
@@ -165,6 +226,8 @@ def _array(value: np.ndarray[Any, Any], path: str, depth: int) -> Any:
 
 def _scalar(value: np.generic, path: str) -> Any:
     name = value.dtype.str
+    if value.dtype.itemsize > _SMALL:
+        spend(value.dtype.itemsize, path)
     if _DTYPE_NAME.fullmatch(name):
         # sliced: numpy gives an empty text bytes that its dtype does not have
         return _Ext(_SCALAR, _encode([name, value.tobytes()[: value.dtype.itemsize]]))
@@ -176,7 +239,7 @@ _CONVERTERS: Final[dict[type, Callable[[Any, str, int], Any]]] = {
     bool: _same,
     float: _same,
     str: _text,
-    bytes: _same,
+    bytes: _bytes,
     int: _int,
     dict: _dict,
     list: _items,

@@ -13,6 +13,9 @@
     │   ├── EnvFault               an environment raised; the row, the type, the traceback
     │   │   └── EnvCreationFailed  an environment could not be made; the same fields
     │   ├── UnknownEnv             no such environment id; the nearest ones
+    │   ├── ForbiddenEnv           an id or an argument that the server's operator does not allow
+    │   ├── TooManyRequests        faster than the server takes them; says when to come again
+    │   ├── RequestTooSlow         its headers or its body did not arrive in time
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
@@ -44,6 +47,7 @@ __all__ = [
     "EnvCreationFailed",
     "EnvFault",
     "EpochMismatch",
+    "ForbiddenEnv",
     "HostStartFailed",
     "InternalError",
     "InvalidAction",
@@ -62,6 +66,7 @@ __all__ = [
     "PortUnavailable",
     "ProtocolError",
     "RemoteError",
+    "RequestTooSlow",
     "ResetNeeded",
     "SequenceConflict",
     "SequenceGap",
@@ -70,6 +75,7 @@ __all__ = [
     "SessionLost",
     "StateUnavailable",
     "StillRunning",
+    "TooManyRequests",
     "TransportUnavailable",
     "UnknownEnv",
     "UnknownPool",
@@ -202,6 +208,24 @@ class CapExceeded(RemoteError):
     """A limit of the server; ``details`` name the cap, its value and what was asked for."""
 
     code, number, http_status = "cap_exceeded", 23, 422
+
+
+class ForbiddenEnv(RemoteError):
+    """The operator of the server does not allow this environment, or an argument of it; names the setting that does."""
+
+    code, number, http_status = "forbidden_env", 28, 403
+
+
+class TooManyRequests(RemoteError):
+    """Requests come faster than the server takes them; ``retry_after`` says how many seconds to wait."""
+
+    code, number, http_status = "too_many_requests", 29, 429
+
+
+class RequestTooSlow(RemoteError):
+    """The headers or the body of a request did not arrive in time."""
+
+    code, number, http_status = "request_too_slow", 37, 408
 
 
 class UnknownPool(RemoteError):

@@ -150,12 +150,13 @@ def digest_of(ext: Buffer, body: Buffer) -> int:
     return zlib.crc32(body, zlib.crc32(ext))
 
 
-def split(frames: Sequence[Buffer], max_body: int) -> tuple[Header, Buffer, Buffer]:
+def split(frames: Sequence[Buffer], max_body: int, max_ext: int = MAX_EXT) -> tuple[Header, Buffer, Buffer]:
     """Check the frames of one message and return its header, ext and body.
 
     Args:
         frames: What the socket delivered, without routing ids.
         max_body: Largest body, in bytes, that is legal here.
+        max_ext: Largest ext.
 
     Raises:
         MalformedMessage: Wrong number of frames, a bad header, or a body that is not as long as the header says.
@@ -168,8 +169,8 @@ def split(frames: Sequence[Buffer], max_body: int) -> tuple[Header, Buffer, Buff
     if len(frames) != FRAME_COUNT:
         raise MalformedMessage(f"a message has {FRAME_COUNT} frames, this one has {len(frames)}")
     _, ext, body = frames
-    if len(ext) > MAX_EXT:
-        raise MessageTooLarge(f"an ext of {len(ext)} bytes; at most {MAX_EXT} are taken", limit=MAX_EXT)
+    if len(ext) > max_ext:
+        raise MessageTooLarge(f"an ext of {len(ext)} bytes; at most {max_ext} are taken here", limit=max_ext)
     if len(body) > max_body:
         raise MessageTooLarge(f"a body of {len(body)} bytes; at most {max_body} are taken here", limit=max_body)
     if len(body) != header.body_length:

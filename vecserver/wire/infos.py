@@ -1,7 +1,6 @@
 """Infos on their way from the environments to Gymnasium's merged dict.
 
 A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
-A worker sends the infos of its rows unmerged, ``[[row, info], …]`` in row order with empty ones left out, and the
 client merges them with Gymnasium's own ``VectorEnv._add_info``: what comes out is then the same by construction. Runs
 of rows that say the same numbers go as columns, see ``wire.columns``. A vectorised environment has merged its infos
 already and sends ``[[MERGED_ROWS, infos]]``; where its rows are not all of the pool's, ``[SHARD_ROWS, {"first",
@@ -12,12 +11,14 @@ reply is the list of all workers' payloads; no payload at all is an empty ext.
 
 from __future__ import annotations
 
+import math
+from contextlib import nullcontext
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
-from vecserver.wire.codec import MAX_DEPTH, pack, portable, unpack
+from vecserver.wire.codec import FOREIGN, MAX_DEPTH, pack, portable, spend, spending, unpack
 from vecserver.wire.columns import COLUMN_ROWS, columns_from, merge_columns, rows_of, to_entries
 from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
 from vecserver.wire.shard_infos import ShardInfos
@@ -32,6 +33,8 @@ __all__ = [
     "MERGED_ROWS",
     "SHARD_ROWS",
     "SIDE_ROWS",
+    "UNBOUNDED",
+    "InfoBounds",
     "by_row",
     "encode_merged",
     "encode_rows",
@@ -60,18 +63,74 @@ EPISODE_KEYS: Final = ("episode", "_episode")
 _INFO_DEPTH: Final = 2
 """An info's depth in its payload: in an entry, in the list of entries."""
 
+_ALWAYS: Final = "final_obs"
+"""What is no info: it is as large as the observations are, and trainers bootstrap from it."""
+
+_MOST_NAMED: Final = 64
+"""Values left out that are named one by one; how many there were is counted all the same."""
+
+_LONGEST_NAME: Final = 200
+_KEY_BYTES: Final = 16
+_MOST_OF_A_ROW: Final = 16 << 20
+"""Bytes of one row's infos, where a library merges them that would copy all of them several times."""
+
+_LEAST_SHARE: Final = 64 << 10
+"""Bytes that a row's infos may have, however many rows there are."""
+
 RowInfos = list[tuple[int, dict[str, Any]]]
 
 
+class InfoBounds(NamedTuple):
+    """How large a worker's infos may be.
+
+    Attributes:
+        limit: Bytes of all its rows' in one batch.
+        note: Called with the number of values that were left out, for their size or because they cannot travel.
+    """
+
+    limit: float
+    note: Callable[[int], None]
+
+
+UNBOUNDED: Final = InfoBounds(math.inf, lambda _: None)
+
+
+class _Dropped:
+    """Values that were left out.
+
+    Attributes:
+        names: Path → type of the first of them.
+        count: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.names: dict[str, str] = {}
+        self.count = 0
+
+    def note(self, path: str, value: Any) -> None:
+        """Note one."""
+        self.count += 1
+        if len(self.names) < _MOST_NAMED:
+            name = path[:_LONGEST_NAME].encode("utf-8", "replace").decode()  # lone surrogates cannot travel
+            self.names[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 def encode_rows(
-    infos: RowInfos, side: list[bytes] | None = None, *, episodes: dict[str, list[Any]] | None = None
+    infos: RowInfos,
+    side: list[bytes] | None = None,
+    *,
+    episodes: dict[str, list[Any]] | None = None,
+    bounds: InfoBounds = UNBOUNDED,
 ) -> bytes:
     """Encode one worker's infos; values that cannot travel are left out and named in an entry of their own.
+
+    So are values that are too large: an environment's infos never keep a batch from being sent.
 
     Args:
         infos: Number of the row, and its info.
         side: The side values of all rows' observations; None where their space has no side leaves.
         episodes: Statistics of the episodes that ended, as ``EPISODE_ROWS`` has them.
+        bounds: How large they may be.
     """
     ends: list[Any] = [] if episodes is None else [[EPISODE_ROWS, episodes]]
     if side is not None:
@@ -79,11 +138,23 @@ def encode_rows(
     if not infos and not ends:
         return b""
     try:
-        return pack(to_entries(infos) + ends)
-    except Unportable:
-        dropped: dict[str, str] = {}
-        entries = to_entries([(row, _travelling(info, "", _INFO_DEPTH, dropped)) for row, info in infos]) + ends
-        return pack([*entries, [DROPPED_ROW, dropped]] if dropped else entries)
+        with spending(bounds.limit):
+            return pack(to_entries(infos) + ends)
+    except (Unportable, MemoryError):
+        return _encode_some(infos, ends, bounds)
+
+
+def _encode_some(infos: RowInfos, ends: list[Any], bounds: InfoBounds) -> bytes:
+    """Encode what of the infos can travel; each row has a part of what all may come to."""
+    dropped, kept = _Dropped(), []
+    share = max(_LEAST_SHARE, bounds.limit / max(1, len(infos)))
+    for row, info in infos:
+        with spending(share):
+            kept.append((row, _travelling(info, "", _INFO_DEPTH, dropped)))
+    if dropped.count:
+        bounds.note(dropped.count)
+        ends = [*ends, [DROPPED_ROW, dropped.names]]
+    return pack(to_entries(kept) + ends)
 
 
 def encode_merged(
@@ -93,6 +164,7 @@ def encode_merged(
     dropped: dict[str, str] | None = None,
     episodes: dict[str, list[Any]] | None = None,
     shard: tuple[int, int] | None = None,
+    bounds: InfoBounds = UNBOUNDED,
 ) -> bytes:
     """Encode infos that a vectorised environment merged itself, likewise.
 
@@ -103,37 +175,47 @@ def encode_merged(
         entries.insert(0, (SHARD_ROWS, {"first": shard[0], "end": shard[1]}))
     if dropped:
         entries.append((DROPPED_ROW, dropped))
-    return encode_rows(entries, side, episodes=episodes)
+        bounds.note(len(dropped))
+    return encode_rows(entries, side, episodes=episodes, bounds=bounds)
 
 
 def travelling(info: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """The part of a row's info that can travel, and path → type of the rest; the info itself where all of it can."""
+    limit = _MOST_OF_A_ROW if FOREIGN.get() is None else math.inf
     try:
-        portable(info, depth=_INFO_DEPTH)
-    except Unportable:
-        dropped: dict[str, str] = {}
-        return _travelling(info, "", _INFO_DEPTH, dropped), dropped
+        with spending(limit):
+            portable(info, depth=_INFO_DEPTH)
+    except (Unportable, MemoryError):
+        dropped = _Dropped()
+        with spending(limit):
+            return _travelling(info, "", _INFO_DEPTH, dropped), dropped.names
     return info, {}
 
 
-def _travelling(info: dict[str, Any], path: str, depth: int, dropped: dict[str, str]) -> dict[str, Any]:
+def _travelling(info: dict[str, Any], path: str, depth: int, dropped: _Dropped) -> dict[str, Any]:
     """The part of an info that can travel; notes the rest as path → type.
 
     Subclasses of dict become dicts and those of arrays plain arrays, which is what merging makes of them.
     """
     kept: dict[str, Any] = {}
+    try:
+        spend(_KEY_BYTES * len(info), path)
+    except Unportable:
+        dropped.note(path.removesuffix(".") or "*", info)
+        return kept
     for key, value in info.items():
+        is_free = key == _ALWAYS and depth == _INFO_DEPTH
         try:
-            portable(key, depth=depth + 1)
-            if isinstance(value, dict) and depth < MAX_DEPTH:
-                kept[key] = _travelling(value, f"{path}{key}.", depth + 1, dropped)
-                continue
-            kept[key] = np.asarray(value) if isinstance(value, np.ndarray) else value
-            portable(kept[key], depth=depth + 1)
-        except Unportable:
+            with spending(math.inf) if is_free else nullcontext():
+                portable(key, depth=depth + 1)
+                if isinstance(value, dict) and depth < MAX_DEPTH:
+                    kept[key] = _travelling(value, f"{path}{key}.", depth + 1, dropped)
+                    continue
+                kept[key] = np.asarray(value) if isinstance(value, np.ndarray) else value
+                portable(kept[key], depth=depth + 1)
+        except (Unportable, MemoryError):
             kept.pop(key, None)
-            name = f"{path}{key}".encode("utf-8", "replace").decode()  # lone surrogates cannot travel
-            dropped[name] = f"{type(value).__module__}.{type(value).__qualname__}"
+            dropped.note(f"{path}{key!s:.{_LONGEST_NAME}}", value)
     return kept
 
 

@@ -252,6 +252,7 @@ class Stats(msgspec.Struct, frozen=True):
         received_bytes: Of all messages' frames; ``sent_bytes`` likewise.
         lent: Whether a driver on this machine steps in the arena itself.
         restarts: How many workers were replaced, by what had become of them.
+        infos_dropped: Values of environments' infos that were left out, for their size or as they cannot travel.
     """
 
     state: str
@@ -283,6 +284,7 @@ class Stats(msgspec.Struct, frozen=True):
     sent_bytes: int = 0
     lent: bool = False
     restarts: dict[str, int] = {}
+    infos_dropped: int = 0
 
 
 T = TypeVar("T")

@@ -28,6 +28,7 @@ from vecserver.engine.make import EnvMaker
 from vecserver.pools.handshake import HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.spec import Caps
+from vecserver.pools.starting import for_environments
 from vecserver_client.connection import Connection
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name
@@ -201,7 +202,7 @@ class _StampedPool:
         self._stamps = Stamps.create(folder / "stamps", self._rows, size)
         command = [sys.executable, "-m", __name__.replace(".where", ".stamped_host")]
         command += [str(folder / "stamps"), str(self._rows), str(size)]
-        host = HostProcess(command, _start(question, choice, folder))
+        host = HostProcess(command, _start(question, choice, folder), for_environments(["*"]))
         stack.callback(lambda: host.end(monotonic() + _GRACE_S))
         stack.callback(host.ask_to_stop)
         ready = host.greet()

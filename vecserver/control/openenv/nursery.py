@@ -6,7 +6,6 @@ Everything here belongs to the event loop's thread, but for ``close`` when that 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -19,10 +18,12 @@ import msgspec
 from vecserver.pools.sessions.answers import Answer, Ask, Kind
 from vecserver.pools.sessions.nursery import MAX_NOTE, Ended, Fork, Forked, Kill, read_note, write_note
 from vecserver.pools.sessions.process import HEAD, MAX_ANSWER
-from vecserver.pools.starting import ONE_THREAD
+from vecserver.pools.starting import for_environments
 from vecserver.wire.errors import HostStartFailed, SessionLost
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from vecserver.pools.sessions.play import PlayOptions
 
 __all__ = ["Nursery", "SessionProcess"]
@@ -181,9 +182,11 @@ class Nursery:
         options: What every session begins with.
         start_timeout: Seconds until a session's process must exist.
         most: Processes at once that are not shared, those included that are about to leave.
+        passed: Variables that their processes have besides, as ``starting.for_environments`` takes them.
     """
 
-    def __init__(self, options: PlayOptions, start_timeout: float, most: int) -> None:
+    def __init__(self, options: PlayOptions, start_timeout: float, most: int, passed: Collection[str]) -> None:
+        self._passed = passed
         self._options = options
         self._start_timeout = start_timeout
         self._room = asyncio.Semaphore(most)
@@ -279,7 +282,7 @@ class Nursery:
                     stdin=subprocess.DEVNULL,
                     stdout=sys.stderr,  # what environments print must not mix with what the server says
                     pass_fds=(theirs.fileno(),),
-                    env={**os.environ, **ONE_THREAD, "PYGAME_HIDE_SUPPORT_PROMPT": "1"},
+                    env={**for_environments(self._passed), "PYGAME_HIDE_SUPPORT_PROMPT": "1"},
                     process_group=0,
                 )
             except OSError as error:

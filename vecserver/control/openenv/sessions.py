@@ -43,6 +43,7 @@ class SessionOptions:
         idle_timeout: Seconds without a message after which a session is ended.
         step_timeout: Seconds that a message may take, the making of an environment included.
         start_timeout: Seconds until a session's process must exist.
+        passed: Variables that their processes have besides, as ``starting.for_environments`` takes them.
     """
 
     play: PlayOptions = field(default_factory=PlayOptions)
@@ -50,6 +51,7 @@ class SessionOptions:
     idle_timeout: float = 1800.0
     step_timeout: float = 60.0
     start_timeout: float = 60.0
+    passed: tuple[str, ...] = ("*",)
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ class Sessions:
         self.options = options
         self.clock = clock
         self.counts = SessionCounts()
-        self._nursery = Nursery(options.play, options.start_timeout, options.limit)
+        self._nursery = Nursery(options.play, options.start_timeout, options.limit, options.passed)
         self._open: dict[int, Session] = {}
         self._opening = 0
         self._last = 0

@@ -8,7 +8,6 @@ from nicegui import ui
 
 from vecserver.control.web.forms import kwargs_of, parameters_of
 from vecserver.pools.pictures import RENDER_MODE
-from vecserver.pools.spec import offered_env_ids
 from vecserver.wire.errors import VecServerError
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class EnvironmentChoice:
         self._seen = seen
         self._parameters: list[Parameter] = []
         self._fields: dict[str, Any] = {}
-        ids = offered_env_ids()
+        ids = environments.offered()
         self._env = (
             ui.select(
                 [*ids, *([] if env_id in ids else [env_id])],

@@ -55,6 +55,10 @@ class Environments:
         self._sessions = sessions
         self._known: dict[str, dict[str, Any]] = {}
 
+    def offered(self) -> list[str]:
+        """The ids that may be chosen, in order."""
+        return self._sessions.options.play.rules.offered()
+
     async def about(self, env_id: str) -> dict[str, Any]:
         """An environment's description, as ``vecserver.pools.sessions.about`` makes it.
 

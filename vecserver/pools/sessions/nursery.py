@@ -27,10 +27,13 @@ from vecserver.engine.orphans import Orphans
 from vecserver.pools.sessions.play import PlayOptions
 from vecserver.pools.sessions.process import run_sessions
 
-__all__ = ["MAX_NOTE", "Ended", "Fork", "Forked", "Kill", "Note", "read_note", "write_note"]
+__all__ = ["MAX_NOTE", "MAX_OPTIONS", "Ended", "Fork", "Forked", "Kill", "Note", "read_note", "write_note"]
 
 MAX_NOTE: Final = 4096
 """Bytes of a message between a server and its nursery."""
+
+MAX_OPTIONS: Final = 128 << 10
+"""Bytes of the first message, which holds lists of an operator's."""
 
 _LAST_MOMENT_S: Final = 3.0
 """Seconds for sessions to close their environments when the server goes."""
@@ -138,7 +141,7 @@ class _Nursery:
     def _fork(self, note: Fork, fd: int) -> None:
         parent, options = os.getpid(), self._options
         try:
-            pid = fork_process(lambda: run_sessions(parent, fd, options, shared=note.shared), (fd,))
+            pid = fork_process(lambda: run_sessions(parent, fd, options, shared=note.shared), (fd,), options.limits)
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             self._tell(Forked(note.process, 0, str(error)))
@@ -185,7 +188,7 @@ def _load() -> None:
 def _main(control_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=control_fd) as control:
-        first: Any = control.recv(MAX_NOTE)
+        first: Any = control.recv(MAX_OPTIONS)
         if not first:
             return
         options = msgspec.msgpack.decode(first, type=PlayOptions)

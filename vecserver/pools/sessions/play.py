@@ -14,8 +14,10 @@ import orjson
 from gymnasium.wrappers import TimeLimit
 
 from vecserver.engine.base import fault_of
+from vecserver.engine.limits import WorkerLimits
 from vecserver.engine.make import EnvMaker
 from vecserver.pools.pictures import RENDER_MODE, as_picture, to_png
+from vecserver.pools.rules import TRUSTING, EnvRules
 from vecserver.pools.sessions.about import about_env
 from vecserver.pools.sessions.actions import describe_actions, to_action
 from vecserver.pools.sessions.schemas import schemas
@@ -43,12 +45,16 @@ class PlayOptions(msgspec.Struct, frozen=True, kw_only=True):
         render_mode: Passed to ``gymnasium.make``.
         max_steps: Steps after which an episode is truncated, where the environment's own limit does not come first.
         seed: The first reset without a seed takes it, the next one the number after it; None for fresh ones.
+        rules: What may be played, and with which arguments.
+        limits: Of each process that environments live in.
     """
 
     env_id: str = "CartPole-v1"
     render_mode: str | None = None
     max_steps: int | None = None
     seed: int | None = None
+    rules: EnvRules = TRUSTING
+    limits: WorkerLimits = WorkerLimits()
 
 
 _MAX_SEED: Final = 2**63 - 1
@@ -134,7 +140,8 @@ class Play:
             The JSON of an observation message's ``data``.
 
         Raises:
-            UnknownEnv, InvalidSpec, EnvCreationFailed: What it names cannot be played; the episode under way goes on.
+            UnknownEnv, ForbiddenEnv, InvalidSpec, CapExceeded, EnvCreationFailed: What it names cannot be played; the
+                episode under way goes on.
             EnvFault: The environment's reset raised; no episode is under way.
         """
         made = self._make(data)
@@ -202,7 +209,7 @@ class Play:
         """The JSON schemas of an environment's messages.
 
         Raises:
-            UnknownEnv, InvalidSpec, EnvCreationFailed: There is no such environment.
+            UnknownEnv, ForbiddenEnv, InvalidSpec, EnvCreationFailed: There is no such environment.
         """
         env = self._make(ResetData(env_id=env_id)).env
         return to_json(schemas(env.action_space, env.observation_space))
@@ -234,9 +241,9 @@ class Play:
         """What an environment may be made with, as the JSON of ``about_env``; it is not made.
 
         Raises:
-            UnknownEnv, InvalidSpec, EnvCreationFailed: There is no such environment.
+            UnknownEnv, ForbiddenEnv, InvalidSpec, EnvCreationFailed: There is no such environment.
         """
-        PoolSpec(env_id=env_id, num_envs=1).check(Caps())
+        self._check(PoolSpec(env_id=env_id, num_envs=1))
         if self._shared and not _is_harmless(env_id, {}, self._options):
             raise NeedsOwnProcess
         try:
@@ -260,7 +267,7 @@ class Play:
             kwargs = made.kwargs if made is not None and data.env_id is None else {}
         if made is not None and made.is_from(env_id, kwargs):
             return made
-        PoolSpec(env_id=env_id, num_envs=1, env_kwargs=kwargs).check(Caps())
+        self._check(PoolSpec(env_id=env_id, num_envs=1, env_kwargs=kwargs))
         if self._shared and not _is_harmless(env_id, kwargs, self._options):
             raise NeedsOwnProcess
         new = _Made(env_id, kwargs, self._options)
@@ -268,6 +275,10 @@ class Play:
         if made is not None:
             made.close()
         return new
+
+    def _check(self, spec: PoolSpec) -> None:
+        self._options.rules.check(spec)
+        spec.check(Caps())
 
     def _next_seed(self, given: int | None) -> int | None:
         if given is not None or self._options.seed is None:
