@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from types import TracebackType
 
-__all__ = ["ConnectionFile", "Server", "UnsafeFolder", "find", "folder", "is_loopback", "runtime_dir"]
+__all__ = ["ConnectionFile", "Server", "UnsafeFolder", "find", "folder", "is_loopback", "runtime_dir", "sweep"]
 
 _MAX_BYTES: Final = 4096
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -146,6 +146,34 @@ def find(url: str) -> Server | None:
     if not meant and not (host in _ANY_LOOPBACK and (is_loopback(bound) or bound in _WILDCARDS)):
         return None
     return Server(said["url"] if host == "localhost" else url, said["token"])
+
+
+def sweep() -> None:
+    """Remove what servers that were killed left behind."""
+    try:
+        at = _open_folder()
+    except OSError:
+        return
+    try:
+        for name in os.listdir(at):  # noqa: PTH208  # of the descriptor that was checked
+            with contextlib.suppress(OSError):  # it lives, or somebody else removes it
+                _remove_dead(at, name)
+        with contextlib.suppress(OSError):  # there are others
+            folder().rmdir()
+    finally:
+        os.close(at)
+
+
+def _remove_dead(at: int, name: str) -> None:
+    if not name.endswith(".json"):  # one that is being written has no lock yet
+        return
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=at)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.stat(name, dir_fd=at, follow_symlinks=False), os.fstat(fd)):
+            os.unlink(name, dir_fd=at)
+    finally:
+        os.close(fd)
 
 
 def _port_of(url: str) -> int:

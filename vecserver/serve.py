@@ -171,7 +171,7 @@ def run(
             on_ready=on_ready,
             on_stop=on_stop,
             drain=registry.close,
-            abandon=lambda: _abandon(registry, directory),
+            abandon=lambda: _abandon(registry, directory, local),
         )
         if parent is not None:
             parent.watch(server.stop)
@@ -218,8 +218,10 @@ def _make_room_for(sessions: int) -> None:
         )
 
 
-def _abandon(registry: Registry, directory: Path) -> None:
+def _abandon(registry: Registry, directory: Path, local: ConnectionFile | None) -> None:
     registry.kill()
+    if local is not None:
+        local.close()
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vecserver.cli.output import DEFAULT_URL
+
 if TYPE_CHECKING:
     from vecserver.serve import Announcement
 
@@ -149,15 +151,13 @@ def serve(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    is_private = parent_fd is not None
+    is_private, was_made = parent_fd is not None, settings.given_token is None
     serve.run(
         settings,
         parent_fd=parent_fd,
         log_level=log_level or (LogLevel.WARNING if is_private else LogLevel.INFO),
         log_format=log_format or (LogFormat.TEXT if is_private or sys.stderr.isatty() else LogFormat.JSON),
-        announce=None
-        if is_private
-        else partial(_announce, print_token=bool(print_token) and settings.given_token is None),
+        announce=None if is_private else partial(_announce, print_token=print_token is True and was_made),
     )
 
 
@@ -171,7 +171,8 @@ def _is_socket(fd: int) -> bool:
 def _announce(server: Announcement, *, print_token: bool) -> None:
     url, body = server.url, '{"env_id": "CartPole-v1", "num_envs": 8}'
     typer.echo(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)")
-    typer.echo(f"a first pool:  vecserver token header | curl -H @- {url}/v1/pools --json '{body}'")
+    which = "" if url == DEFAULT_URL else f" --url {url}"
+    typer.echo(f"a first pool:  vecserver token header{which} | curl -H @- {url}/v1/pools --json '{body}'")
     typer.echo(f"for a browser, once, within ten minutes:  {server.login}")
     if print_token:
         typer.echo(f"token: {server.token}")
