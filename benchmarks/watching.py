@@ -27,6 +27,7 @@ from websockets.asyncio.client import connect
 
 import vecserver_client as vs
 from tests.web.browsers import serving
+from vecserver_client.credentials import authorization, choose
 
 SETTLE_S = 1.0
 ROWS_SEEN = 12
@@ -34,13 +35,14 @@ ROWS_SEEN = 12
 
 async def watch(url: str, pool: str) -> None:
     """Do what the page's scripts do, until the end of the process."""
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30) as client:
+    mine = authorization(choose(url, None)[1])
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30, headers=mine) as client:
         page = (await client.get(f"/web/pools/{pool}", headers={"Accept": "text/html"})).text
         client_id = re.search(r"[\"']client_id[\"']:\s*[\"']([0-9a-f-]+)", page)[1]
         query = f"EIO=4&transport=websocket&client_id={client_id}&next_message_id=0&implicit_handshake=true"
         query += f"&document_id={client_id}&tab_id={client_id}&old_tab_id=null"
         address = f"{url.replace('http', 'ws')}/web/_nicegui_ws/socket.io/?{query}"
-        async with connect(address, proxy=None, max_size=None) as socket, asyncio.TaskGroup() as group:
+        async with connect(address, proxy=None, max_size=None, additional_headers=mine) as socket, asyncio.TaskGroup() as group:
             group.create_task(listen(socket))
             group.create_task(look(client, pool))
 

@@ -109,7 +109,7 @@ def test_a_host_beyond_loopback_needs_insecure(host):
     """An address that others can reach is refused with the reason, unless insecure is said."""
     assert not is_loopback(host)
     if host:
-        with pytest.raises(ValueError, match="no credentials and no encryption"):
+        with pytest.raises(ValueError, match="ask for no credentials and encrypt nothing"):
             load(host=host)
         assert load(host=host, insecure=True).host == host
 

@@ -17,14 +17,17 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.bearer import headers
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
+from vecserver import connection_file
 from vecserver.serve import _listen, _url
 from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
 from vecserver_client import aio, attach, make_vec
 from vecserver_client.control import ControlClient
 
 PATIENCE_S = 30.0
+NEW = {"env_id": "CartPole-v1", "num_envs": 1}
 
 
 class Server:
@@ -89,7 +92,8 @@ def test_the_parent_is_told_where_the_server_is(tmp_path):
         assert running.url.startswith("http://127.0.0.1:")
         assert httpx.get(f"{running.url}/readyz").json() == {"status": "ready"}
         body = {"env_id": "CartPole-v1", "num_envs": 1, "durable": True}
-        assert httpx.post(f"{running.url}/v1/pools", json=body).json()["field"] == "durable"
+        answer = httpx.post(f"{running.url}/v1/pools", json=body, headers=headers(running.url, running.ready["token"]))
+        assert answer.json()["field"] == "durable"
     finally:
         printed = running.end()
     assert (printed, running.process.returncode) == ("", 0)
@@ -99,7 +103,7 @@ def test_a_server_ends_with_its_parent():
     """When the parent's end of the line is closed, the server ends its pools and its directory and leaves."""
     with server() as running, ControlClient(running.url) as client:
         pool = client.create_pool(env_id="CartPole-v1", num_envs=2, workers=1)
-        (directory,) = own_directories()
+        (directory,) = {*own_directories()} - {connection_file.folder()}
         assert directory.stat().st_mode & 0o777 == 0o700
         running.line.close()
         assert running.wait() == 0
@@ -135,7 +139,7 @@ def test_requests_are_answered_while_the_server_drains(tmp_path):
         wait_until(lambda: client.get_pool(slow)["stats"]["batches"])
         running.process.send_signal(signal.SIGTERM)
         wait_until(lambda: httpx.get(f"{running.url}/readyz").status_code == 503)
-        refused = httpx.post(f"{running.url}/v1/pools", json={"env_id": "CartPole-v1", "num_envs": 1})
+        refused = httpx.post(f"{running.url}/v1/pools", json=NEW, headers=headers(running.url))
         assert (refused.status_code, refused.json()["code"]) == (503, "pool_stopping")
         gate.touch()
         assert running.wait() == 0
@@ -279,7 +283,7 @@ def test_a_server_says_how_to_begin():
         first, second = process.stdout.readline().decode(), process.stdout.readline().decode()
         url = first.split()[2]
         assert httpx.get(f"{url}/healthz").status_code == 200
-        assert f"curl {url}/v1/pools --json " in second
+        assert f"vecserver token header --url {url} | curl -H @- {url}/v1/pools --json " in second
         assert json.loads(second[second.index("{") : second.rindex("}") + 1])["env_id"] == "CartPole-v1"
     finally:
         process.send_signal(signal.SIGINT)

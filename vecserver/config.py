@@ -5,16 +5,16 @@ Composed once, at the edge; nothing below this module reads the environment.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import pwd
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from vecserver.connection_file import is_loopback, runtime_dir
+from vecserver.control.access.tokens import check_token, read_token, read_tokens
 from vecserver.control.limits import HttpLimits
 from vecserver.control.openenv.sessions import SessionOptions
 from vecserver.engine.limits import WorkerLimits, WorkerUser
@@ -27,9 +27,10 @@ from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import MAX_EXT
 
 if TYPE_CHECKING:
+    from vecserver.control.access.tokens import Token
     from vecserver.pools.store import DurablePool
 
-__all__ = ["Settings", "is_loopback", "load"]
+__all__ = ["SECRET_VARIABLES", "Settings", "is_loopback", "load"]
 
 _PREFIX: Final = "VECSERVER_"
 
@@ -38,6 +39,9 @@ _LEAST_MEMORY: Final = 256 << 20
 
 _LEAST_FILES: Final = 32
 """A worker has a dozen open before its environments open any."""
+
+SECRET_VARIABLES: Final = (f"{_PREFIX}TOKEN",)
+"""What a server takes out of its environment once it has read it, for the processes that it starts."""
 
 _LONGEST_RUNTIME_DIR: Final = 70
 """Bytes: a Unix socket's path has at most 107, of which the server's own folder and file take up to 37."""
@@ -55,14 +59,8 @@ def _parse_port_range(value: Any) -> Any:
 
 
 def _parse_names(value: Any) -> Any:
-    """Names with commas between as a tuple; anything else as it is."""
+    """``"a.example, b.example"`` as a tuple; anything else as it is."""
     return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
-
-
-def _default_runtime_dir() -> Path:
-    """The user's own runtime directory where there is a usable one, else that for temporary files."""
-    own = os.environ.get("XDG_RUNTIME_DIR", "")
-    return Path(own if own and os.access(own, os.W_OK | os.X_OK) else tempfile.gettempdir())
 
 
 def _default_state_dir() -> Path:
@@ -120,7 +118,15 @@ class Settings(BaseSettings):
         grace: Seconds that a pool may take to stop by itself.
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
             sockets and logs.
-        insecure: Listen beyond this machine although nothing there asks for credentials or encrypts.
+        insecure: Listen beyond this machine although nothing encrypts there, and pools' ports ask for no credentials.
+        token: The admin token of this server; None for one that is made when it starts.
+        token_file: A file with that token in it.
+        tokens: A TOML file of further tokens, hashed, each with its scope.
+        allowed_hosts: Names besides the loopback ones that a request's Host header may have; beyond loopback any name
+            where there are none.
+        tls_cert: A file with the certificate of this server and those above it, for HTTPS.
+        tls_key: A file with its private key.
+        openenv_public: Open OpenEnv's routes, and the page to look at, to everybody.
         openenv_env: The environment of OpenEnv clients that name none. Also ``GYM_ENVIRONMENT_ID``.
         openenv_sessions: OpenEnv sessions at once, each a process.
         openenv_idle_timeout: Seconds without a message after which a session is ended.
@@ -169,8 +175,15 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=_default_state_dir)
     start_timeout: float = Field(60.0, gt=0, allow_inf_nan=False)
     grace: float = Field(5.0, gt=0, allow_inf_nan=False)
-    runtime_dir: Path = Field(default_factory=_default_runtime_dir)
+    runtime_dir: Path = Field(default_factory=runtime_dir)
     insecure: bool = False
+    token: SecretStr | None = None
+    token_file: Path | None = None
+    tokens: Path | None = None
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_names)] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    openenv_public: bool = False
     openenv_env: str = Field(
         PlayOptions().env_id,
         validation_alias=AliasChoices("openenv_env", f"{_PREFIX}OPENENV_ENV", "GYM_ENVIRONMENT_ID"),
@@ -236,11 +249,47 @@ class Settings(BaseSettings):
             )
         if not self.insecure and not is_loopback(self.host):
             raise ValueError(
-                f"host {self.host} can be reached from other machines, and whoever reaches it may run any registered "
-                "environment here and read every batch in transit: there are no credentials and no encryption. Keep "
-                "127.0.0.1 and tunnel to it (ssh -L), or say --insecure where everybody on the network is trusted"
+                f"host {self.host} can be reached from other machines, and the pools' ZeroMQ ports there ask for no "
+                "credentials and encrypt nothing. Keep 127.0.0.1 and tunnel to it (ssh -L), or say --insecure where "
+                "everybody on the network is trusted: HTTP asks for a token in any case"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_access(self) -> Settings:
+        if self.token is not None and self.token_file is not None:
+            raise ValueError("a token comes from the variable VECSERVER_TOKEN or from a file, not from both")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("TLS takes both a certificate (tls_cert) and its key (tls_key)")
+        for path in filter(None, (self.tls_cert, self.tls_key)):
+            if not os.access(path, os.R_OK):
+                raise ValueError(f"{path} cannot be read, which TLS takes")
+        self.given_token  # noqa: B018  # read now, so that what is wrong with it is said before anything is started
+        self.further_tokens  # noqa: B018
+        return self
+
+    @property
+    def given_token(self) -> str | None:
+        """The admin token that the operator chose; None where one is to be made.
+
+        Raises:
+            ValueError: It is none, or its file cannot be read.
+        """
+        if self.token is not None:
+            try:
+                return check_token(self.token.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"VECSERVER_TOKEN: {error}") from None
+        return None if self.token_file is None else read_token(self.token_file)
+
+    @property
+    def further_tokens(self) -> list[Token]:
+        """Those of the operator's file.
+
+        Raises:
+            ValueError: It cannot be read, or says something else.
+        """
+        return [] if self.tokens is None else read_tokens(self.tokens)
 
     @property
     def caps(self) -> Caps:
@@ -325,14 +374,6 @@ def user_named(name: str) -> WorkerUser:
     except KeyError:
         raise ValueError(f"this machine has no user {name!r}") from None
     return WorkerUser(found.pw_name, found.pw_uid, found.pw_gid, found.pw_dir)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address; a name other than ``localhost`` counts as reachable."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _variable(name: str) -> str:

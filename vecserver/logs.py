@@ -83,10 +83,20 @@ def configure(form: str, level: str | None = None, stream: TextIO | None = None,
     """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter((JsonFormatter if form == "json" else TextFormatter)(fixed))
+    handler.addFilter(_without_query)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     if level is not None:
         root.setLevel(level.upper())
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """Cut off what follows a ``?`` in the paths that the web server logs: a log-in link has its code there."""
+    if record.name.startswith("uvicorn") and isinstance(record.args, tuple):
+        record.args = tuple(
+            each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
+        )
+    return True
 
 
 def record_of(line: str, **fixed: Any) -> logging.LogRecord | None:

@@ -14,14 +14,19 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import uvicorn
 
 from vecserver import logs
-from vecserver.config import is_loopback
+from vecserver.config import SECRET_VARIABLES
+from vecserver.connection_file import ConnectionFile, is_loopback
+from vecserver.control.access.gate import Access
+from vecserver.control.access.scopes import LOGIN_PATH, Scope
+from vecserver.control.access.tokens import Token, Tokens, digest_of, new_token
 from vecserver.control.app import create_app
 from vecserver.control.connections import connection_class
 from vecserver.control.openenv.sessions import Sessions
@@ -36,7 +41,9 @@ if TYPE_CHECKING:
 
     from vecserver.config import Settings
 
-__all__ = ["run"]
+__all__ = ["Announcement", "run"]
+
+_log = logging.getLogger(__name__)
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
@@ -47,13 +54,30 @@ _LAST_ANSWERS_S: Final = 2
 """Seconds that requests in flight have for their answers once all pools are gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What users of a server that accepts requests need to know.
+
+    Attributes:
+        url: Its address.
+        login: A link that logs one browser in.
+        token: The admin token.
+        is_found: Whether this user's programs on this machine find the token by themselves.
+    """
+
+    url: str
+    login: str = field(repr=False)
+    token: str = field(repr=False)
+    is_found: bool = True
+
+
 def run(
     settings: Settings,
     *,
     parent_fd: int | None = None,
     log_level: str = "info",
     log_format: str = "text",
-    announce: Callable[[str], None] | None = None,
+    announce: Callable[[Announcement], None] | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or the parent's end; in the main thread, for signals to be seen.
 
@@ -62,29 +86,41 @@ def run(
 
     Args:
         settings: How to run.
-        parent_fd: An inherited Unix stream socket. One line ``{"url", "pid"}`` is written to it when the server accepts
-            requests, and the server stops when the other end is closed, by whatever end of that process.
+        parent_fd: An inherited Unix stream socket. One line ``{"url", "pid", "token"}`` is written to it when the
+            server accepts requests, and the server stops when the other end is closed, by whatever end of that process.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         log_format: ``json`` or ``text``.
-        announce: Called with the address when the server accepts requests.
+        announce: Called with what its users need to know when the server accepts requests.
 
     Raises:
         PortUnavailable: The port cannot be listened on.
     """
+    for name in SECRET_VARIABLES:
+        os.environ.pop(name, None)  # environments run in processes that inherit the others
     with (
         _listen(settings.host, settings.port) as listener,
         _own_directory(settings.runtime_dir) as directory,
         closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
+        ExitStack() as stack,
     ):
         logs.configure(log_format, log_level)  # once there is a server, for whoever calls this as a function
         address, port = listener.getsockname()[:2]
-        url = _url(address, port)
+        url = _url(address, port, secure=settings.tls_cert is not None)
+        token, access = _access(settings, port)
+        local = stack.enter_context(_told_to_local_users(address, url, token))
+        if settings.insecure and not is_loopback(settings.host):
+            _log.warning(
+                "--insecure: on %s batches cross the network unencrypted, and whoever reaches a pool's port may drive "
+                "the pool",
+                settings.host,
+            )
 
         def on_ready() -> None:
             if parent is not None:
-                parent.tell(url)
+                parent.tell(url, token)
             if announce is not None:
-                announce(url)
+                login = f"{url}{LOGIN_PATH}?code={access.logins.new_code(Scope.ADMIN)}"
+                announce(Announcement(url, login, token, is_found=local is not None))
 
         registry = Registry(
             host_command=_HOST_COMMAND,
@@ -102,9 +138,15 @@ def run(
         )
         sessions = Sessions(settings.sessions)
         _make_room_for(settings.openenv_sessions, settings.max_connections)
-        page = WebPage(registry, sessions) if parent is None else None
+        page = WebPage(registry, sessions, everybody_plays=settings.openenv_public) if parent is None else None
         app = create_app(
-            registry, sessions, page=page, loopback_only=is_loopback(settings.host), limits=settings.http_limits
+            registry,
+            sessions,
+            page=page,
+            access=access,
+            loopback_only=is_loopback(settings.host),
+            allowed_hosts=settings.allowed_hosts,
+            limits=settings.http_limits,
         )
         config = uvicorn.Config(
             app,
@@ -116,6 +158,8 @@ def run(
             http=connection_class(settings.http_limits),
             lifespan="off",
             server_header=False,
+            ssl_certfile=settings.tls_cert,
+            ssl_keyfile=settings.tls_key,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
             ws_max_size=settings.max_body_bytes,
             ws_per_message_deflate=False,  # small messages on a fast way: packing them takes longer than sending them
@@ -131,7 +175,7 @@ def run(
             on_ready=on_ready,
             on_stop=on_stop,
             drain=registry.close,
-            abandon=lambda: _abandon(registry, directory),
+            abandon=lambda: _abandon(registry, directory, local),
         )
         if parent is not None:
             parent.watch(server.stop)
@@ -141,6 +185,31 @@ def run(
         finally:
             registry.close()
             sessions.close()
+
+
+def _access(settings: Settings, port: int) -> tuple[str, Access]:
+    """The admin token, given or made now, and what is asked of whoever wants something."""
+    token = settings.given_token or new_token()
+    tokens = Tokens([Token("admin", digest_of(token), Scope.ADMIN), *settings.further_tokens])
+    access = Access(
+        tokens,
+        openenv_public=settings.openenv_public,
+        cookie=f"vecserver_session_{port}",
+        secure=settings.tls_cert is not None,
+        insecure=settings.insecure,
+    )
+    return token, access
+
+
+def _told_to_local_users(
+    address: str, url: str, token: str
+) -> AbstractContextManager[ConnectionFile] | AbstractContextManager[None]:
+    """This user's programs find the token by themselves, where there is a place for it."""
+    try:
+        return ConnectionFile(address, url, token)
+    except OSError as error:
+        _log.warning("no connection file, so programs of this machine need VECSERVER_TOKEN: %s", error)
+        return nullcontext()
 
 
 def _make_room_for(sessions: int, connections: int) -> None:
@@ -153,8 +222,10 @@ def _make_room_for(sessions: int, connections: int) -> None:
         )
 
 
-def _abandon(registry: Registry, directory: Path) -> None:
+def _abandon(registry: Registry, directory: Path, local: ConnectionFile | None) -> None:
     registry.kill()
+    if local is not None:
+        local.close()
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -221,9 +292,9 @@ class _Parent:
         self._socket.set_inheritable(False)
         self._watcher: threading.Thread | None = None
 
-    def tell(self, url: str) -> None:
-        """Say where the server is; a parent that is gone already is the watcher's matter."""
-        line = json.dumps({"url": url, "pid": os.getpid()}) + "\n"
+    def tell(self, url: str, token: str) -> None:
+        """Say where the server is, and its token; a parent that is gone already is the watcher's matter."""
+        line = json.dumps({"url": url, "pid": os.getpid(), "token": token}) + "\n"
         try:
             self._socket.sendall(line.encode())
         except ConnectionError:
@@ -291,10 +362,11 @@ def _why_not(error: OSError, host: str, port: int) -> str:
     return f"{host} port {port} cannot be listened on: {error.strerror}"
 
 
-def _url(address: str, port: int) -> str:
+def _url(address: str, port: int, *, secure: bool = False) -> str:
     """Where this machine reaches the server."""
+    scheme = "https" if secure else "http"
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104  # compared, not bound
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
 
 
 @contextmanager

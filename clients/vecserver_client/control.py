@@ -18,6 +18,7 @@ from vecserver.wire.errors import (
     VecServerError,
     from_code,
 )
+from vecserver_client.credentials import authorization, choose, tls_context
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,11 +38,12 @@ class HttpApi:
 
     Args:
         url: Address of the server, as in ``http://127.0.0.1:8000``.
-        token: Sent as a bearer token; None for a server that asks for none.
+        token: As ``vecserver_client.credentials.choose`` takes it.
         timeout: Seconds to wait for an answer.
 
     Raises:
         TransportUnavailable: The address is no HTTP address.
+        InvalidSpec: The token cannot be sent.
 
     Attributes:
         url: The address.
@@ -50,10 +52,11 @@ class HttpApi:
     """
 
     def __init__(self, url: str, token: str | None, timeout: float) -> None:
-        self.url = url.rstrip("/")
+        chosen, token = choose(url, token)
+        self.url = chosen.rstrip("/")
         address = _parse(self.url)
         self._timeout = timeout
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.headers = authorization(token)
         self.client_options: dict[str, Any] = {
             "base_url": address,
             "headers": self.headers,
@@ -61,7 +64,7 @@ class HttpApi:
             # a proxy from the environment has no way to this machine's loopback
             "trust_env": address.host not in _LOOPBACK,
             # certificates take a while to load, which an event loop must not wait for where none is looked at
-            "verify": address.scheme == "https" or address.host not in _LOOPBACK,
+            "verify": tls_context() if address.scheme == "https" else address.host not in _LOOPBACK,
         }
 
     @staticmethod
@@ -122,11 +125,13 @@ class ControlClient:
 
     Args:
         url: Address of the server, as in ``http://127.0.0.1:8000``.
-        token: Sent as a bearer token; None for a server that asks for none.
+        token: Of the server; None for ``$VECSERVER_TOKEN``, and if that is not set for that of this user's own server
+            on this machine, which is found by itself.
         timeout: Seconds to wait for an answer. Making a pool of slow environments takes the server a while.
 
     Raises:
         TransportUnavailable: The address is no HTTP address.
+        InvalidSpec: The token cannot be sent.
 
     Attributes:
         url: The address.
@@ -227,6 +232,10 @@ class ControlClient:
             ``observations``, ``rewards``, ``terminated``, ``truncated`` and ``infos``, as JSON values.
         """
         return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions}, key=key)
+
+    def make_login(self) -> str:
+        """A link that logs one browser in, once and within minutes, with this client's scope."""
+        return f"{self.url}{self._ask('POST', '/v1/logins')['path']}"
 
     def envs(self, q: str | None = None) -> list[dict[str, Any]]:
         """Environments that are registered at the server; ``q`` for those whose id contains a text."""

@@ -109,7 +109,8 @@ def make_vec(
         num_envs: Rows.
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
-        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        token: Of the server; None for ``$VECSERVER_TOKEN``, and if that is not set for that of this user's own server
+            on this machine, which is found by itself.
         transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory. If not, they cannot be written to, and stay as they are
             until the third step or reset after theirs begins, whether or not that succeeds; renders and calls leave
@@ -157,8 +158,8 @@ def make_vec(
         if not url:
             server = LocalServer()
             undo.callback(server.close)
-            url = server.url
-        control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
+            url, token = server.url, server.token
+        control = ControlClient(url, token)
         undo.callback(control.close)
         made = _MadePool(control, pool or f"p-{secrets.token_hex(4)}")
         if pool is None:  # a name that was chosen may be another's pool's
@@ -206,7 +207,7 @@ def attach(
     Args:
         url: Address of the server.
         pool: The pool's id.
-        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        token: As in ``make_vec``.
         transport: ``shm``, ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         copy: Whether observations are the caller's own memory, as in ``make_vec``.
         dedup: What of an observation need not travel, as in ``make_vec``.
@@ -226,7 +227,7 @@ def attach(
     _check_transport(transport)
     _check_dedup(dedup)
     with ExitStack() as undo:
-        control = ControlClient(url, token or os.environ.get("VECSERVER_TOKEN"))
+        control = ControlClient(url, token)
         undo.callback(control.close)
         point = None if resume is None else ResumePoint.parse(resume)
         shown = control.get_pool(pool)

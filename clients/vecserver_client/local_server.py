@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Final
 
 from vecserver.wire.errors import HostStartFailed
+from vecserver_client.credentials import without_token
 
 __all__ = ["LocalServer"]
 
@@ -28,6 +29,10 @@ class LocalServer:
 
     Raises:
         HostStartFailed: It did not start.
+
+    Attributes:
+        url: Its address.
+        token: Its token.
     """
 
     def __init__(self) -> None:
@@ -49,18 +54,19 @@ class LocalServer:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env=without_token(os.environ),  # which is for another server
                 pass_fds=(theirs.fileno(),),
                 # a group of its own: Ctrl-C is for the trainer, which closes its environments in order. Not a session
                 # of its own: the kernel shares the cores evenly between sessions, not between the processes in them
                 process_group=0,
             )
         try:
-            self.url = self._ready()
+            self.url, self.token = self._ready()
         except BaseException:
             self.close()
             raise
 
-    def _ready(self) -> str:
+    def _ready(self) -> tuple[str, str]:
         line = bytearray()
         while not line.endswith(b"\n"):
             ready, _, _ = select.select([self._life], [], [], _START_TIMEOUT)
@@ -68,8 +74,8 @@ class LocalServer:
             if not chunk:
                 raise HostStartFailed("the private server did not start; what it says is above")
             line += chunk
-        url: str = json.loads(line)["url"]
-        return url
+        said = json.loads(line)
+        return str(said["url"]), str(said["token"])
 
     @property
     def pid(self) -> int:

@@ -35,6 +35,7 @@ from vecserver.wire.errors import (
     VecServerError,
     from_code,
 )
+from vecserver_client.credentials import authorization, choose, tls_context
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -123,6 +124,8 @@ class GymEnvironment:
     Args:
         base_url: Address of the server, as in ``http://localhost:8000``.
         request_timeout_s: Seconds to wait for an answer.
+        token: Of a server that asks for one; None for ``$VECSERVER_TOKEN``, and if that is not set for that of this
+            user's own server on this machine, which is found by itself. A vecserver asks for none on its own machine.
         env_id: The environment to play; None for the server's own choice.
         kwargs: Passed to ``gymnasium.make`` with ``env_id``.
 
@@ -135,13 +138,16 @@ class GymEnvironment:
         base_url: str,
         request_timeout_s: float = 60.0,
         *,
+        token: str | None = None,
         env_id: str | None = None,
         kwargs: dict[str, Any] | None = None,
     ) -> None:
-        parts = urlsplit(base_url)
+        chosen, token = choose(base_url, token)
+        parts = urlsplit(chosen)
         if parts.scheme not in _SCHEMES or not parts.hostname:
             raise TransportUnavailable(f"{base_url!r} is no address of a server; one is http://localhost:8000")
         self._url = parts._replace(scheme=_SCHEMES[parts.scheme], path=parts.path.rstrip("/") + "/ws").geturl()
+        self._headers = authorization(token)
         self._timeout = request_timeout_s
         self._chosen = {"env_id": env_id, "kwargs": kwargs} if env_id is not None else {}
         self._connection: ClientConnection | None = None
@@ -191,6 +197,8 @@ class GymEnvironment:
                 self._connection = self._stack.enter_context(
                     connect(
                         self._url,
+                        additional_headers=self._headers,
+                        ssl=tls_context() if self._url.startswith("wss") else None,
                         open_timeout=_CONNECT_S,
                         close_timeout=_CLOSE_S,
                         max_size=_MAX_MESSAGE,

@@ -24,6 +24,7 @@ from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
 from vecserver.wire.websocket import MAX_REQUEST, error_of, join, part
 from vecserver.wire.zmtp import fresh
 from vecserver_client.control import PROBLEM, error_of_problem
+from vecserver_client.credentials import tls_context
 from vecserver_client.direct import unreachable
 
 if TYPE_CHECKING:
@@ -329,7 +330,7 @@ def address_of(url: str) -> tuple[str, int, ssl.SSLContext | None]:
     address = urlsplit(url)
     secure = address.scheme == "wss"
     port = address.port or (443 if secure else 80)
-    return address.hostname or "", port, ssl.create_default_context() if secure else None
+    return address.hostname or "", port, tls_context() if secure else None
 
 
 def _left(deadline: float) -> float:

@@ -617,7 +617,7 @@ def blocked(server, monkeypatch):
 
         elsewhere.dropping, elsewhere.port = address[1], 1
         monkeypatch.setattr(factory, "reachable_endpoint", elsewhere)
-        elsewhere.url = near.endpoint.replace("tcp://", "http://")
+        elsewhere.url, elsewhere.token = near.endpoint.replace("tcp://", "http://"), server.token
         yield elsewhere
 
 
@@ -627,7 +627,7 @@ def test_auto_falls_back_to_the_http_port(blocked, how):
     if how == "dropped":
         blocked.port = blocked.dropping
     with within(factory._KNOCK_TIMEOUT + NOT_LONG_S):
-        envs = vs.make_vec(COUNT, 2, url=blocked.url)
+        envs = vs.make_vec(COUNT, 2, url=blocked.url, token=blocked.token)
     with envs:
         assert envs.transport == "ws"
         envs.reset(seed=1)
@@ -638,12 +638,12 @@ def test_auto_falls_back_where_something_else_has_the_data_port(blocked):
     """Another program of this machine, behind a forwarded HTTP port; or another pool, which is left alone."""
     with serve(lambda conn: conn.sendall(b"SSH-2.0-OpenSSH_9\r\n") or conn.recv(1)) as endpoint:
         blocked.port = urlsplit(endpoint).port
-        with vs.make_vec(COUNT, 2, url=blocked.url) as envs:
+        with vs.make_vec(COUNT, 2, url=blocked.url, token=blocked.token) as envs:
             assert envs.transport == "ws"
     with closing(vs.LocalServer()) as other, vs.ControlClient(other.url) as control:
         pool = control.create_pool(env_id=COUNT, num_envs=2)
         blocked.port = urlsplit(pool["endpoints"]["tcp"]).port
-        with vs.make_vec(COUNT, 2, url=blocked.url) as envs:
+        with vs.make_vec(COUNT, 2, url=blocked.url, token=blocked.token) as envs:
             assert envs.transport == "ws"
         assert control.get_pool(pool["pool"])["stats"]["driver"] == ""
 

@@ -19,6 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import connect
 
 import vecserver_client as vs
+from tests.bearer import headers
 from tests.contract.vector_contract import COUNT
 from tests.environments import env_id
 from vecserver.control.guards import MAX_BODY_BYTES
@@ -119,7 +120,8 @@ def address(server, pool: str) -> str:
 @contextmanager
 def peer_of(server, pool, **options):
     name = pool if isinstance(pool, str) else pool["pool"]
-    options = {"compression": None, "proxy": None, "max_size": None} | options
+    own = {"compression": None, "proxy": None, "max_size": None, "additional_headers": headers(server.url)}
+    options = own | options
     with connect(address(server, name), **options) as ws:
         yield Peer(ws)
 
@@ -253,13 +255,13 @@ def test_the_end_of_a_pool_closes_its_websockets(server, pool, control, how):
 
 
 @pytest.mark.parametrize(
-    "headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "http://127.0.0.1:1"}]
+    "wrong", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Origin": "http://127.0.0.1:1"}]
 )
-def test_a_page_of_another_server_opens_nothing(server, pool, headers):
+def test_a_page_of_another_server_opens_nothing(server, pool, wrong):
     """As for any other WebSocket here."""
     url = urlsplit(address(server, pool["pool"]))
     lines = {"Host": url.netloc, "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-    lines |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} | headers
+    lines |= {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="} | headers(server.url) | wrong
     with socket.create_connection((url.hostname, url.port)) as conn:
         head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
         conn.sendall(f"GET {url.path} HTTP/1.1\r\n{head}\r\n".encode())
@@ -303,7 +305,7 @@ def test_a_client_that_does_not_read_is_not_read_from(server, control):
 
     url = address(server, made["pool"])
     with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port)) as sock:
-        peer = Peer(Bare(sock, WebSocketWire(url, {}, made["layout"]["slot_size"])))
+        peer = Peer(Bare(sock, WebSocketWire(url, headers(server.url), made["layout"]["slot_size"])))
         peer.drive()
         before = resident()
         repeat = Frame(Opcode.BINARY, peer.request(Kind.RESET, messages.encode(messages.Reset()), seq=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -34,7 +35,7 @@ def test_sessions_end_with_their_server(number):
         running.wait()
         await_end(everyone)
         for left in own_directories():  # a killed server without pools has nobody who removes it
-            left.rmdir()
+            shutil.rmtree(left)
 
 
 def test_the_death_of_the_nursery_is_told():

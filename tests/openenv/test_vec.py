@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode
 from websockets.exceptions import ConnectionClosed
 
 import vecserver_client as vs
+from tests.bearer import headers
 from tests.contract.vector_contract import COUNT, make_oracle
 from tests.environments import FAULT_MESSAGE, env_id
 from tests.openenv.served import HARMFUL, PATIENCE_S, Player, code_of
@@ -68,7 +69,7 @@ def pool(control):
 
 
 def playing(server, pool: str) -> Player:
-    return Player(f"{server.url}/vec/{pool}")
+    return Player(f"{server.url}/vec/{pool}", additional_headers=headers(server.url))
 
 
 def ending(player) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import httpx
 
+from tests.bearer import headers
 from tests.openenv.served import Player
 
 PATIENCE_S = 30.0
@@ -54,8 +55,18 @@ class Running:
         self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
         # no connection is kept: which test began it would be chance
         self.http = httpx.Client(
-            base_url=self.url, trust_env=False, timeout=PATIENCE_S, headers={"Connection": "close"}
+            base_url=self.url,
+            trust_env=False,
+            timeout=PATIENCE_S,
+            headers={"Connection": "close", **headers(self.url)},
         )
+
+    def log_in(self, context) -> None:
+        """Have a browser logged in, as its person does with a link."""
+        page = context.new_page()
+        page.goto(self.url + self.http.post("/v1/logins").raise_for_status().json()["path"])
+        page.wait_for_url("**/web/")
+        page.close()
 
     def end(self) -> str:
         """End it as Ctrl-C does; returns what it printed."""

@@ -20,6 +20,7 @@ def browser(server):
     pytest.importorskip("playwright", reason="Playwright drives the browser: pip install playwright")
     with chromium() as found:
         context = found.new_context()
+        server.log_in(context)
         context.new_page().goto(f"{server.url}/web/help")
         context.close()
         yield found
@@ -28,8 +29,8 @@ def browser(server):
 class Watched:
     """Tabs whose requests and complaints are kept."""
 
-    def __init__(self, browser, url: str) -> None:
-        self._browser, self._url = browser, url
+    def __init__(self, browser, server) -> None:
+        self._browser, self._server, self._url = browser, server, server.url
         self._contexts: list = []
         self.elsewhere: list[str] = []
         self.complaints: list[str] = []
@@ -39,6 +40,7 @@ class Watched:
         context = self._browser.new_context(**options)
         context.set_default_timeout(10_000)
         self._contexts.append(context)
+        self._server.log_in(context)
         page = context.new_page()
         page.on("request", self._note)
         page.on("console", lambda said: said.type in ("error", "warning") and self.complaints.append(said.text))
@@ -59,7 +61,7 @@ class Watched:
 @pytest.fixture
 def tabs(browser, server):
     """Opens tabs; at the end none has asked another host for anything, nor complained."""
-    watched = Watched(browser, server.url)
+    watched = Watched(browser, server)
     yield watched
     watched.close()
     assert watched.elsewhere == []

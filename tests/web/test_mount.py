@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from tests.bearer import headers
 from tests.control.conftest import serving as serving_app
 from tests.control.fakes import FakeRegistry
 from tests.test_serve import server as private_server
@@ -61,7 +62,10 @@ def test_without_its_library_the_page_says_how_to_get_it(app, monkeypatch):
 
 def test_a_server_without_a_page_sends_nobody_there():
     """That of one program, say: it answers browsers as it answers programs."""
-    with private_server() as running, httpx.Client(base_url=running.url, headers=BROWSER, trust_env=False) as client:
+    with (
+        private_server() as running,
+        httpx.Client(base_url=running.url, headers=BROWSER | headers(running.url), trust_env=False) as client,
+    ):
         assert client.get("/").json()["name"] == "vecserver"
         assert client.get("/web/").json()["code"] == "unknown_route"
 

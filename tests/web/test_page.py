@@ -10,6 +10,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from tests.bearer import headers
 from tests.web.browsers import PATIENCE_S, Running
 
 PAGES = ("/web/", "/web/new", "/web/play", "/web/help")
@@ -18,11 +19,11 @@ PAGES = ("/web/", "/web/new", "/web/play", "/web/help")
 @contextmanager
 def driven(server, pool: str, actions):
     """Somebody who steps a pool, over HTTP, in a thread."""
-    stop = threading.Event()
+    stop, mine = threading.Event(), headers(server.url)
     server.http.post(f"/v1/pools/{pool}/reset", json={"seed": 1}).raise_for_status()
 
     def step():
-        with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE_S) as client:
+        with httpx.Client(base_url=server.url, trust_env=False, timeout=PATIENCE_S, headers=mine) as client:
             while not stop.wait(0.02):
                 client.post(f"/v1/pools/{pool}/step", json={"actions": actions}).raise_for_status()
 
@@ -211,11 +212,13 @@ def test_light_and_dark_follow_the_system_until_a_person_chooses(tabs):
 def test_a_server_ends_at_once_while_somebody_looks(browser):
     """Ctrl-C, with a page open on it."""
     server = Running()
-    page = browser.new_context().new_page()
+    context = browser.new_context()
+    server.log_in(context)
+    page = context.new_page()
     page.goto(f"{server.url}/web/")
     page.wait_for_function("window.socket && window.socket.connected")
     began = time.monotonic()
     printed = server.end()
     assert time.monotonic() - began < 3.0
     assert (server.process.returncode, "Traceback" in printed) == (0, False), printed
-    page.context.close()
+    context.close()

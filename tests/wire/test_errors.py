@@ -60,6 +60,9 @@ NUMBERS = {
     "version_mismatch": 63,
     "deadline_exceeded": 70,
     "server_unreachable": 71,
+    "unauthorized": 80,
+    "forbidden": 81,
+    "too_many_attempts": 82,
 }
 
 classes = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -6,10 +6,16 @@ import os
 import stat
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from vecserver.cli.output import DEFAULT_URL
+
+if TYPE_CHECKING:
+    from vecserver.serve import Announcement
 
 __all__ = ["register"]
 
@@ -72,7 +78,31 @@ def serve(
         str | None, typer.Option(metavar="NAME", help="Whom processes of environments run as; needs root.")
     ] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Listen beyond this machine without any credentials.")
+        bool | None,
+        typer.Option("--insecure", help="Listen beyond this machine without encryption; HTTP still takes a token."),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A file with this server's admin token; or VECSERVER_TOKEN.", show_default="a new one"
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A TOML file of hashed tokens with scopes (`vecserver token new`)."),
+    ] = None,
+    print_token: Annotated[
+        bool | None, typer.Option("--print-token", help="Print a token that was made, for a container's log.")
+    ] = None,
+    allowed_hosts: Annotated[
+        str | None,
+        typer.Option(metavar="NAMES", help="Names by which requests may call this server, with commas between."),
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Certificate, for HTTPS.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(metavar="FILE", help="Its private key.")] = None,
+    openenv_public: Annotated[
+        bool | None,
+        typer.Option("--openenv-public", help="Open OpenEnv's routes and the page, to look at, to everybody."),
     ] = None,
     openenv_env: Annotated[
         str | None,
@@ -146,6 +176,12 @@ def serve(
             worker_memory=worker_memory,
             worker_user=worker_user,
             insecure=insecure,
+            token_file=token_file,
+            tokens=tokens,
+            allowed_hosts=allowed_hosts,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            openenv_public=openenv_public,
             pool=tuple(pool) if pool else None,
             pools=pools,
             state_dir=state_dir,
@@ -156,12 +192,13 @@ def serve(
         )
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    is_private, was_made = parent_fd is not None, settings.given_token is None
     serve.run(
         settings,
         parent_fd=parent_fd,
         log_level=log_level or (LogLevel.WARNING if is_private else LogLevel.INFO),
         log_format=log_format or (LogFormat.TEXT if is_private or sys.stderr.isatty() else LogFormat.JSON),
-        announce=None if is_private else _announce,
+        announce=None if is_private else partial(_announce, print_token=print_token is True and was_made),
     )
 
 
@@ -172,10 +209,14 @@ def _is_socket(fd: int) -> bool:
         return False
 
 
-def _announce(url: str) -> None:
-    body = '{"env_id": "CartPole-v1", "num_envs": 8}'
+def _announce(server: Announcement, *, print_token: bool) -> None:
+    url, body = server.url, '{"env_id": "CartPole-v1", "num_envs": 8}'
     typer.echo(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)")
-    typer.echo(f"a first pool:  curl {url}/v1/pools --json '{body}'")
+    which = "" if url == DEFAULT_URL else f" --url {url}"
+    typer.echo(f"a first pool:  vecserver token header{which} | curl -H @- {url}/v1/pools --json '{body}'")
+    typer.echo(f"for a browser, once, within ten minutes:  {server.login}")
+    if print_token:
+        typer.echo(f"token: {server.token}")
 
 
 def register(app: typer.Typer) -> None:

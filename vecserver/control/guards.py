@@ -15,41 +15,55 @@ from vecserver.control.problems import answer
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, RequestTooSlow
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["MAX_BODY_BYTES", "BodyLimit", "LoopbackHosts", "OwnFrames", "SameOrigin"]
+__all__ = ["LOOPBACK_NAMES", "MAX_BODY_BYTES", "AllowedHosts", "BodyLimit", "OwnFrames", "SameOrigin", "without_port"]
 
 MAX_BODY_BYTES: Final = HttpLimits().body_bytes
 """4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
 
-_LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared, not bound
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]", "0.0.0.0"})  # noqa: S104 - compared, not bound
 """The last one reaches this machine too, and OpenEnv's own examples use it. It is an address: no page can give it
 another meaning."""
 
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class LoopbackHosts:
-    """Middleware of a server that listens on loopback: takes requests for this machine's loopback names only.
+class AllowedHosts:
+    """Middleware that takes requests for certain names only, and with one Host header only.
 
-    A page elsewhere may point its own name at 127.0.0.1 and would then be of the same origin as this server; the Host
-    header still has that name.
+    A page elsewhere may point its own name at this server and would then be of the same origin; the Host header still
+    has that name.
+
+    Args:
+        app: What is behind it.
+        names: The names, without ports; None for any, where nobody said by which this server is known.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, names: Collection[str] | None) -> None:
         self.app = app
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request for one of the names, refuse any other."""
         if scope["type"] != "lifespan":
             hosts = Headers(scope=scope).getlist("host")  # not every parser refuses two
-            if len(hosts) != 1 or _without_port(hosts[0]).lower() not in _LOOPBACK_NAMES:
+            if len(hosts) != 1 or not self._is_own(without_port(hosts[0]).lower()):
                 refusal = MalformedMessage(
-                    f"the Host header is {', '.join(hosts)!r}; it is to be localhost, 127.0.0.1 or [::1]"
+                    f"the Host header is {', '.join(hosts)!r}; it is to be {self._expected()}, or a name that "
+                    "--allowed-hosts has"
                 )
                 await answer(refusal, scope)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        return self._names is None or host in self._names
+
+    def _expected(self) -> str:
+        return "one" if self._names is None else ", ".join(sorted(self._names))
 
 
 class OwnFrames:
@@ -108,7 +122,8 @@ def _is_embedded(headers: Headers) -> bool:
     return headers.get("sec-fetch-mode") != "navigate"
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
+    """A Host header's name."""
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdecimal() else host
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecserver import logs
+from vecserver import connection_file, logs
 from vecserver.dataplane.door import Door
 from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
@@ -84,6 +84,7 @@ def _clear_away(log_path: Path) -> None:
     log_path.unlink(missing_ok=True)
     with suppress(OSError):  # other pools of that server are still leaving; the last one succeeds
         log_path.parent.rmdir()
+    connection_file.sweep()
 
 
 def _open(host: Host, start: HostStart) -> tuple[Router, socket.socket | None, dict[str, str]]:

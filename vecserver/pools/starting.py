@@ -144,7 +144,7 @@ def _reap_with_group(process: subprocess.Popen[bytes]) -> int:
 
 
 def _environment(*, own_program: bool) -> dict[str, str]:
-    environment = {**os.environ, **ONE_THREAD}
+    environment = {name: value for name, value in os.environ.items() if name != _NEVER} | ONE_THREAD
     if own_program:  # together with -P exactly the program's own path
         environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
     return environment

@@ -24,6 +24,9 @@
     │   ├── LeaseHeld, LeaseLost
     │   ├── SequenceStale, SequenceGap, SequenceConflict, EpochMismatch, StillRunning
     │   ├── PortUnavailable, HostStartFailed, StateUnavailable, NotReady
+    │   ├── Unauthorized           no token, or not one of this server's
+    │   ├── Forbidden              a token whose scope is too small; names the one it takes
+    │   ├── TooManyAttempts        wrong tokens, one after the other; says when to come back
     │   └── InternalError          a defect of the server
     ├── ProtocolError              bytes that are no message of this protocol
     │   ├── MalformedMessage, MessageTooLarge, VersionMismatch
@@ -47,6 +50,7 @@ __all__ = [
     "EnvCreationFailed",
     "EnvFault",
     "EpochMismatch",
+    "Forbidden",
     "ForbiddenEnv",
     "HostStartFailed",
     "InternalError",
@@ -75,8 +79,10 @@ __all__ = [
     "SessionLost",
     "StateUnavailable",
     "StillRunning",
+    "TooManyAttempts",
     "TooManyRequests",
     "TransportUnavailable",
+    "Unauthorized",
     "UnknownEnv",
     "UnknownPool",
     "UnknownRoute",
@@ -352,6 +358,24 @@ class NotReady(RemoteError):
     """The server is still making its durable pools, each for the first time since its start."""
 
     code, number, http_status = "not_ready", 53, 503
+
+
+class Unauthorized(RemoteError):
+    """The server asks for a token, and there was none, or one that it does not know."""
+
+    code, number, http_status = "unauthorized", 80, 401
+
+
+class Forbidden(RemoteError):
+    """The token's scope is too small; ``details`` have the one that is ``needed`` and the one that was ``granted``."""
+
+    code, number, http_status = "forbidden", 81, 403
+
+
+class TooManyAttempts(RemoteError):
+    """Too many wrong tokens came from this address; ``details["retry_after_s"]`` says how long to wait."""
+
+    code, number, http_status = "too_many_attempts", 82, 429
 
 
 class InternalError(RemoteError):

@@ -19,7 +19,7 @@ class AsyncControlClient:
 
     Args:
         url: Address of the server.
-        token: Sent as a bearer token; None for a server that asks for none.
+        token: As ``ControlClient`` takes it.
     """
 
     def __init__(self, url: str, token: str | None) -> None:

@@ -70,7 +70,7 @@ async def make_vec(
         num_envs: Rows.
         url: Address of a server; None for ``$VECSERVER_URL``, and if that is not set for a private server of this
             program, which ends with it.
-        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        token: As in ``vecserver_client.make_vec``.
         transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         **options: The others of ``vecserver_client.make_vec``, with the same defaults, but for ``copy`` and
             ``dedup``, which are not to be had here.
@@ -112,7 +112,7 @@ async def attach(
     Args:
         url: Address of the server.
         pool: The pool's id.
-        token: Bearer token of the server; None for ``$VECSERVER_TOKEN``.
+        token: As in ``vecserver_client.make_vec``.
         transport: ``ipc``, ``tcp``, ``ws``, or ``auto`` for the first that works.
         force: Take the pool from the driver it has.
         resume: Go on where another process was, as in ``vecserver_client.attach``.
@@ -152,12 +152,12 @@ class _Made:
 
     Args:
         url: Address of the server; None for a private one.
-        token: Its token; None for ``$VECSERVER_TOKEN``.
+        token: As in ``vecserver_client.make_vec``.
     """
 
     def __init__(self, url: str | None, token: str | None) -> None:
         self._url = url
-        self._token = token or os.environ.get("VECSERVER_TOKEN")
+        self._token = token
         self._server: LocalServer | None = None
         self._control: AsyncControlClient | None = None
         self._pool: str | None = None
@@ -177,7 +177,7 @@ class _Made:
         except asyncio.CancelledError:  # it starts all the same, and can be ended when it has
             self._server = await starting
             raise
-        self._url = self._server.url
+        self._url, self._token = self._server.url, self._server.token
 
     def choose_pool(self) -> str:
         """The id of a pool that is about to be made: an interrupted request may still make it."""

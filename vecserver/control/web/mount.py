@@ -44,9 +44,11 @@ class WebPage:
     Args:
         registry: The pools.
         sessions: Where environments are played.
+        everybody_plays: Whether playing takes no log-in.
     """
 
-    def __init__(self, registry: Registry, sessions: Sessions) -> None:
+    def __init__(self, registry: Registry, sessions: Sessions, *, everybody_plays: bool = False) -> None:
+        self._everybody_plays = everybody_plays
         self._registry = registry
         self._sessions = sessions
         self._site: Any = None
@@ -65,7 +67,9 @@ class WebPage:
             if self._site is None:
                 # a quarter of a second in which the loop has others to answer
                 module = await asyncio.to_thread(import_module, "vecserver.control.web.site")
-                self._site = await module.Site.start(self._registry, self._sessions)
+                self._site = await module.Site.start(
+                    self._registry, self._sessions, everybody_plays=self._everybody_plays
+                )
         app: ASGIApp = self._site.app
         return app
 

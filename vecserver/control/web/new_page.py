@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from nicegui import ui
 
+from vecserver.control.access.scopes import Scope
 from vecserver.control.web.choosing import EnvironmentChoice
 from vecserver.control.web.shell import Banner, address_of, code, heading, section, shell
 from vecserver.control.web.snippets import make_code
@@ -56,6 +57,7 @@ async def new_page(place: Place, request: Request) -> None:
             button.disable()
             try:
                 with banner.explaining():
+                    place.require(Scope.CREATE)
                     spec = PoolSpec(**options())
                     view = await asyncio.to_thread(place.registry.create, spec, (name.value or "").strip() or None)
                     ui.navigate.to(f"/pools/{view.pool}")

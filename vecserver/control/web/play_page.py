@@ -45,6 +45,7 @@ class _PlayPage:
     """One tab's game and the widgets around it."""
 
     def __init__(self, place: Place, address: str) -> None:
+        self._place = place
         self._game = Game(place.sessions)
         self._address = address
         self._busy = False
@@ -94,6 +95,7 @@ class _PlayPage:
         with self._alone() as alone:
             if not alone:
                 return
+            self._place.require_play()
             kwargs = self.choice.kwargs()
             if self.choice.render_mode is not None:
                 kwargs["render_mode"] = self.choice.render_mode

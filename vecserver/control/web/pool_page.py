@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from nicegui import ui
 
+from vecserver.control.access.scopes import Scope
 from vecserver.control.web.pool_parts import Charts, Events, Figures, Wall, Workers, how_to_see, options_of
 from vecserver.control.web.shell import Banner, address_of, code, heading, section, shell, while_seen
 from vecserver.control.web.snippets import attach_code
@@ -89,6 +90,7 @@ def _actions(place: Place, pool: str, banner: Banner) -> None:
         async def reset() -> None:
             chosen = None if seed.value is None else int(seed.value)
             with banner.explaining():
+                place.require(Scope.USE)
                 await asyncio.to_thread(place.registry.reset, pool, seed=chosen)
                 banner.say("Every row was reset.", "good")
 
@@ -101,6 +103,7 @@ def _deletion(place: Place, pool: str, banner: Banner) -> Callable[[], object]:
     async def delete() -> None:
         dialog.close()
         with banner.explaining():
+            place.require(Scope.CREATE)
             await asyncio.to_thread(place.registry.delete, pool)
             ui.navigate.to("/")
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from nicegui import ui
 
+from vecserver.control.access.gate import granted_to
+from vecserver.control.access.scopes import Scope
 from vecserver.control.web.mount import prefix_of
-from vecserver.wire.errors import VecServerError
+from vecserver.wire.errors import Forbidden, VecServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +38,35 @@ class Place:
     sessions: Sessions
     sampler: Sampler
     environments: Environments
+    everybody_plays: bool = False
+    granted: Scope = Scope.READ
+
+    def seen_by(self, request: Request) -> Place:
+        """The same for one page, with what its browser's log-in is good for."""
+        return replace(self, granted=granted_to(request.scope))
+
+    def require(self, needed: Scope) -> None:
+        """Refuse what the browser's log-in is not good for.
+
+        Raises:
+            Forbidden: It takes more.
+        """
+        if self.granted < needed:
+            raise Forbidden(
+                f"this needs a log-in of scope {needed}, and this one's is {self.granted}: `vecserver login` on the "
+                "server's machine prints a link",
+                needed=str(needed),
+                granted=str(self.granted),
+            )
+
+    def require_play(self) -> None:
+        """Refuse to play, unless everybody may or the log-in is good for it.
+
+        Raises:
+            Forbidden: It is not.
+        """
+        if not self.everybody_plays:
+            self.require(Scope.USE)
 
 
 def address_of(request: Request) -> str:

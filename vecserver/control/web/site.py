@@ -44,10 +44,10 @@ class Site:
         self._life: AbstractAsyncContextManager[object] = app.router.lifespan_context(app)
 
     @classmethod
-    async def start(cls, registry: Registry, sessions: Sessions) -> Self:
+    async def start(cls, registry: Registry, sessions: Sessions, *, everybody_plays: bool) -> Self:
         """Register the pages and begin to serve them."""
         outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        _register(Place(registry, sessions, Sampler(registry), Environments(sessions)))
+        _register(Place(registry, sessions, Sampler(registry), Environments(sessions), everybody_plays))
         ui.add_css(_HERE / "page.css", shared=True)
         ui.add_body_html(f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>", shared=True)
         nicegui_app.config.socket_io_js_transports = ["websocket"]
@@ -76,20 +76,20 @@ class Site:
 def _register(place: Place) -> None:
     @ui.page("/", title="Pools – vecserver")
     async def pools(request: Request) -> None:
-        await pools_page(place, request)
+        await pools_page(place.seen_by(request), request)
 
     @ui.page("/pools/{pool}", title="Pool – vecserver")
     async def pool(request: Request, pool: str) -> None:
-        await pool_page(place, request, pool)
+        await pool_page(place.seen_by(request), request, pool)
 
     @ui.page("/new", title="New pool – vecserver")
     async def new(request: Request) -> None:
-        await new_page(place, request)
+        await new_page(place.seen_by(request), request)
 
     @ui.page("/play", title="Play – vecserver")
     async def play(request: Request) -> None:
-        await play_page(place, request)
+        await play_page(place.seen_by(request), request)
 
     @ui.page("/help", title="Help – vecserver")
     async def show_help(request: Request) -> None:
-        await help_page(place, request)
+        await help_page(place.seen_by(request), request)
