@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, fiel
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from vecserver.control.openenv.sessions import SessionOptions
+from vecserver.pools.curve import NO_CURVE, has_curve, new_keys, read_keys
 from vecserver.pools.declarations import pool_of_text, pools_of_file
 from vecserver.pools.machine import memory_limit
 from vecserver.pools.sessions.play import PlayOptions
@@ -22,6 +23,7 @@ from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import VecServerError
 
 if TYPE_CHECKING:
+    from vecserver.pools.curve import KeyPair
     from vecserver.pools.store import DurablePool
 
 __all__ = ["Settings", "is_loopback", "load"]
@@ -83,7 +85,9 @@ class Settings(BaseSettings):
         grace: Seconds that a pool may take to stop by itself.
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
             sockets and logs.
-        insecure: Listen beyond this machine although nothing there asks for credentials or encrypts.
+        insecure: Listen beyond this machine although nothing there is encrypted.
+        curve_key: File of the secret key by which pools speak CURVE on tcp, as ``vecserver keygen`` writes it; on
+            loopback too. If not given, one is made at start where pools can be reached from other machines.
         openenv_env: The environment of OpenEnv clients that name none. Also ``GYM_ENVIRONMENT_ID``.
         openenv_sessions: OpenEnv sessions at once, each a process.
         openenv_idle_timeout: Seconds without a message after which a session is ended.
@@ -114,6 +118,7 @@ class Settings(BaseSettings):
     grace: float = Field(5.0, gt=0, allow_inf_nan=False)
     runtime_dir: Path = Field(default_factory=_default_runtime_dir)
     insecure: bool = False
+    curve_key: Path | None = None
     openenv_env: str = Field(
         PlayOptions().env_id,
         validation_alias=AliasChoices("openenv_env", f"{_PREFIX}OPENENV_ENV", "GYM_ENVIRONMENT_ID"),
@@ -156,13 +161,31 @@ class Settings(BaseSettings):
                 f"runtime_dir {self.runtime_dir} is too long for the path of a Unix socket: choose one of at most "
                 f"{_LONGEST_RUNTIME_DIR} bytes"
             )
-        if not self.insecure and not is_loopback(self.host):
+        if self._wants_curve and not has_curve():
             raise ValueError(
-                f"host {self.host} can be reached from other machines, and whoever reaches it may run any registered "
-                "environment here and read every batch in transit: there are no credentials and no encryption. Keep "
-                "127.0.0.1 and tunnel to it (ssh -L), or say --insecure where everybody on the network is trusted"
+                f"host {self.host} can be reached from other machines, and this installation's libzmq has no CURVE "
+                f"to encrypt with: {NO_CURVE}, keep 127.0.0.1 and tunnel to it (ssh -L), or say --insecure where "
+                "everybody on the network is trusted"
             )
+        if self.curve_key is not None:
+            read_keys(self.curve_key)
+        if self.insecure and self.curve_key is not None:
+            raise ValueError("insecure and curve_key exclude each other: leave one of them out")
         return self
+
+    @property
+    def _wants_curve(self) -> bool:
+        return self.curve_key is not None or not (self.insecure or is_loopback(self.host))
+
+    def curve_keys(self) -> KeyPair | None:
+        """The keys by which pools speak CURVE on tcp; None where they do not.
+
+        Raises:
+            ValueError: The file cannot be read any more.
+        """
+        if self.curve_key is not None:
+            return read_keys(self.curve_key)
+        return new_keys() if self._wants_curve else None
 
     @property
     def caps(self) -> Caps:

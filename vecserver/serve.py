@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+_log = logging.getLogger(__name__)
+
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
 _OTHER_FILES: Final = 512
@@ -96,7 +98,14 @@ def run(
             grace=settings.grace,
             # what belongs to one program ends with it, and must not make another server's pools
             store=None if parent_fd is not None else PoolStore(settings.state_dir),
+            keys=settings.curve_keys(),
+            insecure=settings.insecure and not is_loopback(settings.host),
         )
+        if registry.insecure:
+            _log.warning(
+                "INSECURE: whoever is on the network between here and a trainer can read and change every batch, and "
+                "take over any pool; leave --insecure out for encryption"
+            )
         sessions = Sessions(settings.sessions)
         _make_room_for(settings.openenv_sessions)
         page = WebPage(registry, sessions) if parent is None else None

@@ -40,7 +40,15 @@ def serve(
     max_pools: Annotated[int | None, typer.Option(help="Pools at once.", show_default="64")] = None,
     max_num_envs: Annotated[int | None, typer.Option(help="Rows of one pool.", show_default="4096")] = None,
     insecure: Annotated[
-        bool | None, typer.Option("--insecure", help="Listen beyond this machine without any credentials.")
+        bool | None, typer.Option("--insecure", help="Listen beyond this machine without encryption.")
+    ] = None,
+    curve_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Secret key of the pools' encrypted tcp sockets, as `vecserver keygen` writes it.",
+            show_default="one made at start, beyond loopback",
+        ),
     ] = None,
     openenv_env: Annotated[
         str | None,
@@ -105,6 +113,7 @@ def serve(
             max_pools=max_pools,
             max_num_envs=max_num_envs,
             insecure=insecure,
+            curve_key=curve_key,
             pool=tuple(pool) if pool else None,
             pools=pools,
             state_dir=state_dir,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import zmq
 
+from vecserver.pools.access import access_through, gate_of
 from vecserver.pools.admission import Admission
 from vecserver.pools.batches import decode_batch
 from vecserver.pools.handshake import EXPIRED, HostReady, HostStart
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vecserver.pools.access import Access
+    from vecserver.pools.curve import KeyPair
     from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
     from vecserver.pools.store import DurablePool, PoolStore
@@ -137,6 +140,8 @@ class Registry:
         start_timeout: Seconds a pool's environments may take to be made.
         grace: Seconds a pool may take to finish its batch and close its environments.
         store: Where durable pools are kept; closed by ``close``. None for a server that keeps none.
+        keys: By which pools speak CURVE on tcp; None where that is not encrypted.
+        insecure: Whether it is not although other machines reach it.
     """
 
     def __init__(
@@ -150,7 +155,11 @@ class Registry:
         start_timeout: float = 60.0,
         grace: float = 5.0,
         store: PoolStore | None = None,
+        keys: KeyPair | None = None,
+        insecure: bool = False,
     ) -> None:
+        self._curve = keys
+        self.insecure = insecure
         self._host_command = tuple(host_command)
         self._runtime_dir = runtime_dir
         self._bind_host = bind_host
@@ -309,6 +318,7 @@ class Registry:
             shm_path=str(self._runtime_dir / f"{number}.shm"),
             log_path=str(self._runtime_dir / f"{number}.log"),
             bind_host=self._bind_host,
+            gate=gate_of(self._curve),
             port_range=self._port_range,
             start_timeout=self._start_timeout,
             grace=self._grace,
@@ -413,6 +423,27 @@ class Registry:
             UnknownPool: No pool has this id.
         """
         return self._view(pool, self._find(pool))
+
+    def access(self, pool: str, key: str | None = None) -> Access:
+        """Let a client in at a pool's tcp port, for as long as it is not silent for long.
+
+        Args:
+            pool: Its id.
+            key: The client's public key for CURVE; None where it has none.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            InvalidSpec: The key is none, or is wanted.
+            PoolLost: The host is gone.
+            DeadlineExceeded: The host does not listen.
+        """
+        made = self._find(pool)
+        self._check_alive(made)
+        assert isinstance(made.process, HostProcess)
+        access, allowed = access_through(made.process.gate, key)
+        if allowed is not None:
+            made.process.allow(allowed)
+        return access
 
     def address(self, pool: str) -> HostAddress:
         """Where a pool's host listens; asks it nothing.

@@ -15,6 +15,7 @@
     │   ├── UnknownEnv             no such environment id; the nearest ones
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
+    │   ├── Unauthorized           a ticket, a key or a lease that is not the asker's
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
     │   ├── ResetNeeded            no episode is under way in this session
     │   ├── SessionLost            a session's process is gone; says how it ended
@@ -71,6 +72,7 @@ __all__ = [
     "StateUnavailable",
     "StillRunning",
     "TransportUnavailable",
+    "Unauthorized",
     "UnknownEnv",
     "UnknownPool",
     "UnknownRoute",
@@ -220,6 +222,12 @@ class MethodRefused(RemoteError):
     """The route exists and does not take this HTTP method."""
 
     code, number, http_status = "method_refused", 26, 405
+
+
+class Unauthorized(RemoteError):
+    """The asker did not show what lets it in, or shows what is another's; nothing was done."""
+
+    code, number, http_status = "unauthorized", 27, 401
 
 
 class PoolBroken(RemoteError):
