@@ -167,7 +167,10 @@ class PlainRouter:
             return
         sock.setblocking(False)
         is_local = sock.family == socket.AF_UNIX
-        if not self._has_room() or (is_local and not _is_own(sock)):
+        if is_local and not _is_own(sock):
+            sock.close()
+            return
+        if not self._has_room():
             self._refused += 1
             sock.close()
             return
@@ -249,7 +252,7 @@ class PlainRouter:
         for conn in [conn for conn in self._by_fd.values() if conn.deadline < now]:
             self._end(conn, "nothing moves")
         if self._refused:
-            _log.warning("refused %d connections: other users' ones, or beyond %d", self._refused, _MAX_CONNECTIONS)
+            _log.warning("refused %d connections beyond %d", self._refused, _MAX_CONNECTIONS)
             self._refused = 0
         if self._deaf:
             self._listen()
