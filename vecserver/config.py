@@ -18,6 +18,7 @@ from vecserver.control.access.tokens import check_token, read_token, read_tokens
 from vecserver.control.limits import HttpLimits
 from vecserver.control.openenv.sessions import SessionOptions
 from vecserver.engine.limits import WorkerLimits, WorkerUser
+from vecserver.pools.curve import NO_CURVE, has_curve, new_keys, read_keys
 from vecserver.pools.declarations import pool_of_text, pools_of_file
 from vecserver.pools.machine import memory_limit
 from vecserver.pools.rules import EnvRules
@@ -28,6 +29,7 @@ from vecserver.wire.frames import MAX_EXT
 
 if TYPE_CHECKING:
     from vecserver.control.access.tokens import Token
+    from vecserver.pools.curve import KeyPair
     from vecserver.pools.store import DurablePool
 
 __all__ = ["SECRET_VARIABLES", "Settings", "is_loopback", "load"]
@@ -118,7 +120,7 @@ class Settings(BaseSettings):
         grace: Seconds that a pool may take to stop by itself.
         runtime_dir: Directory in which the server makes one of its own (mode 0700, removed at exit) for the pools' ipc
             sockets and logs.
-        insecure: Listen beyond this machine although nothing encrypts there, and pools' ports ask for no credentials.
+        insecure: Listen beyond this machine although nothing there is encrypted; HTTP takes a token all the same.
         token: The admin token of this server; None for one that is made when it starts.
         token_file: A file with that token in it.
         tokens: A TOML file of further tokens, hashed, each with its scope.
@@ -127,6 +129,8 @@ class Settings(BaseSettings):
         tls_cert: A file with the certificate of this server and those above it, for HTTPS.
         tls_key: A file with its private key.
         openenv_public: Open OpenEnv's routes, and the page to look at, to everybody.
+        curve_key: File of the secret key by which pools speak CURVE on tcp, as ``vecserver keygen`` writes it; on
+            loopback too. If not given, one is made at start where pools can be reached from other machines.
         openenv_env: The environment of OpenEnv clients that name none. Also ``GYM_ENVIRONMENT_ID``.
         openenv_sessions: OpenEnv sessions at once, each a process.
         openenv_idle_timeout: Seconds without a message after which a session is ended.
@@ -184,6 +188,7 @@ class Settings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     openenv_public: bool = False
+    curve_key: Path | None = None
     openenv_env: str = Field(
         PlayOptions().env_id,
         validation_alias=AliasChoices("openenv_env", f"{_PREFIX}OPENENV_ENV", "GYM_ENVIRONMENT_ID"),
@@ -247,12 +252,16 @@ class Settings(BaseSettings):
                 f"runtime_dir {self.runtime_dir} is too long for the path of a Unix socket: choose one of at most "
                 f"{_LONGEST_RUNTIME_DIR} bytes"
             )
-        if not self.insecure and not is_loopback(self.host):
+        if self._wants_curve and not has_curve():
             raise ValueError(
-                f"host {self.host} can be reached from other machines, and the pools' ZeroMQ ports there ask for no "
-                "credentials and encrypt nothing. Keep 127.0.0.1 and tunnel to it (ssh -L), or say --insecure where "
-                "everybody on the network is trusted: HTTP asks for a token in any case"
+                f"host {self.host} can be reached from other machines, and this installation's libzmq has no CURVE "
+                f"to encrypt with: {NO_CURVE}, keep 127.0.0.1 and tunnel to it (ssh -L), or say --insecure where "
+                "everybody on the network is trusted"
             )
+        if self.curve_key is not None:
+            read_keys(self.curve_key)
+        if self.insecure and self.curve_key is not None:
+            raise ValueError("insecure and curve_key exclude each other: leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -290,6 +299,20 @@ class Settings(BaseSettings):
             ValueError: It cannot be read, or says something else.
         """
         return [] if self.tokens is None else read_tokens(self.tokens)
+
+    @property
+    def _wants_curve(self) -> bool:
+        return self.curve_key is not None or not (self.insecure or is_loopback(self.host))
+
+    def curve_keys(self) -> KeyPair | None:
+        """The keys by which pools speak CURVE on tcp; None where they do not.
+
+        Raises:
+            ValueError: The file cannot be read any more.
+        """
+        if self.curve_key is not None:
+            return read_keys(self.curve_key)
+        return new_keys() if self._wants_curve else None
 
     @property
     def caps(self) -> Caps:

@@ -45,6 +45,8 @@ __all__ = ["Announcement", "run"]
 
 _log = logging.getLogger(__name__)
 
+_log = logging.getLogger(__name__)
+
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
 _OTHER_FILES: Final = 512
@@ -135,7 +137,14 @@ def run(
             limits=settings.worker_limits,
             passed=settings.pass_env,
             store=None if parent_fd is not None else PoolStore(settings.state_dir),
+            keys=settings.curve_keys(),
+            insecure=settings.insecure and not is_loopback(settings.host),
         )
+        if registry.insecure:
+            _log.warning(
+                "INSECURE: whoever is on the network between here and a trainer can read and change every batch, and "
+                "take over any pool; leave --insecure out for encryption"
+            )
         sessions = Sessions(settings.sessions)
         _make_room_for(settings.openenv_sessions, settings.max_connections)
         page = WebPage(registry, sessions, everybody_plays=settings.openenv_public) if parent is None else None

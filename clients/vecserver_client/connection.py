@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
+from vecserver.wire.errors import LocalError, ServerUnreachable, Unauthorized, VecServerError
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import (
     CHECK_S,
@@ -240,15 +240,16 @@ class Connection(Conversation):
         old.close()
 
     def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
-        remaining, deadline = timeout, monotonic() + timeout
+        remaining, deadline, is_refused = timeout, monotonic() + timeout, False
         while True:
             try:
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
-            except ServerUnreachable:
+            except (ServerUnreachable, Unauthorized) as error:
                 if checks:
-                    self._check_pool()
-                if remaining <= FIRST_RETRY_S:
+                    self._check_pool()  # which asks for access again
+                if remaining <= FIRST_RETRY_S or is_refused:
                     raise
+                is_refused = isinstance(error, Unauthorized)
                 remaining = deadline - monotonic()
             except BaseException:  # an interrupt between two frames, say: the rest must not be taken for a message
                 self._reopen()

@@ -195,6 +195,19 @@ class ControlClient:
         """
         return self._ask("POST", f"{pool_path(pool)}/lease", {"driver": driver, "force": force})
 
+    def ask_access(self, pool: str, key: str | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+        """Be let in at a pool's tcp port.
+
+        Args:
+            pool: Its id.
+            key: A public key of the caller's for CURVE, 40 characters of Z85; needed where the port speaks that.
+            timeout: Seconds to wait for the answer; None for the client's own.
+
+        Returns:
+            Under ``ticket`` what to show by PLAIN; or under ``server_key`` the server's public key for CURVE.
+        """
+        return self._ask("POST", f"{pool_path(pool)}/access", {"key": key}, timeout=timeout)
+
     def reset_pool(
         self,
         pool: str,

@@ -15,11 +15,13 @@ from urllib.parse import urlsplit
 from vecserver.wire import zmtp
 from vecserver.wire.errors import MalformedMessage, ServerUnreachable
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT, Header
+from vecserver.wire.opening import ClientOpening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.peer_credentials import Credentials
     from vecserver_client.transport import Frames
 
 __all__ = ["DirectTransport", "address_of", "checked_message", "unreachable"]
@@ -37,10 +39,20 @@ class DirectTransport:
         endpoint: ``tcp://…`` or ``ipc://…``.
         max_body: Largest legal body of an answer, in bytes.
         memory: Gives memory of a size for a body that is large.
+        credentials: What the pool's tcp port asks for; None for nothing.
     """
 
-    def __init__(self, endpoint: str, max_body: int, memory: Callable[[int], memoryview] = zmtp.fresh) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        max_body: int,
+        memory: Callable[[int], memoryview] = zmtp.fresh,
+        *,
+        credentials: Credentials | None = None,
+    ) -> None:
         self._endpoint = endpoint
+        self._ticket = "" if credentials is None else credentials.ticket
+        self._opening = ClientOpening(self._ticket)
         self._memory = memory
         self._limits = (HEADER_SIZE, MAX_EXT, max_body)
         self._socket: socket.socket | None = None
@@ -105,7 +117,10 @@ class DirectTransport:
 
     def _obey(self, sock: socket.socket) -> None:
         for name, data in self._incoming.commands:
-            if name == b"PING":
+            if not self._opening.is_open:
+                if answer := self._opening.heard(name, data):
+                    sock.sendall(answer)
+            elif name == b"PING":
                 try:
                     _write(sock, [zmtp.pong(data)], _PONG_S)
                 except OSError as error:
@@ -145,25 +160,24 @@ class DirectTransport:
 
     def _greet(self, sock: socket.socket, deadline: float) -> None:
         """Exchange greetings and READY before the deadline."""
+        opening = self._opening = ClientOpening(self._ticket)
         # the rest later: a peer that demands another mechanism hangs up on it before it has said which
-        sock.sendall(zmtp.GREETING[: zmtp.OPENING_SIZE])
+        sock.sendall(opening.greeting[: zmtp.OPENING_SIZE])
         greeting = b""
-        while len(greeting) < len(zmtp.GREETING):
+        while len(greeting) < len(opening.greeting):
             _limit(sock, deadline)
-            chunk = sock.recv(len(zmtp.GREETING) - len(greeting))
+            chunk = sock.recv(len(opening.greeting) - len(greeting))
             if not chunk:
                 raise ConnectionResetError("the peer closed the connection")
             greeting += chunk
-            zmtp.check_greeting(greeting)
-        sock.sendall(zmtp.GREETING[zmtp.OPENING_SIZE :] + zmtp.READY)
+            opening.check(greeting)
+        sock.sendall(opening.greeting[zmtp.OPENING_SIZE :] + opening.greeted())
         incoming = self._incoming = zmtp.Incoming(self._limits, self._memory)
-        ready = False
-        while not ready:
+        while not opening.is_open:
             _limit(sock, deadline)
             self._read(sock)
             if incoming.message() is not None:
                 raise MalformedMessage("what listens there is no pool: it speaks before it is asked")
-            ready = any(name == b"READY" for name, _ in incoming.commands)
             self._obey(sock)
 
     def _drop(self) -> None:

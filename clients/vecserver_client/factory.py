@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +21,7 @@ from vecserver.wire.errors import (
     PoolStopping,
     ServerUnreachable,
     TransportUnavailable,
+    Unauthorized,
     UnknownPool,
     VecServerError,
 )
@@ -34,6 +35,7 @@ from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
+from vecserver_client.peer_credentials import credentials_of, fresh_keys
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import AutoresetMode
 
     from vecserver.wire import messages
+    from vecserver_client.peer_credentials import Credentials
     from vecserver_client.transport import Transport
 
 __all__ = [
@@ -291,10 +294,11 @@ def _drive(
         names = tuple(name for name in names if name != "shm")
     for name in names:
         try:
+            credentials = _let_in(control, pool["pool"]) if name == "tcp" else None
             if transport == "auto":
-                check_way(name, pool["endpoints"], control.url)
+                check_way(name, pool["endpoints"], control.url, credentials)
             connection, attached, arena = _reach(
-                context, control, name, pool, driver, bodies, force=force, resume=resume
+                context, control, name, pool, driver, bodies, credentials, force=force, resume=resume
             )
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
@@ -304,7 +308,7 @@ def _drive(
                 raise
             reasons.append(f"{name}: {error}")  # a reset, over another transport, has its workers made again
             continue
-        except MalformedMessage as error:
+        except (MalformedMessage, Unauthorized) as error:
             if transport != "auto":
                 raise
             reasons.append(f"{name}: {error}")  # something else listens there
@@ -345,6 +349,7 @@ def _reach(
     pool: dict[str, Any],
     driver: str,
     bodies: BodyRing | None,
+    credentials: Credentials | None,
     *,
     force: bool,
     resume: ResumePoint | None,
@@ -354,9 +359,9 @@ def _reach(
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
     largest = int(pool["layout"]["slot_size"])
-    open_to = partial(_web_opener, control) if name == "ws" else partial(_opener, context)
+    open_to = partial(_web_opener, control) if name == "ws" else partial(_opener, context, credentials=credentials)
     opener = open_to(endpoint, largest, fresh if bodies is None else bodies.room)
-    check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"])
+    check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"], credentials)
     connection = Connection(driver, opener, check_pool, open_to(endpoint, largest))
     try:
         attached = connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
@@ -372,8 +377,15 @@ def _reach(
         raise
 
 
-def _check_pool(control: ControlClient, pool: str, epoch: str) -> None:
-    """Ask the server about a pool that is silent."""
+def _let_in(control: ControlClient, pool: str) -> Credentials:
+    """Ask the server for what the pool's tcp port wants to see."""
+    keys = fresh_keys()
+    key = None if keys is None else keys.public.decode()
+    return credentials_of(control.ask_access(pool, key), keys)
+
+
+def _check_pool(control: ControlClient, pool: str, epoch: str, credentials: Credentials | None) -> None:
+    """Ask the server about a pool that is silent; where it lives, it may have forgotten this client's key."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = control.get_pool(pool, timeout=_CHECK_TIMEOUT)
@@ -381,6 +393,9 @@ def _check_pool(control: ControlClient, pool: str, epoch: str) -> None:
         answer = error
     if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost
+    if credentials is not None and credentials.key is not None:
+        with suppress(VecServerError):  # the connection that is made next tells
+            control.ask_access(pool, credentials.key, timeout=_CHECK_TIMEOUT)
 
 
 def check_not_lost(pool: dict[str, Any]) -> None:
@@ -419,12 +434,18 @@ def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, epoch: s
 
 
 def _opener(
-    context: zmq.Context[zmq.Socket[bytes]], endpoint: str, max_body: int, memory: Callable[[int], memoryview] = fresh
+    context: zmq.Context[zmq.Socket[bytes]],
+    endpoint: str,
+    max_body: int,
+    memory: Callable[[int], memoryview] = fresh,
+    *,
+    credentials: Credentials | None = None,
 ) -> Callable[[], Transport]:
     """What opens a connection to an endpoint: on one machine a plain socket, across a network ZeroMQ's own thread."""
-    if endpoint.startswith("ipc://") or urlsplit(endpoint).hostname in _LOOPBACK:
-        return partial(DirectTransport, endpoint, max_body, memory)
-    return partial(ZmqTransport, context, endpoint, max_body, memory)
+    encrypts = credentials is not None and credentials.encrypts
+    if endpoint.startswith("ipc://") or (urlsplit(endpoint).hostname in _LOOPBACK and not encrypts):
+        return partial(DirectTransport, endpoint, max_body, memory, credentials=credentials)
+    return partial(ZmqTransport, context, endpoint, max_body, memory, credentials=credentials)
 
 
 def _web_opener(
@@ -436,15 +457,21 @@ def _web_opener(
     return lambda: WebSocketTransport(endpoint, control.headers, max_body, memory)
 
 
-def check_way(name: str, endpoints: dict[str, str], url: str) -> None:
+def check_way(name: str, endpoints: dict[str, str], url: str, credentials: Credentials | None = None) -> None:
     """Find out soon that a transport's way is closed, where another one may be tried.
+
+    Args:
+        name: The transport.
+        endpoints: What the server says of the pool's addresses.
+        url: The server's own address.
+        credentials: What the pool's tcp port asks for.
 
     Raises:
         TransportUnavailable: It is, or it is none to take unasked.
     """
     if name != "tcp":
         return
-    if urlsplit(url).scheme == "https":
+    if urlsplit(url).scheme == "https" and not (credentials is not None and credentials.encrypts):
         raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
     address = urlsplit(reachable_endpoint(name, endpoints, url))
     try:

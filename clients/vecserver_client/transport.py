@@ -6,19 +6,22 @@ tests of everything above it.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import zmq
 
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge, ServerUnreachable
-from vecserver.wire.frames import FRAME_COUNT, Header
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, ServerUnreachable, Unauthorized
+from vecserver.wire.frames import FRAME_COUNT, MAX_EXT, Header
 from vecserver.wire.zmtp import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.peer_credentials import Credentials
 
 __all__ = ["Frames", "MockTransport", "Transport", "ZmqTransport"]
 
@@ -33,6 +36,8 @@ _HEARTBEAT_TIMEOUT_MS: Final = 15_000
 _MORE: Final = int(zmq.SNDMORE)
 _MORE_NOW: Final = int(zmq.SNDMORE | zmq.NOBLOCK)
 _RCVMORE: Final = int(zmq.RCVMORE)
+
+_MONITORS: Final = itertools.count()
 
 Frames = tuple[Header, bytes, bytearray | bytes | memoryview]
 """Header, ext and body of one message."""
@@ -50,6 +55,7 @@ class Transport(Protocol):
 
         Raises:
             ServerUnreachable: The peer did not take it within ``timeout`` seconds.
+            Unauthorized: The peer does not let this client in.
         """
 
     def receive(self, timeout: float) -> Frames | None:
@@ -77,6 +83,7 @@ class ZmqTransport:
         endpoint: ``tcp://…`` or ``ipc://…``.
         max_body: Largest legal body of an answer, in bytes.
         memory: Gives memory of a size for a body.
+        credentials: What the pool's tcp port asks for; None for nothing.
     """
 
     def __init__(
@@ -85,6 +92,8 @@ class ZmqTransport:
         endpoint: str,
         max_body: int,
         memory: Callable[[int], memoryview] = fresh,
+        *,
+        credentials: Credentials | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._max_body = max_body
@@ -96,6 +105,15 @@ class ZmqTransport:
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a message waits here, not in the queue of a peer that never came
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max(max_body, MAX_EXT))
+        self._refusals: zmq.Socket[bytes] | None = None
+        if credentials is not None:
+            credentials.apply(self._socket)
+            # libzmq would try again for ever, and say nothing
+            address = f"inproc://refusals-{next(_MONITORS)}"
+            self._socket.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+            self._refusals = context.socket(zmq.PAIR)
+            self._refusals.connect(address)
         if endpoint.startswith("tcp://["):
             self._socket.setsockopt(zmq.IPV6, 1)
         self._wait_ms = -1
@@ -112,7 +130,7 @@ class ZmqTransport:
         try:
             sock.send(header, _MORE_NOW)
         except zmq.Again:
-            if not sock.poll(int(timeout * 1000), zmq.POLLOUT):
+            if not self._is_taken(timeout):
                 raise ServerUnreachable(
                     f"{self._endpoint} does not take a message within {timeout:g} s: is the pool's server running, and "
                     "is this port open from here?",
@@ -121,6 +139,20 @@ class ZmqTransport:
             sock.send(header, _MORE)
         sock.send(ext, _MORE)
         sock.send(body)
+
+    def _is_taken(self, timeout: float) -> bool:
+        """Wait until the peer takes a message."""
+        poller = zmq.Poller()
+        poller.register(self._socket, zmq.POLLOUT)
+        if self._refusals is not None:
+            poller.register(self._refusals, zmq.POLLIN)
+        ready = dict(poller.poll(int(timeout * 1000)))
+        if self._refusals is not None and self._socket not in ready and self._refusals in ready:
+            with suppress(zmq.Again):
+                while True:
+                    self._refusals.recv_multipart(zmq.NOBLOCK)
+            raise Unauthorized(f"{self._endpoint} does not let this client in: its ticket or key is not known there")
+        return bool(ready)
 
     def receive(self, timeout: float) -> Frames | None:
         """Wait for one message; as ``Transport.receive``."""
@@ -155,6 +187,9 @@ class ZmqTransport:
 
     def close(self) -> None:
         """Close the socket."""
+        if self._refusals is not None and not self._socket.closed:
+            self._socket.disable_monitor()
+            self._refusals.close()
         self._socket.close()
 
 

@@ -15,6 +15,7 @@ import uvicorn
 from gymnasium.vector import AutoresetMode
 
 from vecserver.control.app import create_app
+from vecserver.pools.access import Access
 from vecserver.pools.keys import Keys
 from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.rules import TRUSTING
@@ -120,7 +121,7 @@ class FakeRegistry:
     def __init__(self, caps: Caps | None = None) -> None:
         self.caps = caps or Caps()
         self.rules = TRUSTING
-        self.closing = False
+        self.closing = self.insecure = False
         self.restoring: list[str] = []
         self.fault: Exception | None = None
         self.gate = threading.Event()
@@ -165,6 +166,10 @@ class FakeRegistry:
 
     def run_once(self, pool, key, digest, run):
         return self._find(pool).keys.run_once(key, digest, run, 10.0)
+
+    def access(self, pool, key=None) -> Access:
+        self._find(pool)
+        return Access(ticket="a ticket") if key is None else Access(server_key="k" * 40)
 
     def take_lease(self, pool, driver, *, force=False) -> Grant:
         found = self._find(pool)

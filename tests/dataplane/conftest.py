@@ -32,7 +32,12 @@ def peer(context):
 
 
 @pytest.fixture
-def driver(context):
+def driver(context, registry):
     """Opens sockets that drive a pool, closed after the test."""
     with ExitStack() as stack:
-        yield lambda view, transport="tcp", **options: stack.enter_context(Driver(context, view, transport, **options))
+
+        def open_driver(view, transport="tcp", **options):
+            ticket = registry.access(view.pool).ticket
+            return stack.enter_context(Driver(context, view, transport, ticket, **options))
+
+        yield open_driver

@@ -15,6 +15,7 @@ from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import Flag, Header, Kind
 from vecserver.wire.layout import Layout, SlotViews
 from vecserver.wire.spaces import space_from_json
+from vecserver_client.peer_credentials import Credentials
 
 LONG_MS = 30_000
 
@@ -35,9 +36,11 @@ class Answer(NamedTuple):
 class Peer:
     """A DEALER that sends whatever frames it is given; a context manager."""
 
-    def __init__(self, context: zmq.Context, endpoint: str, **options: int) -> None:
+    def __init__(self, context: zmq.Context, endpoint: str, ticket: str = "", **options: int) -> None:
         self.socket = context.socket(zmq.DEALER)
         self.socket.setsockopt(zmq.LINGER, 0)
+        if ticket:
+            Credentials(ticket=ticket).apply(self.socket)
         for name, value in options.items():
             self.socket.setsockopt(getattr(zmq, name), value)
         self.socket.connect(endpoint)
@@ -70,8 +73,8 @@ class Peer:
 class Driver(Peer):
     """Attaches to a pool and numbers its requests."""
 
-    def __init__(self, context: zmq.Context, view: PoolView, transport: str, **options: int) -> None:
-        super().__init__(context, view.endpoints[transport], **options)
+    def __init__(self, context: zmq.Context, view: PoolView, transport: str, ticket: str, **options: int) -> None:
+        super().__init__(context, view.endpoints[transport], ticket if transport == "tcp" else "", **options)
         info = view.info
         self.layout = Layout.of(space_from_json(info.observation_space), info.num_envs)
         self.format = ActionFormat(space_from_json(info.action_space), info.num_envs)

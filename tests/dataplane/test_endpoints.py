@@ -17,11 +17,13 @@ from tests.pools.registries import open_registry
 from vecserver.dataplane.endpoints import MAX_IPC_PATH, open_door, open_router
 from vecserver.dataplane.plain_router import PlainRouter
 from vecserver.dataplane.zmq_router import ZmqRouter
+from vecserver.pools.gate import Gate
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import PortUnavailable
 from vecserver.wire.frames import MAX_EXT
 
 COUNT = env_id("Count-v0")
+TICKET = "a ticket of 43 characters, or of another length"
 HOSTS = pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"], ids=["loopback", "network"])
 
 
@@ -40,6 +42,7 @@ def bind(path):
 
     def bind(**options):
         defaults = {"ipc_path": path, "bind_host": "127.0.0.1", "port_range": None, "max_request": 100}
+        defaults |= {"gate": Gate(TICKET), "keyring": None}
         router, endpoints = open_router(**defaults | options)
         opened.append(router)
         return router, endpoints
@@ -52,7 +55,7 @@ def bind(path):
 def heard(router) -> list[bytes]:
     """The frames of the next message."""
     while (message := router.receive()) is None:
-        assert select.select(router.fds, [], [], 30.0)[0]
+        assert router.has_message() or select.select(router.fds, [], [], 30.0)[0]
     return message[1]
 
 
@@ -73,7 +76,7 @@ def test_a_pool_listens_on_tcp_and_on_a_unix_socket(bind, path, peer, host):
     router, endpoints = bind(bind_host=host)
     assert endpoints == {"tcp": f"tcp://{host}:{port_of(endpoints)}", "ipc": f"ipc://{path}"}
     for endpoint in endpoints.values():
-        peer(endpoint).send([endpoint.encode()])
+        peer(endpoint, TICKET if endpoint.startswith("tcp") else "").send([endpoint.encode()])
     assert {bytes(heard(router)[0]).decode() for _ in endpoints} == {*endpoints.values()}
 
 
@@ -85,7 +88,7 @@ def test_two_pools_get_two_ports(bind, path):
 
 def test_every_queue_and_message_of_the_network_is_bounded():
     """No peer can make a pool keep messages without end, nor keep the process from leaving."""
-    large, small = ZmqRouter(max_request=1 << 30), ZmqRouter(max_request=8)
+    large, small = ZmqRouter(1 << 30, Gate(TICKET), None), ZmqRouter(8, Gate(TICKET), None)
     router = large._socket
     assert 0 < router.getsockopt(zmq.SNDHWM) <= 64
     assert 0 < router.getsockopt(zmq.RCVHWM) <= 64
@@ -103,7 +106,7 @@ def test_localhost_is_this_machine_alone(bind, peer):
     router, endpoints = bind(bind_host="localhost")
     assert isinstance(router, PlainRouter)
     assert endpoints["tcp"].startswith("tcp://127.0.0.1:")
-    peer(endpoints["tcp"]).send([b"hello"])
+    peer(endpoints["tcp"], TICKET).send([b"hello"])
     assert heard(router) == [b"hello"]
 
 
@@ -144,7 +147,7 @@ def test_an_ipv6_address_stands_in_brackets(bind, peer, host):
     """The address can be connected to as it is given."""
     router, endpoints = bind(bind_host=host)
     assert endpoints["tcp"].startswith(f"tcp://[{host}]:")
-    peer(endpoints["tcp"], IPV6=1).send([b"hello"])
+    peer(endpoints["tcp"], TICKET, IPV6=1).send([b"hello"])
     assert heard(router) == [b"hello"]
 
 

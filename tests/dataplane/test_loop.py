@@ -132,17 +132,17 @@ def test_a_driver_may_come_back_on_another_socket(registry, peer, driver, tmp_pa
     gate.touch()
     answer = second.receive()
     assert (answer.header.kind, answer.header.flags) == (Kind.STEP, Flag.ANSWER)
-    again = peer(view.endpoints["tcp"]).ask(Kind.STEP, ext, bytes(body), **step)
+    again = peer(view.endpoints["tcp"], registry.access(view.pool).ticket).ask(Kind.STEP, ext, bytes(body), **step)
     assert again.header.flags == Flag.ANSWER | Flag.REPLAYED
     assert again.body == answer.body
     assert registry.get(view.pool).stats.batches == 1
     registry.delete(view.pool)
 
 
-def test_what_is_no_message_is_answered_and_forgotten(view, honest, peer):
+def test_what_is_no_message_is_answered_and_forgotten(registry, view, honest, peer):
     """Random bytes, cut messages and wrong numbers of frames; the honest driver steps on between them."""
     rng = random.Random(7)
-    stranger = peer(view.endpoints["tcp"])
+    stranger = peer(view.endpoints["tcp"], registry.access(view.pool).ticket)
     whole = [Header(Kind.STEP, seq=2, body_length=24, **honest.driver.name).pack(), b"", bytes(24)]
     for turn in range(60):
         frames = [rng.randbytes(rng.choice([0, 1, 63, 64, 65, 500])) for _ in range(rng.randint(1, 6))]
@@ -184,9 +184,9 @@ def test_a_stranger_that_does_not_speak_zeromq_is_ignored(view, honest, data):
     honest.step()
 
 
-def test_a_peer_that_does_not_read_blocks_nobody(view, honest, peer):
+def test_a_peer_that_does_not_read_blocks_nobody(registry, view, honest, peer):
     """Answers for which a peer has no room are dropped; the driver's are not."""
-    deaf = peer(view.endpoints["tcp"], RCVHWM=1, RCVBUF=4096, SNDHWM=0)
+    deaf = peer(view.endpoints["tcp"], registry.access(view.pool).ticket, RCVHWM=1, RCVBUF=4096, SNDHWM=0)
     described = messages.encode(messages.Attach(drive=False))
     for _ in range(3000):
         deaf.send([Header(Kind.ATTACH).pack(), described, b""])
@@ -194,10 +194,10 @@ def test_a_peer_that_does_not_read_blocks_nobody(view, honest, peer):
         honest.step()
 
 
-def test_a_peer_that_leaves_before_its_answer_hurts_nobody(view, honest, context, peer):
+def test_a_peer_that_leaves_before_its_answer_hurts_nobody(registry, view, honest, peer):
     """An answer to nobody is dropped."""
     for _ in range(20):
-        stranger = peer(view.endpoints["tcp"])
+        stranger = peer(view.endpoints["tcp"], registry.access(view.pool).ticket)
         for _ in range(5):
             stranger.send([Header(Kind.PING).pack(), b"", b""])
         stranger.socket.close()

@@ -27,8 +27,9 @@ from vecserver.dataplane.dispatch import Reply
 from vecserver.dataplane.plain_router import PlainRouter
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire import messages
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, Unauthorized
 from vecserver.wire.frames import MAX_EXT, Header, Kind
+from vecserver.wire.opening import ClientOpening
 from vecserver.wire.zmtp import GREETING, READY, ROUTER_READY, encode
 
 MAX_REQUEST = 1 << 10
@@ -48,6 +49,12 @@ def ready(kind: bytes, *, name: bytes = b"Socket-Type") -> bytes:
     """The READY of a socket of some kind."""
     data = b"\x05READY" + bytes([len(name)]) + name + struct.pack(">I", len(kind)) + kind
     return bytes([4, len(data)]) + data
+
+
+def shown(ticket: str) -> bytes:
+    """All that a peer sends that shows a ticket and waits for nothing."""
+    opening = ClientOpening(ticket)
+    return opening.greeting + opening.greeted() + opening.heard(b"WELCOME", b"")
 
 
 class Clock:
@@ -71,7 +78,7 @@ def clock(monkeypatch):
 class Room:
     """A router with both listeners, and the peers that a test connects."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, ticket: str = "") -> None:
         self._stack = stack
         self.tcp = socket.create_server(("127.0.0.1", 0))
         self.ipc = socket.socket(socket.AF_UNIX)
@@ -79,7 +86,7 @@ class Room:
         self.ipc.bind(str(path))
         stack.callback(path.unlink)
         self.ipc.listen()
-        self.router = PlainRouter([self.tcp, self.ipc], MAX_REQUEST)
+        self.router = PlainRouter([self.tcp, self.ipc], MAX_REQUEST, ticket)
         stack.callback(self.router.close, 0.0)
 
     def connect(self, transport: str = "tcp", first: bytes = b"", **buffers: int) -> socket.socket:
@@ -116,7 +123,7 @@ class Room:
         """One message, waited for."""
         while (message := self.router.receive()) is None:
             assert select.select(self.router.fds, [], [], 30.0)[0]
-        return message
+        return message[0], message[1]
 
     def ask(self, peer: socket.socket) -> None:
         """One question, one answer."""
@@ -234,7 +241,7 @@ def test_noise_ends_a_connection_or_is_messages(data, cuts):
     """Nothing but errors of the protocol comes out, and nothing beyond the limits."""
     try:
         found, _ = pushed(cut(data, cuts))
-    except (MalformedMessage, MessageTooLarge, ConnectionResetError):
+    except (MalformedMessage, MessageTooLarge, Unauthorized, ConnectionResetError):
         return
     for frames in found:
         assert 1 <= len(frames) <= len(LIMITS)
@@ -633,13 +640,16 @@ def test_a_pool_survives_a_siege(registry, driver):
     rng = random.Random(5)
     port = int(view.endpoints["tcp"].rpartition(":")[2])
     hello = wire([Header(Kind.HELLO).pack(), b"", b""])
+    let_in = shown(registry.access(view.pool).ticket)
     openings = [
         b"",
         GREETING[:30],
         GREETING + READY,
-        GREETING + READY + hello[:50],
-        GREETING + READY + b"\x01\0\x03" + MAX_EXT.to_bytes(8, "big") + bytes(1000),
-        GREETING + READY + hello * 500,
+        shown("a ticket of its own"),
+        let_in,
+        let_in + hello[:50],
+        let_in + b"\x01\0\x03" + MAX_EXT.to_bytes(8, "big") + bytes(1000),
+        let_in + hello * 500,
         rng.randbytes(500),
     ]
     with ExitStack() as stack:

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 
+from vecserver.pools.gate import Gate
 from vecserver.pools.handshake import HostFailed, HostStart, receive_answer, receive_start, send_line
 from vecserver.pools.spec import Caps, PoolSpec
 
@@ -28,6 +29,7 @@ def start(**env_kwargs) -> HostStart:
         shm_path="/tmp/0.shm",
         log_path="/tmp/0.log",
         bind_host="127.0.0.1",
+        gate=Gate("ticket", "public", "secret"),
         port_range=(5000, 5010),
         start_timeout=60.0,
         grace=5.0,

@@ -12,7 +12,7 @@ from vecserver.wire.errors import VecServerError
 
 __all__ = ["app", "main"]
 
-_COMMANDS: Final = ("serve", "token", "login", "envs", "pools", "demo", "bench", "verify", "doctor")
+_COMMANDS: Final = ("serve", "token", "keygen", "login", "envs", "pools", "demo", "bench", "verify", "doctor")
 """Modules of this package with a ``register(app)``, in the order of the help text."""
 
 app = typer.Typer(

@@ -104,6 +104,14 @@ def serve(
         bool | None,
         typer.Option("--openenv-public", help="Open OpenEnv's routes and the page, to look at, to everybody."),
     ] = None,
+    curve_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Secret key of the pools' encrypted tcp sockets, as `vecserver keygen` writes it.",
+            show_default="one made at start, beyond loopback",
+        ),
+    ] = None,
     openenv_env: Annotated[
         str | None,
         typer.Option(help="Environment of OpenEnv clients that name none.", show_default="CartPole-v1"),
@@ -182,6 +190,7 @@ def serve(
             tls_cert=tls_cert,
             tls_key=tls_key,
             openenv_public=openenv_public,
+            curve_key=curve_key,
             pool=tuple(pool) if pool else None,
             pools=pools,
             state_dir=state_dir,

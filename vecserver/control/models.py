@@ -299,6 +299,23 @@ class PoolList(BaseModel):
     pools: list[PoolAnswer]
 
 
+class AccessRequest(_Request):
+    """Who wants to come in at a pool's tcp port."""
+
+    key: str | None = Field(
+        None,
+        max_length=40,
+        description="The client's public key, 40 characters of Z85; needed where the port has CURVE",
+    )
+
+
+class AccessAnswer(BaseModel):
+    """What lets it in; one of the two."""
+
+    ticket: str | None = Field(description="To be shown by the mechanism PLAIN, as the password of any name")
+    server_key: str | None = Field(description="The server's public key: the mechanism is CURVE, with the client's key")
+
+
 class BatchAnswer(BaseModel):
     """One result of a pool; non-finite numbers are null."""
 

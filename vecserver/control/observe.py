@@ -158,6 +158,9 @@ class _PoolCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         views = self._pools.list()
         yield _states(views)
+        yield GaugeMetricFamily(
+            "vecserver_insecure", "1 where other machines reach pools and nothing is encrypted.", self._pools.insecure
+        )
         yield _gauge("vecserver_pool_num_envs", "Rows.", views, lambda view: view.info.num_envs)
         yield _gauge("vecserver_pool_workers", "Worker processes.", views, lambda view: view.info.workers)
         yield _gauge("vecserver_pool_creation_seconds", "Seconds it took to make.", views, lambda view: view.creation_s)
@@ -242,12 +245,12 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
         return {"status": "ok"}
 
     @router.get("/readyz", summary="Whether it takes new pools", responses=problems(PoolStopping, NotReady))
-    async def readyz() -> dict[str, str]:
+    async def readyz() -> dict[str, str | bool]:
         if pools.closing:
             raise PoolStopping("the server is shutting down")
         if pools.restoring:
             raise NotReady(f"durable pools are being made: {', '.join(pools.restoring)}", pools=pools.restoring)
-        return {"status": "ready"}
+        return {"status": "ready", "insecure": pools.insecure}
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def scrape() -> Response:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Header, Query, Response
 
 from vecserver.control.models import (
+    AccessAnswer,
+    AccessRequest,
     BatchAnswer,
     LeaseAnswer,
     LeaseRequest,
@@ -140,6 +142,15 @@ def pool_routes(registry: Registry) -> APIRouter:
     )
     def take_lease(pool: str, request: LeaseRequest) -> LeaseAnswer:
         return LeaseAnswer.of(registry.take_lease(pool, request.driver, force=request.force))
+
+    @router.post(
+        "/{pool}/access",
+        summary="Be let in at a pool's tcp port",
+        responses=problems(UnknownPool, InvalidSpec, PoolLost, DeadlineExceeded, MalformedMessage),
+    )
+    def give_access(pool: str, request: AccessRequest) -> AccessAnswer:
+        access = registry.access(pool, request.key)
+        return AccessAnswer(ticket=access.ticket, server_key=access.server_key)
 
     @router.post("/{pool}/reset", summary="Reset rows", response_model=BatchAnswer, responses=_NOT_STEPPED)
     def reset_pool(pool: str, request: ResetRequest, idempotency_key: Key = None) -> Response:

@@ -1,7 +1,7 @@
 """A pool's host process: ``python -m vecserver.dataplane CONTROL_FD``.
 
 Its server writes one line of JSON to the control socket, says by it what to make, and reads one line back: the pool is
-ready, or why not. From then on a byte on that socket, or its end, means stop.
+ready, or why not. From then on it says which clients' keys to let in, a line each; the end of the socket means stop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING
 from vecserver import connection_file, logs
 from vecserver.dataplane.door import Door
 from vecserver.dataplane.endpoints import open_door, open_router
+from vecserver.dataplane.keyring import Keyring
 from vecserver.dataplane.loop import HostLoop
+from vecserver.dataplane.server_line import ServerLine
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.dataplane.stats import pool_stats
 from vecserver.pools.handshake import EXPIRED, HostFailed, HostReady, HostStart, receive_start, send_line
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from vecserver.dataplane.router import Router
 
 __all__ = ["main"]
+
+_LEAST_KEY_TTL_S = 60.0
+"""How long a client may be silent before its key is forgotten, at least: between two words it may be connecting."""
 
 _LAST_REPLY_S = 0.2
 """How long the answer to the last batch may take to leave."""
@@ -87,13 +92,15 @@ def _clear_away(log_path: Path) -> None:
     connection_file.sweep()
 
 
-def _open(host: Host, start: HostStart) -> tuple[Router, socket.socket | None, dict[str, str]]:
+def _open(host: Host, start: HostStart, keyring: Keyring) -> tuple[Router, socket.socket | None, dict[str, str]]:
     """The sockets of the pool, the one at its door where it has one, and their endpoints: all of them, or none."""
     router, endpoints = open_router(
         ipc_path=Path(start.ipc_path),
         bind_host=start.bind_host,
         port_range=start.port_range,
         max_request=host.info.max_request,
+        gate=start.gate,
+        keyring=keyring,
     )
     if not host.lendable:
         return router, None, endpoints
@@ -111,7 +118,13 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         if host.last_core is not None:
             # beside the worker that is rung last: to hand over on one core takes a fraction of waking another
             os.sched_setaffinity(0, {host.last_core})
-        router, listener, endpoints = _open(host, start)
+        epoch = secrets.randbits(63) | 1
+        stacks = StackFormat.of(host.layout, host.described.observation_space)
+        dispatcher = PoolDispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
+        line = ServerLine(control)
+        key_ttl = max(start.spec.lease_ttl, _LEAST_KEY_TTL_S)
+        keyring = Keyring(line.new_keys, key_ttl, time.monotonic, lambda: dispatcher.driver_key)
+        router, listener, endpoints = _open(host, start, keyring)
     except VecServerError as error:
         send_line(control, HostFailed(error.code, error.message, error.details))
         return 0
@@ -119,14 +132,11 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         message = f"a host process could not make its pool: {error}"
         send_line(control, HostFailed(HostStartFailed.code, message, {}))
         return 0
-    epoch = secrets.randbits(63) | 1
-    stacks = StackFormat.of(host.layout, host.described.observation_space)
-    dispatcher = PoolDispatcher(host, epoch, time.monotonic_ns, pool_stats(host), stacks)
     send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes, host.row_us))
     gc.collect()
     gc.freeze()
     door = None if listener is None else Door(listener, host, dispatcher)
-    loop = HostLoop(host, dispatcher, router, control.fileno(), door)
+    loop = HostLoop(host, dispatcher, router, control.fileno(), door, line.is_over)
     try:
         expired = loop.run()
         loop.drain(start.grace)

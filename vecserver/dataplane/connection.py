@@ -7,7 +7,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from vecserver.wire import zmtp
-from vecserver.wire.errors import MalformedMessage
+from vecserver.wire.errors import MalformedMessage, Unauthorized
+from vecserver.wire.opening import HostOpening
 
 if TYPE_CHECKING:
     import socket
@@ -37,6 +38,7 @@ class Connection:
         sock: The accepted socket, which does not block; closed by ``close``.
         peer: Its name for the dispatcher.
         limits: As of ``zmtp.Incoming``.
+        ticket: What the peer must show; empty where it need not.
 
     Attributes:
         deadline: When to give it up, on the monotonic clock.
@@ -44,17 +46,23 @@ class Connection:
         in_line: For its owner: whether it waits to be received from.
     """
 
-    __slots__ = ("_borrows", "_greeted", "_incoming", "_open", "deadline", "in_line", "peer", "sock", "unsent")
+    __slots__ = ("_borrows", "_greeted", "_incoming", "_opening", "deadline", "in_line", "peer", "sock", "unsent")
 
-    def __init__(self, sock: socket.socket, peer: bytes, limits: Sequence[int]) -> None:
+    def __init__(self, sock: socket.socket, peer: bytes, limits: Sequence[int], ticket: str = "") -> None:
         self.sock = sock
         self.peer = peer
         self.deadline = monotonic() + _HANDSHAKE_S
         self.unsent: list[Buffer] = []
         self.in_line = False
         self._incoming = zmtp.Incoming(limits)
-        self._greeted = self._open = False
+        self._opening = HostOpening(ticket)
+        self._greeted = False
         self._borrows = False  # whether ``unsent`` lies in memory of the sender's
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether it has not been let in yet."""
+        return not self._opening.is_open
 
     @property
     def unread(self) -> bool:
@@ -68,7 +76,7 @@ class Connection:
 
     def greet(self) -> None:
         """Say what is spoken here: the first thing to do."""
-        self._write([zmtp.GREETING])
+        self._write([self._opening.greeting])
 
     def receive(self) -> Sequence[Buffer] | None:
         """Take one message, and read once if there is none yet; None where none is whole."""
@@ -91,24 +99,22 @@ class Connection:
 
     def _next(self) -> Sequence[Buffer] | None:
         if not self._greeted:
-            if not self._incoming.greeting():
+            if not self._incoming.greeting(self._opening.check):
                 return None
             self._greeted = True
-            self._write([zmtp.ROUTER_READY])
+            if answer := self._opening.greeted():
+                self._write([answer])
         frames = self._incoming.message()
         if self._incoming.commands:
             self._obey()
-        if frames is not None and not self._open:
+        if frames is not None and self.is_stranger:
             raise MalformedMessage("the peer asks before it has said what it is")
         return frames
 
     def _obey(self) -> None:
         for name, data in self._incoming.commands:
-            if not self._open:
-                if name != b"READY":
-                    raise MalformedMessage(f"the peer says {name[:16]!r} in the place of READY")
-                zmtp.check_ready(data)
-                self._open = True
+            if self.is_stranger:
+                self._hear_stranger(name, data)
             elif name == b"PING":
                 self._write([zmtp.pong(data)])
             elif name == b"ERROR":
@@ -116,9 +122,18 @@ class Connection:
             # others, such as a SUBSCRIBE, mean nothing to a ROUTER
         self._incoming.commands.clear()
 
+    def _hear_stranger(self, name: bytes, data: bytes) -> None:
+        try:
+            answer = self._opening.heard(name, data)
+        except Unauthorized:
+            self._write([self._opening.refusal])
+            raise
+        if answer:
+            self._write([answer])
+
     def _renew(self) -> None:
         """A byte has moved, or nothing is under way any more."""
-        if self._open:
+        if self._opening.is_open:
             self.deadline = monotonic() + _STALL_S if self.held else _NEVER
 
     def send(self, frames: Sequence[Buffer]) -> None:

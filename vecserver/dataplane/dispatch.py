@@ -24,6 +24,7 @@ from vecserver.wire.errors import (
     SequenceGap,
     SequenceStale,
     StillRunning,
+    Unauthorized,
     VecServerError,
 )
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, Buffer, Flag, Header, Kind, digest_of, split
@@ -119,13 +120,18 @@ class Running(NamedTuple):
 
 
 class Request(NamedTuple):
-    """One message from one peer, whole."""
+    """One message from one peer, whole.
+
+    Attributes:
+        key: The key that the peer has proved to have; empty where none was asked for.
+    """
 
     peer: bytes
     header: Header
     ext: Buffer
     body: Buffer
     came_ns: int = 0
+    key: bytes = b""
 
 
 _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
@@ -209,29 +215,46 @@ class Dispatcher:
         """Why a lease does not drive the pool."""
         return self._session.lease_lost(lease)
 
-    def message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
-        """Take one message; the reply is None when it comes later, from ``finished`` or ``resume``."""
-        reply = self._message(peer, frames)
+    @property
+    def driver_key(self) -> bytes:
+        """The key that the lease is bound to; empty where there is none."""
+        return self._tenancy.key
+
+    def message(self, peer: bytes, frames: Sequence[Buffer], key: bytes | None = b"") -> Reply | None:
+        """Take one message; the reply is None when it comes later, from ``finished`` or ``resume``.
+
+        Args:
+            peer: Whom to answer.
+            frames: What came.
+            key: The key that the peer has proved to have; None where its key may come in no more.
+        """
+        reply = self._outcast(peer, frames) if key is None else self._message(peer, frames, key)
         if self._running is None:
             self._host.lending.release()
         return reply
 
-    def _message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
+    def _outcast(self, peer: bytes, frames: Sequence[Buffer]) -> Reply:
+        """Refuse one whose key was forgotten while its connection was open."""
+        self.counts.refuse(Unauthorized.code)
+        error = Unauthorized("your key was not heard of for long, and is forgotten: ask the server for access again")
+        return self._error(peer, _salvage(frames), error)
+
+    def _message(self, peer: bytes, frames: Sequence[Buffer], key: bytes) -> Reply | None:
         self.counts.received_bytes += sum(map(len, frames))
-        if self._running is None:
+        if self._running is None and key == self._tenancy.key:
             header = self._next_step(frames)
             if header is not None:
                 return self._step(peer, header, frames)
-        return self._at_length(peer, frames)
+        return self._at_length(peer, frames, key)
 
-    def _at_length(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
+    def _at_length(self, peer: bytes, frames: Sequence[Buffer], key: bytes) -> Reply | None:
         try:
             header, ext, body = split(frames, self._host.info.max_request, self._host.max_ext)
         except VecServerError as error:
             self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)
         self.counts.requests[header.kind] += 1
-        return self._handle(Request(peer, header, ext, body, self._clock_ns()))
+        return self._handle(Request(peer, header, ext, body, self._clock_ns(), key))
 
     def _next_step(self, frames: Sequence[Buffer]) -> Header | None:
         """The header of the driver's next STEP, which nearly every message is, if that is what this message is.
@@ -265,9 +288,10 @@ class Dispatcher:
         return None
 
     def _handle(self, request: Request) -> Reply | None:
-        if self._is_of_driver(request.header):
+        if self._is_of_driver(request):
             self._tenancy.seen_ns = self._clock_ns()  # any message of the driver renews its lease
         try:
+            self._tenancy.check_key(request.header.lease, request.key)
             return self._handlers.get(request.header.kind, _refuse_answer)(request)
         except VecServerError as error:
             self.counts.refuse(error.code)
@@ -275,8 +299,9 @@ class Dispatcher:
         except Exception as error:  # noqa: BLE001 - a defect here must reach the client, not end the pool
             return self._defect(request.peer, request.header, error)
 
-    def _is_of_driver(self, header: Header) -> bool:
-        return header.lease == self._session.lease and header.epoch == self._session.epoch
+    def _is_of_driver(self, request: Request) -> bool:
+        header, session = request.header, self._session
+        return header.lease == session.lease and header.epoch == session.epoch and request.key == self._tenancy.key
 
     def _hello(self, request: Request) -> Reply:
         messages.decode(request.ext, messages.Hello)
@@ -286,31 +311,31 @@ class Dispatcher:
         attach = messages.decode(request.ext, messages.Attach)
         session, lease = self._session, 0
         if attach.drive:
-            if not self._tenancy.was_given_to(attach, request.header.digest):
-                self._check_free(attach, request.header.digest)
+            if not self._tenancy.was_given_to(attach, request.header.digest, request.key):
+                self._check_free(attach, request)
                 if self._running is not None and not (attach.resume and self._running.header.kind in _WITH_KEPT):
                     self._wait(request)
                     return None
-                self._give(attach, request.header.digest)
+                self._give(attach, request)
             lease = session.lease
         features = [] if self._given is None else [FEATURE]
         last, kind = session.last, session.last_kind
         attached = messages.Attached(self._host.info, lease, session.epoch, last, features, kind)
         return self._answer(request, messages.encode(attached))
 
-    def _check_free(self, attach: messages.Attach, tag: int) -> None:
-        if self._tenancy.is_past(attach, tag):
+    def _check_free(self, attach: messages.Attach, request: Request) -> None:
+        if self._tenancy.is_past(attach, request.header.digest):
             raise self._session.lease_lost(0)
         if attach.resume:
             point = attach.resume
             self._session.check_resumable(ResumePoint(point.lease, point.epoch, point.seq, pending=False))
         else:
-            self._tenancy.check_free(attach, self._idle_s())
+            self._tenancy.check_free(attach, self._idle_s(), request.key)
 
-    def _give(self, attach: messages.Attach, tag: int) -> None:
+    def _give(self, attach: messages.Attach, request: Request) -> None:
         """Make a client the driver."""
         self._host.lending.recall()
-        self._tenancy.give(attach, tag, self._idle_s())
+        self._tenancy.give(attach, request.header.digest, self._idle_s(), request.key)
         _log.info("a driver has attached", extra={"lease": self._session.lease, "driver": self._tenancy.driver})
         if self._given is not None:
             self._given.forget()
@@ -462,7 +487,7 @@ class Dispatcher:
         return self._answer(request, messages.encode(self._stats(self.counts, moment)))
 
     def _detach(self, request: Request) -> Reply:
-        if self._tenancy.driver and self._is_of_driver(request.header):
+        if self._tenancy.driver and self._is_of_driver(request):
             _log.info("the driver has detached", extra={"lease": request.header.lease, "driver": self._tenancy.driver})
             self._tenancy.end(f"{self._tenancy.driver} has given it back")
             self._host.lending.recall()

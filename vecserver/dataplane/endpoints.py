@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from vecserver.dataplane.keyring import Keyring
     from vecserver.dataplane.router import Router
+    from vecserver.pools.gate import Gate
 
 __all__ = ["MAX_IPC_PATH", "open_door", "open_router"]
 
@@ -37,6 +39,8 @@ def open_router(
     bind_host: str,
     port_range: tuple[int, int] | None,
     max_request: int,
+    gate: Gate,
+    keyring: Keyring,
 ) -> tuple[Router, dict[str, str]]:
     """Open the pool's sockets and bind them.
 
@@ -45,6 +49,8 @@ def open_router(
         bind_host: Address of the interface for tcp.
         port_range: First and last tcp port to try; None for any free one.
         max_request: Largest legal body of a request, in bytes.
+        gate: What is asked of whoever comes by tcp: a ticket, or CURVE.
+        keyring: Which keys may come in, where it is that.
 
     Returns:
         The sockets, and transport → endpoint.
@@ -53,7 +59,7 @@ def open_router(
         PortUnavailable: No port of the range is free, or the address is not this machine's.
     """
     _check_length(ipc_path)
-    if _is_loopback(bind_host):
+    if _is_loopback(bind_host) and not gate.secret_key:
         listener = _first_free(bind_host, port_range, lambda port: _listen_tcp(bind_host, port))
         with ExitStack() as stack:
             stack.enter_context(listener)
@@ -61,11 +67,11 @@ def open_router(
             stack.pop_all()
         host, port = listener.getsockname()[:2]
         tcp = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-        return PlainRouter([listener, local], max_request), {"tcp": tcp, "ipc": f"ipc://{ipc_path}"}
+        return PlainRouter([listener, local], max_request, gate.ticket), {"tcp": tcp, "ipc": f"ipc://{ipc_path}"}
 
-    from vecserver.dataplane.zmq_router import ZmqRouter  # its library and its threads only where there is a network
+    from vecserver.dataplane.zmq_router import ZmqRouter  # its library and threads only where there is a network
 
-    network = ZmqRouter(max_request)
+    network = ZmqRouter(max_request, gate, keyring)
     try:
         tcp = _first_free(bind_host, port_range, lambda port: network.bind(bind_host, port))
         beside = PlainRouter([_listen_ipc(ipc_path)], max_request)

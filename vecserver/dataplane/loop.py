@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from vecserver.arena.doorbell import spin_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from vecserver.dataplane.dispatch import Reply
     from vecserver.dataplane.door import Door
@@ -51,8 +51,9 @@ class HostLoop:
         host: The pool.
         dispatcher: Its rules.
         router: Its sockets.
-        stop_fd: Readable when the pool is to end.
+        stop_fd: Readable when the pool is to end, or when ``is_over`` is worth a call.
         door: Where drivers on this machine ask for the arena; None where it is not lent.
+        is_over: Whether the pool is to end, once ``stop_fd`` is readable.
     """
 
     def __init__(
@@ -62,11 +63,13 @@ class HostLoop:
         router: Router,
         stop_fd: int,
         door: Door | None = None,
+        is_over: Callable[[], bool] = lambda: True,
     ) -> None:
         self._host = host
         self._dispatcher = dispatcher
         self._router = router
         self._stop_fd = stop_fd
+        self._is_over = is_over
         self._door = door
         self._other_fds: set[int] = set()  # watched besides, as the door and the parts want it
         self._worker_fds: dict[int, int] = {}
@@ -98,7 +101,7 @@ class HostLoop:
             lease_left_ms = self._dispatcher.lease_left_s * 1000
             ready = dict(self._poller.poll(0 if at_once else max(0, min(lease_left_ms, self._look_up_ms))))
             self._next_look = monotonic() + _ROUND_S
-            if self._stop_fd in ready:
+            if self._stop_fd in ready and self._is_over():
                 return False
             if lease_left_ms <= 0 and not at_once and not ready and self._ends_by_silence():
                 return True

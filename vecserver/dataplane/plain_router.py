@@ -13,6 +13,7 @@ from collections import deque
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from vecserver.arena.passing import check_same_user, peer_of
 from vecserver.dataplane.connection import Connection
 from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import FRAME_COUNT, MAX_EXT
@@ -28,6 +29,10 @@ __all__ = ["PlainRouter"]
 
 _MAX_CONNECTIONS: Final = 128
 """A pool has one driver and a few observers; each connection takes a descriptor and 64 KiB."""
+
+_MAX_STRANGERS: Final = 32
+"""Of these, such as were not let in yet: a further one takes the place of the oldest, so that connections that say
+nothing keep nobody out who says at once what it is."""
 
 _MAX_HELD: Final = 2 * MAX_EXT
 """Bytes of large unfinished messages, in and out, of all peers together: as many as one legal message may have. Beyond
@@ -65,12 +70,15 @@ class PlainRouter:
     Args:
         listeners: Sockets that listen; closed by ``close``.
         max_request: Largest legal body of a request, in bytes.
+        ticket: What a peer must show that comes by tcp; empty where it need not. One that comes by a Unix socket must
+            be this user's.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], max_request: int) -> None:
+    def __init__(self, listeners: Sequence[socket.socket], max_request: int, ticket: str = "") -> None:
         frames = (_STRAY, MAX_EXT, max(max_request, MAX_EXT))  # larger than legal, to be refused with an answer
         assert len(frames) == FRAME_COUNT
         self._limits = frames + (_STRAY,) * _STRAYS
+        self._ticket = ticket
         self._listeners = {listener.fileno(): listener for listener in listeners}
         self._by_fd: dict[int, Connection] = {}
         self._by_peer: dict[bytes, Connection] = {}
@@ -95,14 +103,17 @@ class PlainRouter:
         return bool(self._line) or self._look()
 
     def _look(self) -> bool:
+        knocks = []  # last, for they may end connections
         for fd, events in self._epoll.poll(0, _EVENTS):
             conn = self._by_fd.get(fd)
             if conn is None:
-                self._accept(self._listeners[fd])
+                knocks.append(fd)
             elif events & _OUT or conn.unsent:  # or its end, which shows when it is written to
                 self._flush(conn)
             else:
                 self._line_up(conn)
+        for fd in knocks:
+            self._accept(self._listeners[fd])
         for conn in self._unread:
             self._line_up(conn)
         self._unread.clear()
@@ -127,7 +138,7 @@ class PlainRouter:
                 continue
             frames = self._received(conn)
             if frames is not None:
-                return conn.peer, frames
+                return conn.peer, frames, b""
         return None
 
     def _received(self, conn: Connection) -> Sequence[Buffer] | None:
@@ -154,16 +165,21 @@ class PlainRouter:
             _log.warning("cannot accept a connection: %s", error)
             self._stop_listening()
             return
-        if len(self._by_fd) >= _MAX_CONNECTIONS:
+        sock.setblocking(False)
+        is_local = sock.family == socket.AF_UNIX
+        if is_local and not _is_own(sock):
+            sock.close()
+            return
+        if not self._has_room():
             self._refused += 1
             sock.close()
             return
-        sock.setblocking(False)
-        if sock.family != socket.AF_UNIX:
+        if not is_local:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _IN_FLIGHT)
         self._accepted += 1
-        conn = Connection(sock, self._accepted.to_bytes(8, "big"), self._limits)
+        ticket = "" if is_local else self._ticket
+        conn = Connection(sock, self._accepted.to_bytes(8, "big"), self._limits, ticket)
         self._by_fd[sock.fileno()] = self._by_peer[conn.peer] = conn
         self._epoll.register(sock, _IN)
         try:
@@ -173,6 +189,13 @@ class PlainRouter:
             return
         if conn.unsent:
             self._block(conn)
+
+    def _has_room(self) -> bool:
+        """Whether one more connection may be made; ends that of a stranger for it."""
+        strangers = [conn for conn in self._by_fd.values() if conn.is_stranger]
+        if len(strangers) >= _MAX_STRANGERS:
+            self._end(min(strangers, key=lambda conn: conn.deadline), "others come")
+        return len(self._by_fd) < _MAX_CONNECTIONS
 
     def _stop_listening(self) -> None:
         if not self._deaf:
@@ -260,3 +283,12 @@ class PlainRouter:
         self._flush(conn)
         if conn.peer in self._by_peer and not conn.unsent:
             self._end(conn, "the pool ends")
+
+
+def _is_own(sock: socket.socket) -> bool:
+    try:
+        check_same_user(peer_of(sock))
+    except PermissionError as error:
+        _log.warning("not let in: %s", error)
+        return False
+    return True

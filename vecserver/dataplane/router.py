@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["JoinedRouter", "Message", "Router"]
 
-Message = tuple[bytes, Sequence[Buffer]]
-"""Whom a message is from, and its frames."""
+Message = tuple[bytes, Sequence[Buffer], bytes | None]
+"""Whom a message is from, its frames, and the key that its sender has proved to have: empty where none was asked for,
+None where it may come in no more."""
 
 
 class Router(Protocol):
@@ -64,8 +65,8 @@ class JoinedRouter:
             self._turn = (self._turn + 1) % len(self._routers)
             message = self._routers[self._turn].receive()
             if message is not None:
-                peer, frames = message
-                return bytes([self._turn]) + peer, frames
+                peer, frames, key = message
+                return bytes([self._turn]) + peer, frames, key
         return None
 
     def send(self, reply: Reply) -> None:

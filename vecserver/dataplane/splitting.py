@@ -75,7 +75,7 @@ class _PartDispatcher(Dispatcher):
         self,
         part: PartPort,
         session: Session,
-        driver: str,
+        driver: Tenancy,
         clock_ns: Callable[[], int],
         stats: Callable[[Counts, Moment], Stats],
         counts: Counts,
@@ -83,7 +83,7 @@ class _PartDispatcher(Dispatcher):
         super().__init__(part, session.epoch, clock_ns, stats)
         self.counts = counts  # of the whole pool
         self._session = session
-        self._tenancy = Tenancy(session, part.info.lease_ttl, clock_ns, driver)
+        self._tenancy = Tenancy(session, part.info.lease_ttl, clock_ns, driver.driver, driver.key)
         for kind in _OF_THE_WHOLE:
             self._handlers[kind] = _refuse_of_the_whole
 
@@ -129,15 +129,15 @@ class PoolDispatcher(Dispatcher):
         """The dispatchers of the parts, in their order, where they can be driven now."""
         return [] if self._ended else [desk.dispatcher for desk in self.desks.values()]
 
-    def message(self, peer: bytes, frames: Sequence[Buffer]) -> Reply | None:
+    def message(self, peer: bytes, frames: Sequence[Buffer], key: bytes | None = b"") -> Reply | None:
         """Take one message; the reply is None when it comes later."""
-        if not self._host.parts:
-            return super().message(peer, frames)
+        if not self._host.parts or key is None:
+            return super().message(peer, frames, key)
         desk = self._addressed(frames)
         if desk is not None:
-            return desk.dispatcher.message(peer, frames)
+            return desk.dispatcher.message(peer, frames, key)
         self.counts.received_bytes += sum(map(len, frames))
-        reply = self._at_length(peer, frames)
+        reply = self._at_length(peer, frames, key)
         if self._running is None:
             self._host.lending.release()
         return reply
@@ -154,15 +154,15 @@ class PoolDispatcher(Dispatcher):
     def _attach(self, request: Request) -> Reply | None:
         if self._host.parts and self._host.broken is None:
             attach = messages.decode(request.ext, messages.Attach)
-            if attach.drive and not self._tenancy.was_given_to(attach, request.header.digest):
-                self._check_free(attach, request.header.digest)
+            if attach.drive and not self._tenancy.was_given_to(attach, request.header.digest, request.key):
+                self._check_free(attach, request)
                 self._end_parts()
                 self._wait(request)  # until the pool is whole
                 return None
         return super()._attach(request)
 
     def _detach(self, request: Request) -> Reply:
-        if self._is_of_driver(request.header):
+        if self._is_of_driver(request):
             self._end_parts()
         return super()._detach(request)
 
@@ -232,8 +232,7 @@ class PoolDispatcher(Dispatcher):
             self._parts_made += 1
             lease = PART_LEASES + self._parts_made
             session = Session(self._session.epoch, lease)
-            driver = self._tenancy.driver
-            dispatcher = _PartDispatcher(part, session, driver, self._clock_ns, self._stats, self.counts)
+            dispatcher = _PartDispatcher(part, session, self._tenancy, self._clock_ns, self._stats, self.counts)
             self.desks[lease] = Desk(part, dispatcher)
             described.append(messages.Part(part.info, lease, part.rows[0]))
         self._ended = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
-from vecserver.wire.errors import LeaseHeld
+from vecserver.wire.errors import LeaseHeld, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,17 +27,22 @@ class Tenancy:
         ttl: Seconds of silence after which another may have it.
         clock_ns: Monotonic clock in nanoseconds.
         driver: Who has it now, for people; empty for nobody.
+        key: The key that it has proved to have; empty where none was asked for.
 
     Attributes:
         driver: Likewise.
+        key: Likewise. The lease is bound to it.
         seen_ns: When the driver was heard of last.
     """
 
-    def __init__(self, session: Session, ttl: float, clock_ns: Callable[[], int], driver: str = "") -> None:
+    def __init__(
+        self, session: Session, ttl: float, clock_ns: Callable[[], int], driver: str = "", key: bytes = b""
+    ) -> None:
         self._session = session
         self._ttl = ttl
         self._clock_ns = clock_ns
         self.driver = driver
+        self.key = key
         self.seen_ns = clock_ns()
         self._alive_ns = self.seen_ns
         self._attach = ("", 0)  # the name and the tag of the attach that gave the lease
@@ -48,14 +53,15 @@ class Tenancy:
         """Seconds since the driver was heard of."""
         return (self._clock_ns() - self.seen_ns) / 1e9
 
-    def check_free(self, attach: Attach, idle_s: float) -> None:
+    def check_free(self, attach: Attach, idle_s: float, key: bytes) -> None:
         """Refuse one that may not have the lease now.
 
         Raises:
             LeaseHeld: Another has it, and was heard of within its time to live.
         """
         # a driver may attach again: it may have missed the answer to its first attach
-        taken = self.driver not in ("", attach.client)
+        is_its_own = attach.client == self.driver and key == self.key
+        taken = bool(self.driver) and not is_its_own
         if taken and idle_s < self._ttl and not attach.force:
             raise LeaseHeld(
                 f"{self.driver} drives this pool, last heard of {idle_s:.1f} s ago: close that client, wait "
@@ -64,16 +70,27 @@ class Tenancy:
                 idle_s=idle_s,
             )
 
-    def was_given_to(self, attach: Attach, tag: int) -> bool:
+    def was_given_to(self, attach: Attach, tag: int, key: bytes) -> bool:
         """Whether this very attach gave the lease that holds: its answer may be on its way, or lost."""
-        return bool(tag) and bool(self.driver) and (attach.client, tag) == self._attach
+        return bool(tag) and bool(self.driver) and (attach.client, tag) == self._attach and key == self.key
+
+    def check_key(self, lease: int, key: bytes) -> None:
+        """Refuse one that shows a lease which another has taken.
+
+        Raises:
+            Unauthorized: The lease holds, and is bound to another key.
+        """
+        if key != self.key and lease == self._session.lease != 0:
+            raise Unauthorized(
+                "this lease was taken by a client with another key: attach to have one of your own", lease=lease
+            )
 
     def is_past(self, attach: Attach, tag: int) -> bool:
         """Whether this attach has been on its way for so long that its sender has sent another one since."""
         return 0 < tag <= self._tags.get(attach.client, 0)
 
-    def give(self, attach: Attach, tag: int, idle_s: float) -> None:
-        """Give the lease to another driver, or to the same one again."""
+    def give(self, attach: Attach, tag: int, idle_s: float, key: bytes) -> None:
+        """Give the lease to another driver, or to the same one again, and bind it to the key of that one."""
         name = attach.client or "unnamed"
         if attach.resume:
             cause = f"{name} has resumed it"
@@ -86,7 +103,7 @@ class Tenancy:
         else:
             cause = f"{name} has taken it after {idle_s:.1f} s of silence"
         self._session.grant(cause, resumed=bool(attach.resume))
-        self.driver, self._attach = name, (attach.client, tag)
+        self.driver, self.key, self._attach = name, key, (attach.client, tag)
         self._tags[attach.client] = tag
         self._tags.move_to_end(attach.client)
         if len(self._tags) > _NAMES:
@@ -95,7 +112,7 @@ class Tenancy:
 
     def end(self, cause: str) -> None:
         """Take the lease from the driver and give it to nobody."""
-        self.driver = ""
+        self.driver, self.key = "", b""
         self._session.revoke(cause)
 
     def left_s(self, *, alive: bool) -> float:

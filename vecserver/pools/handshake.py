@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from vecserver.engine.limits import WorkerLimits
-from vecserver.pools.spec import Caps, PoolSpec  # noqa: TC001 - msgspec reads the annotations
+from vecserver.pools.gate import Gate  # noqa: TC001 - msgspec reads the annotations
+from vecserver.pools.spec import Caps, PoolSpec  # noqa: TC001
 from vecserver.wire.messages import PoolInfo  # noqa: TC001
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class HostStart(msgspec.Struct, frozen=True):
     """Server to host: what to make, and where to listen.
 
     Attributes:
+        gate: What it asks of those who come by tcp.
         start_timeout: Seconds until the environments must exist.
         grace: Seconds that a batch in flight, and then the environments' closing, may take at the end.
         row_us: Microseconds of a row's step where they are known: they need not be measured again.
@@ -41,6 +43,7 @@ class HostStart(msgspec.Struct, frozen=True):
     shm_path: str
     log_path: str
     bind_host: str
+    gate: Gate
     port_range: tuple[int, int] | None
     start_timeout: float
     grace: float
@@ -67,9 +70,9 @@ class HostFailed(msgspec.Struct, frozen=True, tag=True):
     details: dict[str, Any]
 
 
-def send_line(sock: socket.socket, message: msgspec.Struct) -> None:
-    """Send one message as a line of JSON."""
-    sock.sendall(msgspec.json.encode(message) + b"\n")
+def send_line(sock: socket.socket, message: msgspec.Struct, flags: int = 0) -> None:
+    """Send one message as a line of JSON; ``flags`` are for the call, as ``MSG_DONTWAIT`` for a short line."""
+    sock.sendall(msgspec.json.encode(message) + b"\n", flags)
 
 
 def receive_start(sock: socket.socket) -> HostStart:

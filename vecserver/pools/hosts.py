@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final
 from vecserver.pools.endings import how_it_ended
 from vecserver.pools.handshake import HostFailed, HostReady, HostStart, receive_answer, send_line
 from vecserver.pools.hostlog import HostLog
-from vecserver.wire.errors import HostStartFailed, PoolLost, from_code
+from vecserver.wire.errors import DeadlineExceeded, HostStartFailed, PoolLost, from_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from vecserver.pools.gate import AllowKey, Gate
 
 __all__ = ["HostProcess", "NoHost"]
 
@@ -93,6 +95,26 @@ class HostProcess:
         if isinstance(answer, HostFailed):
             raise from_code(answer.code, answer.message, answer.details)
         return answer
+
+    @property
+    def gate(self) -> Gate:
+        """What it asks of those who come by tcp."""
+        return self._start.gate
+
+    def allow(self, key: AllowKey) -> None:
+        """Have it let a client in; it has heard of it before it hears of that client.
+
+        Raises:
+            DeadlineExceeded: It has not taken in what it was told for long.
+            PoolLost: It is gone.
+        """
+        try:
+            send_line(self._control, key, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise DeadlineExceeded("the pool's host process does not listen to its server: ask again") from None
+        except OSError:
+            self.check_alive()
+            raise PoolLost("the pool is ending", pool=self._start.pool) from None
 
     def check_alive(self, prospect: str = "") -> None:
         """Make sure that the process runs.

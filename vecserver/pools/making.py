@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
+from vecserver.pools.access import gate_of
 from vecserver.pools.handshake import HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.sizing import RowCosts, is_measured
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vecserver.engine.limits import WorkerLimits
+    from vecserver.pools.curve import KeyPair
     from vecserver.pools.handshake import HostReady
     from vecserver.pools.hosts import NoHost
     from vecserver.pools.listing import Listing, Reservation
@@ -44,6 +46,7 @@ class Maker:
         grace: Seconds a pool may take to finish its batch and close its environments.
         limits: What each worker may use.
         variables: The environment of hosts and workers: see ``starting.for_environments``.
+        keys: By which pools speak CURVE on tcp; None where that is not encrypted.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Maker:
         grace: float,
         limits: WorkerLimits,
         variables: Mapping[str, str],
+        keys: KeyPair | None,
     ) -> None:
         self._listing = listing
         self._caps = caps
@@ -70,6 +74,7 @@ class Maker:
         self._grace = grace
         self._limits = limits
         self._variables = variables
+        self._keys = keys
         self._row_costs = RowCosts()
         self._sockets = itertools.count()
         self._ending: set[HostProcess | NoHost] = set()
@@ -102,6 +107,7 @@ class Maker:
             shm_path=str(self._runtime_dir / f"{number}.shm"),
             log_path=str(self._runtime_dir / f"{number}.log"),
             bind_host=self._bind_host,
+            gate=gate_of(self._keys),
             port_range=self._port_range,
             start_timeout=self._start_timeout,
             grace=self._grace,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vecserver.engine.limits import WorkerLimits
+from vecserver.pools.access import access_through
 from vecserver.pools.admission import Admission
 from vecserver.pools.conversations import Conversations, longest_batch_s
 from vecserver.pools.handshake import EXPIRED
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from vecserver.pools.access import Access
+    from vecserver.pools.curve import KeyPair
     from vecserver.pools.listing import Reservation
     from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
@@ -76,6 +79,8 @@ class Registry:
         rules: Which environments may be made.
         limits: What each worker may use; None for what this process may.
         passed: Variables that hosts and workers have besides, as ``starting.for_environments`` takes them.
+        keys: By which pools speak CURVE on tcp; None where that is not encrypted.
+        insecure: Whether it is not although other machines reach it.
     """
 
     def __init__(
@@ -92,7 +97,10 @@ class Registry:
         rules: EnvRules = TRUSTING,
         limits: WorkerLimits | None = None,
         passed: Collection[str] = ("*",),
+        keys: KeyPair | None = None,
+        insecure: bool = False,
     ) -> None:
+        self.insecure = insecure
         self.caps = caps or Caps()
         self.rules = rules
         self._listing = Listing(self.caps)
@@ -107,6 +115,7 @@ class Registry:
             grace=grace,
             limits=limits or WorkerLimits(core=None),
             variables=for_environments(passed),
+            keys=keys,
         )
         self._start_timeout = start_timeout
         self._admission = Admission(self.caps.max_creations)
@@ -252,6 +261,27 @@ class Registry:
             UnknownPool: No pool has this id.
         """
         return self._view(pool, self._find(pool))
+
+    def access(self, pool: str, key: str | None = None) -> Access:
+        """Let a client in at a pool's tcp port, for as long as it is not silent for long.
+
+        Args:
+            pool: Its id.
+            key: The client's public key for CURVE; None where it has none.
+
+        Raises:
+            UnknownPool: No pool has this id.
+            InvalidSpec: The key is none, or is wanted.
+            PoolLost: The host is gone.
+            DeadlineExceeded: The host does not listen.
+        """
+        made = self._find(pool)
+        self._conversations.check_alive(made)
+        assert isinstance(made.process, HostProcess)
+        access, allowed = access_through(made.process.gate, key)
+        if allowed is not None:
+            made.process.allow(allowed)
+        return access
 
     def address(self, pool: str) -> HostAddress:
         """Where a pool's host listens; asks it nothing.

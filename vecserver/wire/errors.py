@@ -18,6 +18,7 @@
     │   ├── RequestTooSlow         its headers or its body did not arrive in time
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
+    │   ├── Unauthorized           a ticket, a key or a lease that is not the asker's
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
     │   ├── ResetNeeded            no episode is under way in this session
     │   ├── SessionLost            a session's process is gone; says how it ended
@@ -361,7 +362,7 @@ class NotReady(RemoteError):
 
 
 class Unauthorized(RemoteError):
-    """The server asks for a token, and there was none, or one that it does not know."""
+    """The asker did not show what lets it in: the server's token, or a pool's ticket or key; nothing was done."""
 
     code, number, http_status = "unauthorized", 80, 401
 

@@ -1,13 +1,14 @@
-"""ZeroMQ's own wire protocol, ZMTP 3.0 without security, as far as DEALER and ROUTER need it: bytes only, no sockets.
+"""ZeroMQ's own wire protocol, ZMTP 3.0, as far as DEALER and ROUTER need it: bytes only, no sockets.
 
 ::
 
-    greeting   FF 00×8 7F · 03 00 · mechanism "NULL", 20 bytes · as-server 00 · 00×31            64 bytes each way
+    greeting   FF 00×8 7F · 03 00 · mechanism, 20 bytes · as-server 00 · 00×31                   64 bytes each way
     frame      flags · length (1 byte, or 8 big-endian where LONG is set) · the frame's bytes
     command    a frame with COMMAND set: length of its name · name · data; READY opens the conversation
     message    frames with MORE set, and a last one without
 
-A library would put a thread of its own between a program and its socket, which on one machine costs two wakes a batch.
+What is said between greetings and messages is in ``opening``. A library would put a thread of its own between a program
+and its socket, which on one machine costs two wakes a batch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,8 +33,10 @@ __all__ = [
     "Incoming",
     "check_greeting",
     "check_ready",
+    "command",
     "encode",
     "fresh",
+    "greeting",
     "pong",
 ]
 
@@ -42,12 +45,13 @@ _LONG: Final = 2
 _COMMAND: Final = 4
 
 _MAJOR: Final = 3
-_MECHANISM: Final = b"NULL".ljust(20, b"\0")
 _OPENING: Final = b"\xff" + bytes(8) + b"\x7f" + bytes((_MAJOR, 0))
-GREETING: Final = _OPENING + _MECHANISM + bytes(32)
-"""What each side sends first."""
 OPENING_SIZE: Final = len(_OPENING)
 """Bytes of the greeting that make the peer send all of its own: signature and version."""
+
+_MECHANISM_END: Final = 32
+_SECURED: Final = (b"PLAIN", b"CURVE")
+"""Mechanisms that ask who is there."""
 
 _CHUNK: Final = 64 << 10
 """Bytes taken from the connection at once."""
@@ -66,7 +70,17 @@ _MAX_CONTEXT: Final = 16
 """A PING's data: its time to live, then so many bytes at most to give back."""
 
 
-def _command(name: bytes, data: bytes) -> bytes:
+def greeting(mechanism: bytes) -> bytes:
+    """What each side sends first."""
+    return _OPENING + mechanism.ljust(_MECHANISM_END - OPENING_SIZE, b"\0") + bytes(32)
+
+
+GREETING: Final = greeting(b"NULL")
+"""That of a side that asks for no proof."""
+
+
+def command(name: bytes, data: bytes = b"") -> bytes:
+    """The bytes of a command with few data."""
     body = bytes([len(name)]) + name + data
     return bytes([_COMMAND, len(body)]) + body
 
@@ -75,9 +89,9 @@ def _property(name: bytes, value: bytes) -> bytes:
     return bytes([len(name)]) + name + struct.pack(">I", len(value)) + value
 
 
-READY: Final = _command(b"READY", _property(b"Socket-Type", b"DEALER"))
+READY: Final = command(b"READY", _property(b"Socket-Type", b"DEALER"))
 """The command that follows the greeting of a client."""
-ROUTER_READY: Final = _command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
+ROUTER_READY: Final = command(b"READY", _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b""))
 """The command that follows the greeting of a host."""
 _ASKING: Final = frozenset({b"DEALER", b"REQ"})
 """Kinds of sockets that a ROUTER takes for clients."""
@@ -85,25 +99,32 @@ _ASKING: Final = frozenset({b"DEALER", b"REQ"})
 
 def pong(ping: bytes) -> bytes:
     """The command that answers a PING with this data."""
-    return _command(b"PONG", ping[_TTL_SIZE : _TTL_SIZE + _MAX_CONTEXT])
+    return command(b"PONG", ping[_TTL_SIZE : _TTL_SIZE + _MAX_CONTEXT])
 
 
-def check_greeting(data: bytes) -> None:
+def check_greeting(data: bytes, mechanism: bytes = b"NULL") -> None:
     """Refuse a peer that does not speak this protocol, as soon as it shows.
 
     Args:
         data: What has come of its greeting, which may be short of whole.
+        mechanism: By which this side knows, or is known.
 
     Raises:
-        MalformedMessage: It speaks something else, or demands security.
+        MalformedMessage: It speaks something else.
+        Unauthorized: It wants another mechanism, and one of the two asks who is there.
     """
     if data[:1] != _OPENING[:1] or data[9:10] not in (b"", _OPENING[9:10]):
         raise MalformedMessage(f"what listens there does not speak ZeroMQ: it begins with {data[:16]!r}")
     if len(data) > 10 and data[10] < _MAJOR:
         raise MalformedMessage("the peer speaks the protocol of a ZeroMQ before 4.0")
-    if len(data) >= OPENING_SIZE + len(_MECHANISM) and data[OPENING_SIZE:32] != _MECHANISM:
-        name = data[OPENING_SIZE:32].rstrip(b"\0").decode("ascii", "replace")
-        raise MalformedMessage(f"the peer demands the security mechanism {name}; this side has none")
+    theirs = data[OPENING_SIZE:_MECHANISM_END].rstrip(b"\0")
+    if len(data) < _MECHANISM_END or theirs == mechanism:
+        return
+    name = theirs.decode("ascii", "replace")
+    text = f"the peer demands the security mechanism {name}; this side has {mechanism.decode()}"
+    if theirs in _SECURED or mechanism in _SECURED:
+        raise Unauthorized(f"{text}: POST /v1/pools/{{pool}}/access says what a pool's tcp port asks for")
+    raise MalformedMessage(text)
 
 
 def check_ready(data: bytes) -> None:
@@ -205,15 +226,18 @@ class Incoming:
             whole += self._filled - len(self._large)
         return whole + self._end - self._start
 
-    def greeting(self) -> bool:
+    def greeting(self, check: Callable[[bytes], None] = check_greeting) -> bool:
         """Take the peer's greeting out of what came first; False where more of it is needed.
 
+        Args:
+            check: Refuses a peer by what has come of it.
+
         Raises:
-            MalformedMessage: As ``check_greeting``.
+            VecServerError: As ``check``.
         """
         came = bytes(self._buffer[self._start : min(self._end, self._start + len(GREETING))])
         if came:
-            check_greeting(came)
+            check(came)
         if len(came) < len(GREETING):
             return False
         self._start += len(GREETING)

@@ -6,7 +6,7 @@ import asyncio
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
+from vecserver.wire.errors import LocalError, ServerUnreachable, Unauthorized, VecServerError
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import CHECK_S, FIRST_RETRY_S, CheckPool, Conversation, Pause, Receive, Reopen, Send
 from vecserver_client.keepalive import KeepAlive
@@ -147,19 +147,20 @@ class AsyncConnection(Conversation):
         old.close()
 
     async def _send(self, header: bytes, ext: bytes, body: Buffer, timeout: float, *, checks: bool = True) -> None:
-        deadline, perhaps_sent = monotonic() + timeout, False
+        deadline, perhaps_sent, is_refused = monotonic() + timeout, False, False
         while True:
             self._check_open()
             remaining = deadline - monotonic()
             try:
                 return await self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
-            except ServerUnreachable as error:
+            except (ServerUnreachable, Unauthorized) as error:
                 perhaps_sent |= bool(error.details.get("perhaps_sent"))
                 error.details["perhaps_sent"] = perhaps_sent
                 if checks:
-                    await self._check_pool()
-                if remaining <= FIRST_RETRY_S:
+                    await self._check_pool()  # which asks for access again
+                if remaining <= FIRST_RETRY_S or is_refused:
                     raise
+                is_refused = isinstance(error, Unauthorized)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -42,6 +42,10 @@ class AsyncControlClient:
         """One pool; as ``ControlClient.get_pool``."""
         return await self._ask("GET", pool_path(pool), timeout=timeout)
 
+    async def ask_access(self, pool: str, key: str | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+        """Be let in at a pool's tcp port; as ``ControlClient.ask_access``."""
+        return await self._ask("POST", f"{pool_path(pool)}/access", {"key": key}, timeout=timeout)
+
     async def delete_pool(self, pool: str, *, force: bool = False) -> None:
         """End a pool and its processes; as ``ControlClient.delete_pool``."""
         await self._ask("DELETE", pool_path(pool), params={"force": "true"} if force else None)

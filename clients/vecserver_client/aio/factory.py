@@ -10,11 +10,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from vecserver.wire.errors import MalformedMessage, TransportUnavailable, VecServerError
+import zmq
+
+from vecserver.wire.errors import MalformedMessage, TransportUnavailable, Unauthorized, VecServerError
 from vecserver.wire.session import ResumePoint
 from vecserver_client import factory
 from vecserver_client.aio.connection import AsyncConnection
 from vecserver_client.aio.control import AsyncControlClient
+from vecserver_client.aio.curve import LoopCurve
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
@@ -28,11 +31,12 @@ from vecserver_client.factory import (
     verdict_on_pool,
 )
 from vecserver_client.local_server import LocalServer
+from vecserver_client.peer_credentials import credentials_of, fresh_keys
+from vecserver_client.transport import ZmqTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from vecserver_client.aio.transport import AsyncTransport
+    from vecserver_client.peer_credentials import Credentials
     from vecserver_client.transport import Transport
 
 __all__ = ["attach", "make_vec"]
@@ -161,6 +165,14 @@ class _Made:
         self._server: LocalServer | None = None
         self._control: AsyncControlClient | None = None
         self._pool: str | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+
+    @property
+    def context(self) -> zmq.Context[zmq.Socket[bytes]]:
+        """Of the sockets of this environment that libzmq has; made when it is asked for first."""
+        if self._context is None:
+            self._context = zmq.Context()
+        return self._context
 
     async def reach_server(self) -> AsyncControlClient:
         """A client of the server, which is started first where there is none."""
@@ -198,6 +210,7 @@ class _Made:
         finally:
             if self._control is not None:
                 await self._control.close()
+            self._end_context()
             if self._server is not None:
                 await asyncio.to_thread(self._server.close)
                 self._server = None
@@ -209,9 +222,15 @@ class _Made:
             with suppress(VecServerError), ControlClient(self._url, self._token) as control:
                 control.delete_pool(self._pool, force=unwanted)
             self._pool = None
+        self._end_context()
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def _end_context(self) -> None:
+        if self._context is not None:
+            self._context.destroy(linger=0)
+            self._context = None
 
 
 async def _drive(
@@ -230,13 +249,12 @@ async def _drive(
     for name in _TRANSPORTS if transport == "auto" else (transport,):
         try:
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
+            credentials = await _let_in(control, pool["pool"]) if name == "tcp" else None
             if transport == "auto":
-                await asyncio.to_thread(check_way, name, pool["endpoints"], control.url)
-            largest = int(pool["layout"]["slot_size"])
-            open_transport = _opener(name, endpoint, largest, control.headers)
-            connection = AsyncConnection(
-                driver, open_transport, partial(_check_pool, control, pool["pool"], pool["epoch"])
-            )
+                await asyncio.to_thread(check_way, name, pool["endpoints"], control.url, credentials)
+            ways = _Ways(name, endpoint, int(pool["layout"]["slot_size"]), control.headers, credentials, made)
+            check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"], credentials)
+            connection = AsyncConnection(driver, ways.open, check_pool)
             try:
                 attached = await connection.attach(_REACH_TIMEOUT, force=force, resume=resume)
                 try:
@@ -244,41 +262,78 @@ async def _drive(
                 except TransportUnavailable:
                     await connection.close(_GIVE_BACK_TIMEOUT)
                     raise
-                keeper = _keeper(name, endpoint, largest, control.headers)
                 at_once = attached.info.lease_expiry != "keep"  # a model may be built for long before the first request
-                connection.keep(keeper, attached.info.lease_ttl, at_once=at_once)
+                connection.keep(ways.open_blocking, attached.info.lease_ttl, at_once=at_once)
                 return AsyncRemoteVectorEnv(connection, attached, name, made)
             except BaseException:
                 connection.abort()
                 raise
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
-        except MalformedMessage as error:
+        except (MalformedMessage, Unauthorized) as error:
             if transport != "auto":
                 raise
             reasons.append(f"{name}: {error}")  # something else listens there
     raise TransportUnavailable(f"no transport reaches pool {pool['pool']}: {'; '.join(reasons)}")
 
 
-def _opener(name: str, endpoint: str, max_body: int, headers: dict[str, str]) -> Callable[[], AsyncTransport]:
-    if name != "ws":
-        return partial(LoopTransport, endpoint, max_body)
-    from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
+class _Ways:
+    """How connections to one pool are opened. Its repr has no secret.
 
-    return lambda: LoopWebSocket(endpoint, headers, max_body)  # no partial, whose repr would show a token
+    Args:
+        name: The transport.
+        endpoint: Where.
+        max_body: Largest legal body of an answer, in bytes.
+        headers: Of HTTP requests.
+        credentials: What the pool's tcp port asks for.
+        made: Has the context of libzmq's sockets.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        max_body: int,
+        headers: dict[str, str],
+        credentials: Credentials | None,
+        made: _Made,
+    ) -> None:
+        self._name = name
+        self._endpoint = endpoint
+        self._max_body = max_body
+        self._headers = headers
+        self._credentials = credentials
+        self._context = made.context if credentials is not None and credentials.encrypts else None
+
+    def open(self) -> AsyncTransport:
+        """One for the loop."""
+        if self._name == "ws":
+            from vecserver_client.aio.ws import LoopWebSocket  # its library only where it is needed
+
+            return LoopWebSocket(self._endpoint, self._headers, self._max_body)
+        if self._context is None:
+            return LoopTransport(self._endpoint, self._max_body, credentials=self._credentials)
+        return LoopCurve(ZmqTransport(self._context, self._endpoint, self._max_body, credentials=self._credentials))
+
+    def open_blocking(self) -> Transport:
+        """One for the thread that renews the lease: it waits, so it is none of the loop's."""
+        if self._name == "ws":
+            from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
+
+            return WebSocketTransport(self._endpoint, self._headers, self._max_body)
+        if self._context is None:
+            return DirectTransport(self._endpoint, self._max_body, credentials=self._credentials)
+        return ZmqTransport(self._context, self._endpoint, self._max_body, credentials=self._credentials)
 
 
-def _keeper(name: str, endpoint: str, max_body: int, headers: dict[str, str]) -> Callable[[], Transport]:
-    """What opens the connection of the thread that renews the lease: it waits, so it is none of the loop's."""
-    if name != "ws":
-        return partial(DirectTransport, endpoint, max_body)
-    from vecserver_client.ws import WebSocketTransport  # its library only where it is needed
-
-    return lambda: WebSocketTransport(endpoint, headers, max_body)
+async def _let_in(control: AsyncControlClient, pool: str) -> Credentials:
+    keys = fresh_keys()
+    key = None if keys is None else keys.public.decode()
+    return credentials_of(await control.ask_access(pool, key), keys)
 
 
-async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> None:
-    """Ask the server about a pool that is silent."""
+async def _check_pool(control: AsyncControlClient, pool: str, epoch: str, credentials: Credentials | None) -> None:
+    """Ask the server about a pool that is silent; where it lives, it may have forgotten this client's key."""
     answer: dict[str, Any] | VecServerError
     try:
         answer = await control.get_pool(pool, timeout=_CHECK_TIMEOUT)
@@ -286,3 +341,6 @@ async def _check_pool(control: AsyncControlClient, pool: str, epoch: str) -> Non
         answer = error
     if lost := verdict_on_pool(answer, pool, epoch, control.url):
         raise lost
+    if credentials is not None and credentials.key is not None:
+        with suppress(VecServerError):  # the connection that is made next tells
+            await control.ask_access(pool, credentials.key, timeout=_CHECK_TIMEOUT)

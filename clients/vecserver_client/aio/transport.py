@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 from vecserver.wire import zmtp
 from vecserver.wire.errors import MalformedMessage, ServerUnreachable, VecServerError
 from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
+from vecserver.wire.opening import ClientOpening
 from vecserver_client.direct import address_of, checked_message, unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.peer_credentials import Credentials
     from vecserver_client.transport import Frames
 
 __all__ = ["AsyncTransport", "LoopTransport"]
@@ -52,10 +54,12 @@ class LoopTransport:
     Args:
         endpoint: ``tcp://…`` or ``ipc://…``.
         max_body: Largest legal body of an answer, in bytes.
+        credentials: What the pool's tcp port asks for; None for nothing.
     """
 
-    def __init__(self, endpoint: str, max_body: int) -> None:
+    def __init__(self, endpoint: str, max_body: int, *, credentials: Credentials | None = None) -> None:
         self._endpoint = endpoint
+        self._ticket = "" if credentials is None else credentials.ticket
         self._limits = (HEADER_SIZE, MAX_EXT, max_body)
         self._wire: _Wire | None = None
 
@@ -112,10 +116,13 @@ class LoopTransport:
     async def _opened(self) -> _Wire:
         loop, address = asyncio.get_running_loop(), address_of(self._endpoint)
         if isinstance(address, str):
-            _, wire = await loop.create_unix_connection(lambda: _Wire(self._limits), address)
+            _, wire = await loop.create_unix_connection(self._new_wire, address)
         else:
-            _, wire = await loop.create_connection(lambda: _Wire(self._limits), *address)
+            _, wire = await loop.create_connection(self._new_wire, *address)
         return wire
+
+    def _new_wire(self) -> _Wire:
+        return _Wire(self._limits, ClientOpening(self._ticket))
 
     def _unreachable(self, what: str, timeout: float) -> ServerUnreachable:
         return unreachable(self._endpoint, what, timeout)
@@ -132,12 +139,13 @@ class _Wire(asyncio.BufferedProtocol):
 
     Args:
         limits: The largest frames of a message, as for ``zmtp.Incoming``.
+        opening: What is said before the first message.
     """
 
-    def __init__(self, limits: tuple[int, ...]) -> None:
-        self._greeting = bytearray(len(zmtp.GREETING))
+    def __init__(self, limits: tuple[int, ...], opening: ClientOpening) -> None:
+        self._opening = opening
+        self._greeting = bytearray(len(opening.greeting))
         self._heard = 0  # of the peer's greeting
-        self._is_ready = False
         self._incoming = zmtp.Incoming(limits)
         self._inbox: deque[Sequence[Buffer]] = deque()
         self._failure: Exception | None = None
@@ -152,7 +160,7 @@ class _Wire(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._loop, self._transport = asyncio.get_running_loop(), cast("asyncio.Transport", transport)
         # the rest later: a peer that demands another mechanism hangs up on it before it has said which
-        self._transport.write(zmtp.GREETING[: zmtp.OPENING_SIZE])
+        self._transport.write(self._opening.greeting[: zmtp.OPENING_SIZE])
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
@@ -189,19 +197,20 @@ class _Wire(asyncio.BufferedProtocol):
 
     def _greet(self, count: int) -> None:
         self._heard += count
-        zmtp.check_greeting(bytes(self._greeting[: self._heard]))
+        self._opening.check(bytes(self._greeting[: self._heard]))
         if self._heard == len(self._greeting):
-            self._transport.write(zmtp.GREETING[zmtp.OPENING_SIZE :] + zmtp.READY)
+            self._transport.write(self._opening.greeting[zmtp.OPENING_SIZE :] + self._opening.greeted())
 
     def _take_in(self) -> None:
         while len(self._inbox) < _MAX_WAITING and (frames := self._incoming.message()) is not None:
             self._inbox.append(frames)
-        if not self._is_ready:
-            if self._inbox:
-                raise MalformedMessage("what listens there is no pool: it speaks before it is asked")
-            self._is_ready = any(name == b"READY" for name, _ in self._incoming.commands)
+        if self._inbox and not self._opening.is_open:
+            raise MalformedMessage("what listens there is no pool: it speaks before it is asked")
         for name, data in self._incoming.commands:
-            if name == b"PING" and not self._is_full:  # a peer that asks and does not read gets no answers
+            if not self._opening.is_open:
+                if answer := self._opening.heard(name, data):
+                    self._transport.write(answer)
+            elif name == b"PING" and not self._is_full:  # a peer that asks and does not read gets no answers
                 self._transport.write(zmtp.pong(data))
             elif name == b"ERROR":
                 raise MalformedMessage(f"the peer refuses the connection: {data[1:].decode('utf-8', 'replace')}")
@@ -222,7 +231,7 @@ class _Wire(asyncio.BufferedProtocol):
 
     async def greeted(self) -> None:
         """Wait until messages may be sent."""
-        while not self._is_ready:
+        while not self._opening.is_open:
             await self._change()
 
     async def write(self, buffers: list[Buffer], deadline: float) -> bool:

@@ -36,10 +36,10 @@ def note_host(stamps: Stamps) -> None:
     batches, stepping = 0, False
     took = rung = ended = 0
 
-    def noted_message(self: Dispatcher, peer: bytes, frames: Any) -> Any:
+    def noted_message(self: Dispatcher, peer: bytes, frames: Any, key: bytes) -> Any:
         nonlocal took, rung, stepping
         began = perf_counter_ns()
-        reply = message(self, peer, frames)
+        reply = message(self, peer, frames, key)
         if reply is None and frames[0][_KIND_AT] == Kind.STEP:
             took, rung, stepping = began, perf_counter_ns(), True
         return reply

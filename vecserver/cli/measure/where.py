@@ -7,6 +7,7 @@ what the bare loop takes for its rows, in the same run, and the rest. A batch wh
 
 from __future__ import annotations
 
+import secrets
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,7 @@ from vecserver.cli.measure.report import LeftOut
 from vecserver.cli.measure.stamps import HOST, Stamps, worker_line
 from vecserver.cli.measure.subjects import SEED, action_batches
 from vecserver.engine.make import EnvMaker
+from vecserver.pools.gate import Gate
 from vecserver.pools.handshake import HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.spec import Caps
@@ -32,6 +34,7 @@ from vecserver.pools.starting import for_environments
 from vecserver_client.connection import Connection
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name
+from vecserver_client.peer_credentials import Credentials
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.vector_env import RemoteVectorEnv
 
@@ -218,9 +221,10 @@ class _StampedPool:
         self, transport: str, endpoints: dict[str, str], slot_size: int, check_alive: Callable[[], None]
     ) -> RemoteVectorEnv:
         endpoint = endpoints["ipc" if self._direct else transport]
+        credentials = Credentials(ticket=_TICKET) if endpoint.startswith("tcp://") else None
         connection = Connection(
             driver_name(),
-            lambda: _StampedTransport(DirectTransport(endpoint, slot_size), self._notes),
+            lambda: _StampedTransport(DirectTransport(endpoint, slot_size, credentials=credentials), self._notes),
             check_alive,
         )
         attached = connection.attach(_REACH_S)
@@ -319,6 +323,10 @@ def _sound(chain: _Table, names: Sequence[str]) -> np.ndarray[tuple[int], np.dty
     return in_order & within.all(axis=1) & (chain > 0).all(axis=1)
 
 
+_TICKET: Final = secrets.token_urlsafe()
+"""Of the host that is measured."""
+
+
 def _start(question: Question, choice: PoolChoice, folder: Path) -> HostStart:
     return HostStart(
         pool="stamped",
@@ -328,6 +336,7 @@ def _start(question: Question, choice: PoolChoice, folder: Path) -> HostStart:
         shm_path=str(folder / "shm"),
         log_path=str(folder / "log"),
         bind_host="127.0.0.1",
+        gate=Gate(_TICKET),
         port_range=None,
         start_timeout=_START_S,
         grace=_GRACE_S,
