@@ -103,7 +103,7 @@ class HttpApi:
             return {}
         try:
             value = msgspec.json.decode(answer.content, type=dict[str, Any])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise self._not_ours(answer) from None
         if answer.is_success:
             return value

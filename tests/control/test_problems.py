@@ -198,3 +198,11 @@ def test_hosts_elsewhere_are_refused(http):
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example:8000", "0.0.0.1", "", "::1", ":80"):
         body = problem(http.get("/healthz", headers={"Host": host}), "malformed_message")
         assert "Host" in body["detail"], host
+
+
+@pytest.mark.parametrize("field", ["seed", "mask", "options"])
+def test_a_body_of_many_faults_is_answered_with_few(http, cartpole, field):
+    """An answer is not larger than the request for it."""
+    answer = http.post("/v1/pools/cart/reset", json={field: [0.5] * 20_000})
+    assert answer.status_code == 422
+    assert len(answer.content) < 4096

@@ -20,7 +20,7 @@ SEQUENCED = [
     (Kind.STEP, b"", b"actions", ("step", b"", b"actions")),
     (Kind.RESET, messages.Reset(seeds=[1, None, 2]), b"", ("reset", messages.Reset(seeds=[1, None, 2]))),
     (Kind.RESET, b"", b"", ("reset", messages.Reset())),
-    (Kind.CALL, messages.Call("add", b"\x90"), b"", ("call", messages.Call("add", b"\x90"))),
+    (Kind.CALL, messages.Call("add", b"\x92\x90\x80"), b"", ("call", messages.Call("add", b"\x92\x90\x80"))),
 ]
 every_sequenced = pytest.mark.parametrize(
     ("kind", "ext", "body", "begun"), SEQUENCED, ids=["step", "reset", "reset of all", "call"]
@@ -444,6 +444,28 @@ def test_a_repeated_request_that_waits_runs_once(driven):
     assert [command[0] for command in driven.pool.begun] == ["render", "step", "render"]
 
 
+def test_observers_who_wait_do_not_keep_the_driver_from_stepping(driven):
+    """The driver's next request finds a place behind however many wait, and one place."""
+    driven.send(Kind.RENDER, peer=b"observer")
+    for number in range(QUEUE):
+        assert driven.send(Kind.RENDER, peer=b"observer %d" % number) is None
+    assert driven.send(Kind.RENDER, peer=b"one too many").error.code == "still_running"
+    assert driven.step(1) is None
+    assert driven.send(Kind.RESET, messages.Reset(), seq=1).error.code == "still_running"
+    for _ in range(1 + QUEUE):
+        driven.finish()
+    assert driven.pool.begun[-1][0] == "step"
+
+
+def test_what_waits_is_small_and_was_decoded(driven):
+    """A request for frames that is none is refused at once, and so is one with more than it needs."""
+    driven.step(1)
+    assert driven.send(Kind.RENDER, b"\x91", peer=b"observer").error.code == "malformed_message"
+    for kind in (Kind.HELLO, Kind.ATTACH, Kind.RENDER, Kind.PING, Kind.DETACH, Kind.SPLIT, Kind.JOIN, Kind.RESUME):
+        assert driven.send(kind, bytes((1 << 20) + 1)).error.code == "message_too_large"
+    assert not driven.dispatcher.waits
+
+
 def test_frames_do_not_disturb_a_replay(driven):
     """The answer to the last batch is still there after frames were rendered."""
     driven.step(1)
@@ -482,16 +504,16 @@ def test_only_so_many_requests_may_wait(driven):
 
 
 def test_waiting_requests_that_need_no_command_are_answered_together(driven):
-    """Refusals in the queue do not keep those behind them waiting for another command."""
+    """Leases to be given do not keep those behind them in the queue waiting for another command."""
     driven.step(1)
-    driven.send(Kind.RENDER, b"\xc1", peer=b"bad")
-    driven.send(Kind.RENDER, b"\xc1", peer=b"worse")
+    driven.send(Kind.ATTACH, messages.Attach(force=True, client="a"), lease=0, peer=b"bad")
+    driven.send(Kind.ATTACH, messages.Attach(force=True, client="b"), lease=0, peer=b"worse")
     driven.send(Kind.RENDER, peer=b"good")
     answers = driven.finish()
     assert [(answer.peer, answer.header.kind) for answer in answers] == [
         (b"driver", Kind.STEP),
-        (b"bad", Kind.ERROR),
-        (b"worse", Kind.ERROR),
+        (b"bad", Kind.ATTACH),
+        (b"worse", Kind.ATTACH),
     ]
     assert [answer.peer for answer in driven.finish()] == [b"good"]
 

@@ -288,6 +288,8 @@ def test_frames_come_by_the_number_of_the_row(host):
     for rows in ([4], [-1], [0, 99]):
         with pytest.raises(InvalidSpec, match="of a pool with 4 rows"):
             pool.begin_render(rows)
+    with pytest.raises(InvalidSpec, match="once"):
+        pool.begin_render([0] * 1000)
     assert (pool.resets, pool.batches) == (1, 0)
 
 

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from tests.contract.compare import assert_same
+from tests.wire.strategies import little_memory
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidAction
@@ -86,3 +87,26 @@ def test_json_of_another_form_is_refused_by_its_row(space, value):
     with pytest.raises(InvalidAction, match="^row 1: .* is not the JSON of an action of") as caught:
         batch_from_json(space, [good, value])
     assert caught.value.details == {"row": 1}
+
+
+BOMB = ["x" * 100_000, *["y"] * 2000]
+"""As an array each of its texts would have 100,000 characters of four bytes."""
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-1, 1, (3,)),
+        spaces.Dict(a=spaces.Discrete(2), b=spaces.MultiBinary(2)),
+        spaces.Tuple([spaces.Discrete(2), spaces.Text(3)]),
+        spaces.Graph(spaces.Box(0, 1, (2,)), spaces.Discrete(3)),
+        spaces.Sequence(spaces.Discrete(3), stack=True),
+    ],
+)
+def test_text_where_numbers_belong_takes_no_memory(space):
+    """It is refused before an array is made of it, which has as much room for each text as for the longest."""
+    batch = {"a": BOMB, "b": BOMB} if isinstance(space, spaces.Dict) else BOMB
+    batch = [BOMB, ["a", "b"]] if isinstance(space, spaces.Tuple) else batch
+    batch = [{"nodes": BOMB, "edges": None, "edge_links": None}] if isinstance(space, spaces.Graph) else batch
+    with little_memory(1 << 20), pytest.raises(InvalidAction, match="is text, where numbers belong"):
+        batch_from_json(space, [BOMB] if isinstance(space, spaces.Sequence) else batch)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.wire.strategies import fixed, little_memory
 from vecserver.wire import messages
+from vecserver.wire.codec import pack
 from vecserver.wire.errors import InvalidAction, MalformedMessage, RemoteError, Unportable
 from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.messages import (
@@ -27,6 +28,7 @@ from vecserver.wire.messages import (
     Split,
     SplitReply,
     Stats,
+    check_values,
     decode,
     decode_error,
     encode,
@@ -154,7 +156,7 @@ def test_every_message_is_golden():
     }
     assert structs == {*REQUESTS, *ANSWERS}
     assert structs - {type(message) for message, _ in GOLDEN} == {PoolInfo, Part, ResumeFrom}  # inside others
-    assert {"decode", "decode_error", "encode", "encode_error", "pack_options"} | {
+    assert {"check_values", "decode", "decode_error", "encode", "encode_error", "pack_options"} | {
         cls.__name__ for cls in structs
     } == set(messages.__all__)
 
@@ -257,3 +259,44 @@ def test_an_error_reply_of_a_newer_server_is_an_error():
     """Its code is not known here."""
     error = decode_error(encode(ErrorReply("brand_new", "text", {"self": 1, "message": 2})))
     assert (type(error), error.message, error.details) == (RemoteError, "text", {"self": 1, "message": 2})
+
+
+@pytest.mark.parametrize("kind", [Hello, Attach])
+def test_the_name_of_a_client_has_a_limit(kind):
+    """A host remembers the names of some drivers: they are short."""
+    assert decode(encode(kind(client="x" * 256)), kind).client
+    with pytest.raises(MalformedMessage, match="256"):
+        decode(encode(kind(client="x" * 257)), kind)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Reset(options=b"\x90"),
+        Reset(options=[None, b"\x81"]),
+        Call("size", pack([[], []])),
+        Call("size", pack([[]])),
+        Call("size", b""),
+        Call("size", b"\xdd\xff\xff\xff\xff"),
+    ],
+)
+def test_bytes_that_hold_no_values_are_refused_by_the_host(request_):
+    """Options that are no mapping and arguments that are no pair reach no worker."""
+    with pytest.raises(MalformedMessage):
+        check_values(request_)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        Reset(),
+        Reset(options=b""),
+        Reset(options=pack({"low": 1})),
+        Reset(options=[None, pack({1: 2})]),
+        Call("size", pack([(1,), {"a": 2}])),
+        Call("size", b"judged by who gives the values out", assign=True),
+    ],
+)
+def test_bytes_that_hold_values_are_taken(request_):
+    """A mapping of options, for all rows or for each, and a pair of arguments."""
+    check_values(request_)

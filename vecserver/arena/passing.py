@@ -113,7 +113,7 @@ def _decoded(data: bytes, flags: int, kind: Any) -> Any:
         raise ValueError("a message that did not arrive whole")
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"no message of this socket: {error}") from None
 
 

@@ -28,6 +28,8 @@ __all__ = [
     "StepRequest",
 ]
 
+_ONE_FAULT = Field(fail_fast=True)
+"""Of a list no more than the first fault is told: each is a hundred times as large as what is wrong."""
 Seed = Annotated[int, Field(ge=0, le=2**62)]  # row i gets seed + i, which still fits the wire's 64 bits
 
 
@@ -63,12 +65,12 @@ class PoolRequest(_Request):
     observation_mode: str = Field("same", description="`same`, or `different` for rows whose bounds may differ")
     render_mode: str | None = Field(None, description="Passed to `gymnasium.make`")
     env_kwargs: dict[str, Any] = Field({}, description="Passed to `gymnasium.make`")
-    wrappers: list[str | dict[str, Any]] = Field(
+    wrappers: Annotated[list[str | dict[str, Any]], _ONE_FAULT] = Field(
         [],
         description='Gymnasium\'s wrappers, the first innermost: names, or `{"id": name, "kwargs": {…}}`',
         examples=[["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]],
     )
-    info: str | list[str] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
+    info: str | Annotated[list[str], _ONE_FAULT] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
     episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
     step_timeout: float = Field(60.0, description="Seconds that a worker may take for a batch before it is replaced")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
@@ -88,9 +90,9 @@ class PoolRequest(_Request):
 class ResetRequest(_Request):
     """Which rows to reset, and how."""
 
-    seed: Seed | list[Seed | None] | None = Field(None, description="One seed (row i gets seed + i), or one a row")
-    mask: list[bool] | None = Field(None, description="Rows to reset; null for all")
-    options: dict[str, Any] | list[dict[str, Any] | None] | None = Field(
+    seed: Seed | Annotated[list[Seed | None], _ONE_FAULT] | None = Field(None, description="One seed (row i gets seed + i), or one a row")
+    mask: Annotated[list[bool], _ONE_FAULT] | None = Field(None, description="Rows to reset; null for all")
+    options: dict[str, Any] | Annotated[list[dict[str, Any] | None], _ONE_FAULT] | None = Field(
         None, description="Passed to each environment's `reset`; or one object, or null, a row"
     )
 

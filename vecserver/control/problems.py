@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CODE_KEY", "Problem", "ProblemResponse", "answer", "install", "problems"]
 
+_FAULTS: Final = 16
+"""Faults of one body that are told."""
+
 CODE_KEY: Final = "vecserver.code"
 """Where a refused request's scope holds the error's code, for the metrics."""
 
@@ -150,7 +153,7 @@ def _from_validation(error: RequestValidationError) -> VecServerError:
         return MalformedMessage(
             "the body is a JSON object, {} at least, sent with Content-Type: application/json (curl --json)"
         )
-    faults = [{"field": ".".join(map(str, each["loc"][1:])), "message": str(each["msg"])} for each in found]
+    faults = [{"field": ".".join(map(str, each["loc"][1:])), "message": str(each["msg"])} for each in found[:_FAULTS]]
     text = "; ".join(f"{fault['field']}: {fault['message']}" for fault in faults)
     return InvalidSpec(text, field=faults[0]["field"], faults=faults)
 

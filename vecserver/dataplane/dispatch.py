@@ -19,6 +19,7 @@ from vecserver.wire.errors import (
     InternalError,
     LeaseLost,
     MalformedMessage,
+    MessageTooLarge,
     PoolBroken,
     SequenceConflict,
     SequenceGap,
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 __all__ = ["Dispatcher", "PoolPort", "Reply", "Request", "Running"]
 
 _MAX_WAITING: Final = 16
-"""Requests that may wait for the command that runs; observers beyond it are told to come again."""
+"""Requests that may wait for the command that runs; observers beyond it are told to come again. The driver's next one
+waits in any case: nobody who looks keeps it from stepping."""
 
 _log = logging.getLogger(__name__)
 _EMPTY: Final = b""
@@ -144,7 +146,10 @@ _FRAMES: Final = int(Flag.FRAMES)
 _SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL), int(Kind.SPLIT), int(Kind.JOIN)})
 _WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
 _WITH_KEPT: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
-"""Kinds whose answer is worth something to a driver that was started anew."""
+"""Kinds whose answer is worth something to a driver that was started anew, and whose ext has values."""
+
+_MAX_PLAIN_EXT: Final = 1 << 20
+"""Bytes of the ext of a request that holds no values of environments: what is in it is decoded at once, and may wait."""
 
 _NOBODY: Final = b"\0nobody"
 """The peer of what the host asks itself: its router knows no such one."""
@@ -250,6 +255,10 @@ class Dispatcher:
     def _at_length(self, peer: bytes, frames: Sequence[Buffer], key: bytes) -> Reply | None:
         try:
             header, ext, body = split(frames, self._host.info.max_request, self._host.max_ext)
+            if len(ext) > _MAX_PLAIN_EXT and header.kind not in _WITH_KEPT:
+                raise MessageTooLarge(
+                    f"an ext of {len(ext)} bytes; at most {_MAX_PLAIN_EXT} are taken for this kind", limit=_MAX_PLAIN_EXT
+                )
         except VecServerError as error:
             self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)
@@ -416,9 +425,13 @@ class Dispatcher:
         if kind == Kind.STEP:
             self._host.begin_step(request.ext, request.body)
         elif kind == Kind.RESET:
-            self._host.begin_reset(messages.decode(request.ext, messages.Reset))
+            reset = messages.decode(request.ext, messages.Reset)
+            messages.check_values(reset)
+            self._host.begin_reset(reset)
         else:
-            self._host.begin_call(messages.decode(request.ext, messages.Call))
+            call = messages.decode(request.ext, messages.Call)
+            messages.check_values(call)
+            self._host.begin_call(call)
         self._begun(request)
         return None
 
@@ -472,11 +485,12 @@ class Dispatcher:
         return self._running is None and self._host.lending.claim()
 
     def _render(self, request: Request) -> Reply | None:
+        rows = messages.decode(request.ext, messages.Render).rows
         if not self._is_free():
             self._wait(request)
             return None
         self._check_whole()
-        self._host.begin_render(messages.decode(request.ext, messages.Render).rows)
+        self._host.begin_render(rows)
         self._running = Running(request.peer, request.header, self._clock_ns())
         return None
 
@@ -500,10 +514,14 @@ class Dispatcher:
             if again and (request.header.seq or request.header.kind == Kind.ATTACH):
                 self._waiting[i] = request._replace(came_ns=other.came_ns)
                 return self._progress(request, 0.0, self._clock_ns() - other.came_ns) if request.header.seq else None
-        if len(self._waiting) >= _MAX_WAITING:
+        if len(self._waiting) >= _MAX_WAITING and not self._is_first_sequenced(request):
             raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
         self._waiting.append(request)
         return None
+
+    def _is_first_sequenced(self, request: Request) -> bool:
+        kinds = [request.header.kind, *(other.header.kind for other in self._waiting)]
+        return kinds[0] in _SEQUENCED and _SEQUENCED.isdisjoint(kinds[1:])
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """The command that ran has ended: its reply, and those to what had waited for it."""

@@ -41,6 +41,8 @@ __all__ = [
 
 _LENGTH: Final = struct.Struct("<I")
 _MAX_MESSAGE: Final = (1 << 32) - 1
+_CHUNK: Final = 256 << 10
+"""Bytes for which memory is taken before they have come."""
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -285,10 +287,13 @@ def receive(sock: socket.socket) -> Message:
     """Receive one message.
 
     Raises:
-        EOFError: The other process is gone.
+        EOFError: The other process is gone, or sends what is no message: environments may write to what they find.
         OSError: Nothing came in the socket's time.
     """
-    return _decoder.decode(receive_bytes(sock))
+    try:
+        return _decoder.decode(receive_bytes(sock))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise EOFError(f"no message of a host or worker: {error}") from None
 
 
 def receive_bytes(sock: socket.socket) -> bytearray:
@@ -298,11 +303,17 @@ def receive_bytes(sock: socket.socket) -> bytearray:
 
 
 def _exactly(sock: socket.socket, size: int) -> bytearray:
-    data = bytearray(size)
-    view = memoryview(data)
+    data = bytearray()
+    while len(data) < size:  # as it comes: a length alone takes no memory
+        begin = len(data)
+        data += bytes(min(size - begin, _CHUNK))
+        _fill(sock, memoryview(data)[begin:])
+    return data
+
+
+def _fill(sock: socket.socket, view: memoryview) -> None:
     while view:
         count = sock.recv_into(view)
         if not count:
             raise EOFError("the process at the other end of the socket is gone")
         view = view[count:]
-    return data

@@ -318,10 +318,12 @@ class Crew:
         """Begin to render rows, by number; None for all.
 
         Raises:
-            InvalidSpec: A row that the pool does not have.
+            InvalidSpec: A row that the pool does not have, or one that comes twice: pictures are large.
         """
         wanted = range(self.actions.num_envs) if rows is None else rows
         self._check_rows(wanted)
+        if len(set(wanted)) < len(wanted):
+            raise InvalidSpec("the rows to render are each named once", field="rows")
         self._begin_messages(
             [Render([row for row in wanted if first <= row < end]) for first, end in self.shards], fills_slot=False
         )

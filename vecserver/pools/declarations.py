@@ -57,7 +57,7 @@ def pools_of_file(path: Path) -> list[DurablePool]:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidSpec(f"{path} cannot be read: {error}", field="pools") from None
     tables = document.pop("pools", None)
     if document or not isinstance(tables, dict):
@@ -78,7 +78,7 @@ def _pool(name: str, given: dict[str, Any]) -> DurablePool:
             raise InvalidSpec(f"pool {name}: there is no option {key!r}: {hint}", field=key)
     try:
         spec = msgspec.convert(options, PoolSpec)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise InvalidSpec(f"pool {name}: {error}", field="pool") from None
     return DurablePool(name, spec)
 
@@ -86,7 +86,7 @@ def _pool(name: str, given: dict[str, Any]) -> DurablePool:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSpec(f"the pool {text!r} is no JSON: {error}", field="pool") from None
     return dict(value)
 
@@ -94,7 +94,7 @@ def _json_object(text: str) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -30,7 +30,7 @@ def batch_from_json(space: spaces.Space[Any], actions: Any) -> Any:
     """
     leaves = [leaf for _, leaf in leaf_spaces(space)]
     if all(map(has_slot, leaves)):
-        return actions
+        return _numbers(actions)
     try:
         parts = list(leaf_values(space, actions))
     except (LookupError, TypeError, ValueError):
@@ -39,7 +39,9 @@ def batch_from_json(space: spaces.Space[Any], actions: Any) -> Any:
 
 
 def _rows(leaf: spaces.Space[Any], part: Any) -> Any:
-    if has_slot(leaf) or not isinstance(part, list):
+    if has_slot(leaf):
+        return _numbers(part)
+    if not isinstance(part, list):
         return part
     values = []
     for row, value in enumerate(part):
@@ -52,6 +54,36 @@ def _rows(leaf: spaces.Space[Any], part: Any) -> Any:
                 row=row,
             ) from None
     return values
+
+
+def _refuse_text(value: Any) -> None:
+    """Refuse text where numbers belong: an array of it has as much room for each as for the longest.
+
+    Raises:
+        TypeError: There is some.
+    """
+    left = [value]
+    while left:
+        each = left.pop()
+        if isinstance(each, list):
+            left += each
+        elif isinstance(each, dict):
+            left += each.values()
+        elif isinstance(each, str):
+            raise TypeError(f"{each!r:.40} is text, where numbers belong")
+
+
+def _numbers(actions: Any) -> Any:
+    try:
+        _refuse_text(actions)
+    except TypeError as error:
+        raise InvalidAction(f"{error}; nothing was stepped") from None
+    return actions
+
+
+def _as_array(value: Any) -> np.ndarray[Any, Any]:
+    _refuse_text(value)
+    return np.asarray(value)
 
 
 @singledispatch
@@ -73,7 +105,7 @@ def from_json(space: spaces.Space[Any], value: Any) -> Any:
 @from_json.register(spaces.MultiDiscrete)
 @from_json.register(spaces.MultiBinary)
 def _array(space: spaces.Space[Any], value: Any) -> Any:
-    array = np.asarray(value)
+    array = _as_array(value)
     if array.shape == (0,):  # an empty list says nothing of what it might hold
         return np.zeros((0, *(space.shape or ())[1:]), space.dtype)
     return _cast(array, np.dtype(space.dtype))
@@ -129,7 +161,7 @@ def _graph(space: spaces.Graph, value: Any) -> Any:
         raise TypeError("an object with nodes, edges and edge_links is needed")
     nodes, edges, links = (value.get(name) for name in ("nodes", "edges", "edge_links"))
     return spaces.GraphInstance(
-        _cast(np.asarray(nodes), np.dtype(space.node_space.dtype)),
-        None if edges is None else _cast(np.asarray(edges), _dtype_of_edges(space)),
-        None if links is None else _cast(np.asarray(links), np.dtype(np.int32)),
+        _cast(_as_array(nodes), np.dtype(space.node_space.dtype)),
+        None if edges is None else _cast(_as_array(edges), _dtype_of_edges(space)),
+        None if links is None else _cast(_as_array(links), np.dtype(np.int32)),
     )

@@ -5,11 +5,11 @@ Values that environments decide (infos, arguments, results) are ``codec`` bytes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from vecserver.wire.codec import pack
+from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import MalformedMessage, Unportable, VecServerError, from_code
 from vecserver.wire.figures import EpisodeFigures, Histogram
 
@@ -32,6 +32,7 @@ __all__ = [
     "Split",
     "SplitReply",
     "Stats",
+    "check_values",
     "decode",
     "decode_error",
     "encode",
@@ -39,11 +40,14 @@ __all__ = [
     "pack_options",
 ]
 
+Name = Annotated[str, msgspec.Meta(max_length=256)]
+"""What a client calls itself; a host remembers those of some drivers."""
+
 
 class Hello(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """HELLO: who asks. The header's version is what is negotiated."""
 
-    client: str = ""
+    client: Name = ""
 
 
 class HelloReply(msgspec.Struct, frozen=True):
@@ -73,7 +77,7 @@ class Attach(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     drive: bool = True
     force: bool = False
-    client: str = ""
+    client: Name = ""
     resume: ResumeFrom | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -157,6 +161,25 @@ class Call(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: bytes
     assign: bool = False
     rows: list[int] | None = None
+
+
+def check_values(request: Reset | Call) -> None:
+    """Refuse bytes that hold no values, before any worker has them.
+
+    Raises:
+        MalformedMessage: Options that are no mapping, or arguments that are not ``[args, kwargs]``.
+    """
+    if isinstance(request, Call):
+        if not request.assign:  # values to set are taken apart by who gives them out
+            match unpack(request.arguments):
+                case [list() | tuple(), dict()]:
+                    return
+            raise MalformedMessage("the arguments of a CALL are a list and a mapping")
+        return
+    options = request.options if isinstance(request.options, list) else [request.options]
+    for each in options:
+        if each and not isinstance(unpack(each), dict):
+            raise MalformedMessage("the options of a RESET are a mapping")
 
 
 class Render(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
