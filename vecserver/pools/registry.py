@@ -349,8 +349,8 @@ class Registry:
             if made.restored and epoch is None:
                 raise EpochMismatch(
                     f"pool {pool} was made at the start of this server, which does not know the keys of a server "
-                    f"before: say with Pool-Epoch which incarnation a request with a key is meant for; the present one is "
-                    f"{made.ready.epoch}",
+                    f"before: say with Pool-Epoch which incarnation a request with a key is meant for; the present "
+                    f"one is {made.ready.epoch}",
                     pool=pool,
                     epoch=str(made.ready.epoch),
                 )
