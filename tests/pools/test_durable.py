@@ -25,6 +25,7 @@ from vecserver.pools.supervision import Supervisor
 from vecserver.wire.errors import (
     CapExceeded,
     EnvCreationFailed,
+    EpochMismatch,
     InvalidSpec,
     PoolLost,
     PoolStopping,
@@ -292,6 +293,40 @@ def test_a_host_that_ends_leaves_nothing(make_registry, caplog):
     wait_for(lambda: "lost: the host process was killed by SIGKILL" in caplog.text)
     assert registry.get("brief").state == "lost"
     assert registry.get("brief").reason == "the pool's host process was killed by SIGKILL"
+
+
+def test_keys_outlive_the_host(make_registry, tmp_path):
+    """A request that the host before has run is answered as it was then; a new one is run by the new host."""
+    registry, digest = make_registry(store=PoolStore(tmp_path)), b"d"
+    view = registry.create(COUNT, "train", durable=True)
+    registry.reset("train", seed=1)
+    first, _ = registry.run_once("train", "k", digest, lambda: registry.step("train", [1, 1]))
+    kill_host(view)
+    wait_for(lambda: registry.get("train").epoch != view.epoch)
+    again, was_there = registry.run_once("train", "k", digest, lambda: registry.step("train", [1, 1]))
+    assert was_there
+    assert again is first
+    assert registry.get("train").stats.batches == 0
+    with pytest.raises(EpochMismatch):
+        registry.step("train", [1, 1], epoch=view.epoch)
+    _, was_there = registry.run_once("train", "l", digest, lambda: registry.reset("train"))
+    assert not was_there
+
+
+def test_a_key_of_a_server_before_is_run_by_nobody(make_registry):
+    """Which keys there were is not known any more, so a request has to say which incarnation it is meant for."""
+    registry = make_registry()
+    registry.restore([DurablePool("train", COUNT)])
+    wait_for(lambda: registry.get("train").state == "ready")
+    epoch = registry.get("train").epoch
+    with pytest.raises(EpochMismatch, match="Pool-Epoch") as caught:
+        registry.run_once("train", "k", b"d", lambda: registry.reset("train"))
+    assert caught.value.details["epoch"] == str(epoch)
+    with pytest.raises(EpochMismatch):
+        registry.run_once("train", "k", b"d", lambda: registry.reset("train", epoch=epoch - 1), epoch - 1)
+    assert registry.get("train").stats.resets == 0
+    registry.run_once("train", "k", b"d", lambda: registry.reset("train", epoch=epoch), epoch)
+    registry.delete("train")
 
 
 # What pools may have together

@@ -33,6 +33,7 @@ class Made:
         durable: Whether it is made again when its host has ended.
         restarts: How often it was.
         last_loss: How the host before this one ended.
+        restored: Whether it is of a server's start: a server before may have run requests with keys in it.
         keys: Of requests over HTTP.
     """
 
@@ -44,6 +45,7 @@ class Made:
     durable: bool = False
     restarts: int = 0
     last_loss: str = ""
+    restored: bool = False
     keys: Keys = field(default_factory=Keys)
 
     @property
