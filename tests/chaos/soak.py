@@ -20,6 +20,7 @@ import numpy as np
 
 import vecserver_client as vs
 from tests import leaks
+from tests.chaos.kills import Say
 from tests.chaos.trend import Trend, trend
 from vecserver_client import ControlClient, LocalServer
 
@@ -32,6 +33,14 @@ SETTLED_S = 30.0
 CONNECTIONS_S = 2.0
 """So long connections that their clients have closed may take to be seen as such; what is there then is counted."""
 MOST_MB_PER_H = 1.0
+FIGURES = (
+    ("rss", "resident memory, MB", 1e6, ".2f"),
+    ("own", "of it shared with nobody, MB", 1e6, ".2f"),
+    ("descriptors", "descriptors", 1, ".0f"),
+    ("threads", "threads", 1, ".0f"),
+    ("files", "files", 1, ".0f"),
+)
+"""What is reported: names, titles, units, formats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +102,12 @@ def one_pool(url: str, control: ControlClient, way: str, number: int) -> None:
         control.list_pools()
 
 
-def soak(server: LocalServer, control: ControlClient, seconds: float, between_s: float) -> Iterator[Sample]:
-    """Makes pools for so long; a sample now and then, the first when each way was gone once."""
+def soak(
+    server: LocalServer, control: ControlClient, seconds: float, between_s: float, rounds: int = 1
+) -> Iterator[Sample]:
+    """Makes pools for so long, each way so often at least; a sample now and then, the first when each was gone once."""
     began, pools, due, calm = time.monotonic(), 0, 0.0, sys.maxsize
-    while (now := time.monotonic() - began) < seconds or pools < len(WAYS):
+    while (now := time.monotonic() - began) < seconds or pools < rounds * len(WAYS):
         one_pool(server.url, control, WAYS[pools % len(WAYS)], pools)
         pools += 1
         if now >= due and pools >= len(WAYS):
@@ -125,40 +136,31 @@ def slopes(samples: list[Sample]) -> dict[str, Trend]:
     """How fast each figure of the second half rises, an hour; memory in MB."""
     half = second_half(samples)
     seconds = np.array([each.seconds for each in half])
-    scales = {"rss": 1e6, "own": 1e6, "descriptors": 1, "threads": 1, "files": 1}
     return {
-        name: trend(seconds, np.array([getattr(each, name) / scale for each in half])) for name, scale in scales.items()
+        name: trend(seconds, np.array([getattr(each, name) / scale for each in half])) for name, _, scale, _ in FIGURES
     }
 
 
-def report(samples: list[Sample]) -> tuple[list[str], bool]:
-    """The lines of a report, and whether everything was as it must be."""
+def tell(say: Say, samples: list[Sample]) -> None:
+    """Says how it went, and fails where the server has grown."""
     half, found = second_half(samples), slopes(samples)
     pools = half[-1].pools - half[0].pools
-    lines = [
+    say(
         f"{samples[-1].pools:,} pools in {samples[-1].seconds / 60:.1f} minutes, over {', '.join(WAYS)} in turn, "
         f"{ROWS} rows and {STEPS} steps each; {len(samples)} samples of the server between pools. Of the second half "
-        f"({pools:,} pools):",
-        "",
-        "| | first | last | least | most | slope an hour | 95 % interval |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, title, scale, form in (
-        ("rss", "resident memory, MB", 1e6, ".2f"),
-        ("own", "of it shared with nobody, MB", 1e6, ".2f"),
-        ("descriptors", "descriptors", 1, ".0f"),
-        ("threads", "threads", 1, ".0f"),
-        ("files", "files", 1, ".0f"),
-    ):
+        f"({pools:,} pools):"
+    )
+    say("")
+    say("| | first | last | least | most | slope an hour | 95 % interval |")
+    say("|---|---|---|---|---|---|---|")
+    for name, title, scale, form in FIGURES:
         values = [getattr(each, name) / scale for each in half]
         slope, low, high = found[name]
         figures = " | ".join(format(value, form) for value in (values[0], values[-1], min(values), max(values)))
-        lines.append(f"| {title} | {figures} | {slope:+.2f} | {low:+.2f} to {high:+.2f} |")
-    flat = all(
-        max(getattr(each, name) for each in half) == min(getattr(each, name) for each in half)
-        for name in ("descriptors", "files")
-    )
-    return lines, flat and found["rss"].slope < MOST_MB_PER_H
+        say(f"| {title} | {figures} | {slope:+.2f} | {low:+.2f} to {high:+.2f} |")
+    assert found["rss"].slope < MOST_MB_PER_H, "the server's memory grows"
+    for name in ("descriptors", "threads", "files"):
+        assert len({getattr(each, name) for each in half}) == 1, f"{name} come and go"
 
 
 @contextmanager
@@ -178,23 +180,31 @@ def runtime_directory(name: str) -> Iterator[None]:
             os.environ[leaks.RUNTIME_DIR] = before
 
 
+def run(say: Say, minutes: float, path: Path | None = None) -> None:
+    """Soaks a server of its own.
+
+    Args:
+        say: Takes the lines of the report.
+        minutes: So long.
+        path: Where every sample is written, a line of JSON each.
+    """
+    samples = []
+    with runtime_directory("soak"), closing(LocalServer()) as server, ControlClient(server.url) as control:
+        for each in soak(server, control, minutes * 60, min(BETWEEN_SAMPLES_S, minutes)):
+            samples.append(each)
+            if path is not None:
+                with path.open("a") as file:
+                    file.write(json.dumps(asdict(each)) + "\n")
+    tell(say, samples)
+
+
 def main() -> None:
     """Soaks, and says how it went."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--samples", type=Path, help="where every sample is written, a line of JSON each")
     options = parser.parse_args()
-    samples = []
-    with runtime_directory("soak"), closing(LocalServer()) as server, ControlClient(server.url) as control:
-        for each in soak(server, control, options.minutes * 60, BETWEEN_SAMPLES_S):
-            samples.append(each)
-            line = json.dumps(asdict(each))
-            if options.samples is not None:
-                with options.samples.open("a") as file:
-                    file.write(line + "\n")
-    lines, good = report(samples)
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.exit(not good)
+    run(print, options.minutes, options.samples)
 
 
 if __name__ == "__main__":

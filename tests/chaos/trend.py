@@ -22,9 +22,10 @@ class Trend(NamedTuple):
 def trend(seconds: np.ndarray, values: np.ndarray) -> Trend:
     """The line of least squares through a series; its interval by a bootstrap of the residuals in moving blocks."""
     hours = (seconds - seconds[0]) / 3600.0
-    slope, base = np.polyfit(hours, values, 1)
-    line = base + slope * hours
-    residuals = values - line
+    offsets = hours - hours.mean()
+    weights = offsets / (offsets @ offsets)
+    slope = float(weights @ values)
+    residuals = values - values.mean() - slope * offsets
     size = len(values)
     length = max(1, size // BLOCKS)
     dice = np.random.default_rng(0)
@@ -32,6 +33,6 @@ def trend(seconds: np.ndarray, values: np.ndarray) -> Trend:
     for _ in range(RESAMPLES):
         begins = dice.integers(0, size - length + 1, -(-size // length))
         drawn = np.concatenate([residuals[begin : begin + length] for begin in begins])[:size]
-        slopes.append(np.polyfit(hours, line + drawn, 1)[0])
+        slopes.append(slope + weights @ drawn)
     low, high = np.quantile(slopes, [0.025, 0.975])
-    return Trend(float(slope), float(low), float(high))
+    return Trend(slope, float(low), float(high))
