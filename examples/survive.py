@@ -97,6 +97,10 @@ class Journal:
         self._log.close()
         self._log = self._open(update)
 
+    def close(self) -> None:
+        """Close its file."""
+        self._log.close()
+
 
 class Resumable:
     """A vector environment whose batches are written down, and read again in the trainer's next life."""
@@ -221,8 +225,10 @@ def train(url: str, pool: str, directory: Path, updates: int) -> None:
     """One life of the trainer: to the end of the training, if nobody kills it."""
     import vecserver_client as vs
 
-    journal = Journal(directory)
-    with contextlib.closing(vs.attach(url, pool, transport="ws", resume=journal.token)) as remote:
+    with (
+        contextlib.closing(Journal(directory)) as journal,
+        contextlib.closing(vs.attach(url, pool, transport="ws", resume=journal.token)) as remote,
+    ):
         envs = Resumable(remote, journal)
         training = Training(envs, journal.state)
         if journal.state is None:

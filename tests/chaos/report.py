@@ -22,7 +22,9 @@ from tests import leaks
 from tests.chaos import soak
 from tests.chaos.driving import behind, drive, network
 from tests.chaos.faults import Faults
+from tests.chaos.full_disk import endure
 from tests.chaos.kills import Say, client_kills, ends_under_load, pool_of_oracles, worker_kills
+from tests.chaos.small_disk import server_on_a_small_disk, why_not
 from vecserver_client import ControlClient, LocalServer
 
 ROWS = 512
@@ -102,6 +104,23 @@ class Report:
         return "\n".join([*self._lines, ""])
 
 
+def disk_full(say: Say) -> None:
+    """Fills the disk of a server that has trainers."""
+    if reason := why_not():
+        say(f"Left out: this machine gives a server no disk of its own ({reason}).")
+        return
+    with server_on_a_small_disk(Path(os.environ[leaks.RUNTIME_DIR]) / "disk") as disk:
+        endured = endure(disk)
+    say(
+        f"A server whose files, logs and durable pools lie on a full disk: {endured.steps} batches were stepped, each the "
+        f"oracle's, while the environments printed. A durable pool was refused and not there:"
+    )
+    say(f"\n> {endured.refusal}\n")
+    say("With room again it was made, and the log says what it lacks:\n")
+    for loss in endured.losses:
+        say(f"> {loss}\n")
+
+
 def nothing_left(say: Say, before: leaks.Snapshot) -> None:
     """Compares what there is with what there was."""
     left = leaks.left_over(before).texts()
@@ -132,6 +151,7 @@ def main() -> None:
             report.part("Workers", worker_kills, server, control, options.workers)
             report.part("Trainers", client_kills, server, control, options.kills)
         report.part("Servers", ends_under_load, options.servers)
+        report.part("Disk", disk_full)
         report.part("Left behind", nothing_left, before)
     if options.soak:
         report.part("Soak", soak.run, options.soak)

@@ -65,8 +65,9 @@ def server_on_a_small_disk(mount: Path) -> Iterator[SmallDisk]:
     """Runs a server that has nothing but a small disk.
 
     Args:
-        mount: An empty directory; the disk is there for the server alone.
+        mount: Where the disk is, for the server alone; made, and removed.
     """
+    mount.mkdir()
     serve = f"{sys.executable} -m vecserver serve --port 0 --log-format json"
     script = f'mount -t tmpfs -o size={SIZE} none "$DISK" && mkdir "$DISK/run" && exec {serve} 2>>"$DISK/server.log"'
     environment = {
@@ -84,3 +85,4 @@ def server_on_a_small_disk(mount: Path) -> Iterator[SmallDisk]:
             assert process.wait(PATIENCE_S) == 0
         finally:
             process.kill()
+            mount.rmdir()
