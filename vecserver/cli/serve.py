@@ -219,13 +219,17 @@ def _is_socket(fd: int) -> bool:
 
 
 def _announce(server: Announcement, *, print_token: bool) -> None:
+    from vecserver.outlet import outlive
+
+    out = outlive(sys.stdout)  # a server that cannot say it on a full disk is one all the same
     url, body = server.url, '{"env_id": "CartPole-v1", "num_envs": 8}'
-    typer.echo(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)")
     which = "" if url == DEFAULT_URL else f" --url {url}"
-    typer.echo(f"a first pool:  vecserver token header{which} | curl -H @- {url}/v1/pools --json '{body}'")
-    typer.echo(f"for a browser, once, within ten minutes:  {server.login}")
+    out.write(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)\n")
+    out.write(f"a first pool:  vecserver token header{which} | curl -H @- {url}/v1/pools --json '{body}'\n")
+    out.write(f"for a browser, once, within ten minutes:  {server.login}\n")
     if print_token:
-        typer.echo(f"token: {server.token}")
+        out.write(f"token: {server.token}\n")
+    out.flush()
 
 
 def register(app: typer.Typer) -> None:
