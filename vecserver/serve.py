@@ -25,6 +25,7 @@ from vecserver.config import is_loopback
 from vecserver.control.app import create_app
 from vecserver.control.guards import MAX_BODY_BYTES
 from vecserver.control.openenv.sessions import Sessions
+from vecserver.control.shortcut import ShortcutProtocol
 from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
@@ -109,6 +110,7 @@ def run(
             # and the other parser lets requests with two Host headers through
             loop="asyncio",
             http="h11",
+            ws=ShortcutProtocol,
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
