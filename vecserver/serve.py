@@ -30,6 +30,7 @@ from vecserver.control.access.tokens import Token, Tokens, digest_of, new_token
 from vecserver.control.app import create_app
 from vecserver.control.connections import connection_class
 from vecserver.control.openenv.sessions import Sessions
+from vecserver.control.shortcut import ShortcutProtocol
 from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
@@ -165,6 +166,7 @@ def run(
             # and the other parser lets requests with two Host headers through
             loop="asyncio",
             http=connection_class(settings.http_limits),
+            ws=ShortcutProtocol,
             lifespan="off",
             server_header=False,
             ssl_certfile=settings.tls_cert,
