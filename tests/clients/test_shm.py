@@ -41,7 +41,7 @@ from vecserver.wire.frames import Kind
 from vecserver_client import LocalServer, factory
 
 COUNT = env_id("Count-v0")
-NOT_LONG_S = 3.0
+NOT_LONG_S = 15.0
 NONE = np.zeros(2, np.int64)
 
 

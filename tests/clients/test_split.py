@@ -137,11 +137,11 @@ def test_to_split_and_to_join_waits_for_nothing(make, form):
     envs = make(form, num_envs=4)
     envs.reset(seed=0)
     began = monotonic()
-    for _ in range(5):
+    for _ in range(10):
         for part in envs.split(2):
             part.step(part.action_space.sample())
         envs.join()
-    assert monotonic() - began < 3.0  # a round of the host's loop that nothing wakes takes a second
+    assert monotonic() - began < 9.0  # a round of the host's loop that nothing wakes takes a second
 
 
 @in_every_form
@@ -303,7 +303,7 @@ def test_a_worker_that_dies_for_good_is_named_to_every_part(make, form):
     with pytest.raises(PoolBroken):
         envs.join()
     envs.close()
-    assert monotonic() - began < 10.0
+    assert monotonic() - began < 30.0  # a step may take sixty
 
 
 @pytest.mark.parametrize("form", ["tcp", "shm"])
@@ -447,9 +447,9 @@ def test_an_interrupted_step_of_a_part_is_still_pending(make, form, tmp_path):
     first, second = envs.split()
     second.step_async(actions_of(second, 0))
     before = signal.signal(signal.SIGALRM, _interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
     try:
         with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
             second.step_wait()
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -715,10 +715,10 @@ def test_waiting_for_several_takes_no_processor_time(make, tmp_path):
         before = sum(os.times()[:2])
         with pytest.raises(DeadlineExceeded):
             envs.recv(timeout=0.6)
-        assert sum(os.times()[:2]) - before < 0.2
+        assert sum(os.times()[:2]) - before < 0.3
         began = monotonic()
         envs.close(terminate=True)
-        assert monotonic() - began < 5.0  # the server gives environments ten seconds to end
+        assert monotonic() - began < 9.0  # the server gives environments ten seconds to end
 
 
 def test_split_into_one_is_a_part_of_all_rows(make):
