@@ -19,6 +19,7 @@ import pytest
 
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
+from tests.sampling import of_which
 from vecserver.serve import _listen, _url
 from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
 from vecserver_client import aio, attach, make_vec
@@ -107,7 +108,7 @@ def test_a_server_ends_with_its_parent():
         assert own_directories() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@of_which("number", [signal.SIGTERM, signal.SIGINT], 0)
 def test_a_signal_ends_a_server_in_order(number):
     """SIGTERM and SIGINT end the pools, remove the directory, and the server leaves with 0."""
     with server() as running, ControlClient(running.url) as client:

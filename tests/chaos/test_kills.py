@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACTIONS = np.arange(ROWS) % 5
 
 
-@pytest.fixture(params=["tcp", "ipc"])
+@pytest.fixture(params=["tcp", pytest.param("ipc", marks=pytest.mark.slow)])
 def envs(request, server, make_pool):
     """Drives a pool that was reset."""
     with closing(vs.attach(server.url, make_pool(ROWS)["pool"], transport=request.param)) as envs:

@@ -16,6 +16,7 @@ import pytest
 
 import vecserver_client as vs
 from tests.chaos.oracle_environment import OracleVectorEnv
+from tests.sampling import in_turn
 from vecserver.wire.errors import (
     InvalidSpec,
     LeaseHeld,
@@ -116,8 +117,7 @@ def test_a_trainer_that_computes_keeps_its_pool(server, control, make_pool, clie
 
 
 @pytest.mark.parametrize("limit_s", [LONG_S, pytest.param(2.0, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@in_turn("transport, number", ["tcp", "ipc"], [signal.SIGKILL, signal.SIGSTOP])
 def test_a_pool_whose_driver_is_gone_is_destroyed_in_time(control, make_pool, start, transport, number, limit_s):
     """Within its time to live and a second: no process, no pool, and the name is free."""
     ttl = 0.5
@@ -173,9 +173,7 @@ def test_over_shm_too_an_operator_takes_a_pool(server, control, make_pool):
             envs.step(np.zeros(ROWS, np.int64))
 
 
-@pytest.mark.parametrize("client", ["sync", "asyncio"])
-@pytest.mark.parametrize("when", ["answered", "pending"])
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@in_turn("transport, client, when", ["tcp", "ipc"], ["sync", "asyncio"], ["answered", "pending", "pending"])
 def test_a_trainer_that_was_killed_goes_on_where_it_was(server, control, make_pool, start, transport, when, client):
     """What it had begun and not heard is pending in its next life; nothing is lost or stepped twice."""
     pool = make_pool(ROWS)["pool"]

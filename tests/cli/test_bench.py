@@ -158,7 +158,7 @@ class TestSeveralRuns:
 def started(*options):
     """The command, once it measures."""
     command = subprocess.Popen(
-        [*BENCH, "--num-envs", "4", "--seconds", "30", "--transport", "ipc", *options],
+        [*BENCH, "--num-envs", "4", "--seconds", "1", "--rounds", "40", "--transport", "ipc", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -22,6 +22,7 @@ from tests.contract.compare import assert_same
 from tests.contract.vector_contract import make_oracle
 from tests.environments import env_id
 from tests.pools.registries import start_threads
+from tests.sampling import of_which
 from vecserver.wire.errors import (
     DeadlineExceeded,
     MalformedMessage,
@@ -620,7 +621,7 @@ def slow(server, tmp_path):
         yield make
 
 
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@of_which("transport", ["tcp", "ipc"], 1)
 def test_a_host_that_is_killed_in_a_step_is_a_lost_pool(slow, transport):
     """The connection's end says so: nobody waits for a time limit."""
     envs, _, host = slow(transport)
