@@ -19,8 +19,10 @@ serve: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(TEST)
 
+# and all examples of the properties, of which the default suite has a third
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
+	VECSERVER_TEST_EXAMPLES=all $(BIN)/pytest -q -m "hypothesis and not slow"
 
 # Ten million steps through a bad network and 200 killed trainers; some minutes, and a report
 chaos: $(VENV)/.installed-dev

@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode
 import vecserver_client as vs
 from tests.clients.wires import LONG_S, exactly, greet, serve
 from tests.environments import env_id
+from tests.sampling import in_turn
 from vecserver.arena.plan import SLOTS
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import EnvFault, InvalidAction, LeaseLost, MalformedMessage, MessageTooLarge
@@ -70,8 +71,7 @@ def test_two_further_steps_leave_an_observation_as_it_is_and_the_third_writes_ov
     assert [np.array_equal(*pair) for pair in zip(shown, before, strict=True)] == [False, True, True]
 
 
-@in_every_transport
-@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name.lower())
+@in_turn("transport, mode", TRANSPORTS, list(AutoresetMode))
 def test_whatever_is_asked_in_between_the_last_three_results_stay(make, transport, mode):
     """Steps, resets of all rows or some, frames, calls, and batches that are refused, in a random order."""
     envs = make(transport, autoreset_mode=mode, render_mode="rgb_array", length=50)

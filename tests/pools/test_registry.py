@@ -403,6 +403,7 @@ def test_a_batch_that_takes_too_long_is_reported_and_goes_on(registry, pool, tmp
     with pytest.raises(DeadlineExceeded, match="STEP within 0.5 s"):
         registry.step(view.pool, [1])
     assert registry.get(view.pool).state == "ready"
+    monkeypatch.undo()
     gate.touch()
     assert registry.step(view.pool, [1]).observations[0, 2] == 2
 
