@@ -267,6 +267,15 @@ class TestPart(Sampled, PartContract, ShortContract):
     """A part over tcp."""
 
     options: ClassVar = {"transport": "tcp"}
+    # the same code as the whole's: TestPartOverTcp, which is slow, has them too
+    test_actions_may_be_a_list = None
+    test_box_actions_may_lie_beyond_the_bounds = None
+    test_the_caller_keeps_its_reset_options = None
+    test_waiting_for_nothing_is_refused = None
+    test_a_missing_attribute_is_named = None
+    test_a_step_before_any_reset_is_refused = None
+    test_episode_statistics_survive_a_reset_by_mask = None
+    test_one_element_rewards_and_numpy_flags_are_numbers = None
     test_every_result_equals_the_oracle = None
     test_episode_statistics_equal_the_oracles = None
 
