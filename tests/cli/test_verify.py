@@ -69,7 +69,7 @@ def test_a_native_engine_is_compared_with_its_own_vector_environment():
 
 
 def test_an_environment_that_has_no_vector_environment_is_no_success():
-    """That has it in another autoreset mode only; where it has none at all is wrong usage."""
+    """In the mode that is asked for, that is; one that has none at all is refused before anything starts."""
     done = run("--env", "CartPole-v1", "--engine", "native", "--autoreset-mode", "SameStep")
     assert done.returncode == 2
     assert "no autoreset mode SameStep" in done.stderr
