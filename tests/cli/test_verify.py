@@ -53,17 +53,18 @@ def test_every_combination_is_compared(modes):
     assert done.stderr.endswith("CartPole-v1: equal\n")
 
 
-def test_a_native_engine_is_compared_with_its_own_vector_environment():
+@of_which("transports", [["shm"], ["shm", "tcp"]], 0)
+def test_a_native_engine_is_compared_with_its_own_vector_environment(transports):
     """In the autoreset modes that it has; beside another engine, each has its own report."""
-    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json",
-               "--transport", "shm")  # fmt: skip
+    over = [part for transport in transports for part in ("--transport", transport)]
+    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json", *over)
     assert done.returncode == 0, done.stderr
     separate, native = json.loads(done.stdout)
     for report, engine, modes in ((separate, "envs", 3), (native, "native", 1)):
         assert report["result"] == "equal"
         assert len(report["modes"]) == modes
         found = {(outcome["engine"], outcome["transport"]) for mode in report["modes"] for outcome in mode["outcomes"]}
-        assert found == {(engine, "shm")}
+        assert found == {(engine, transport) for transport in transports}
     assert native["modes"][0]["autoreset_mode"] == "NextStep"
     assert native["modes"][0]["hashes"] != separate["modes"][0]["hashes"]
 
