@@ -263,11 +263,12 @@ class TestShmWithoutCopies(WithoutCopies):
     options: ClassVar = {"copy": False}
 
 
+@pytest.mark.slow
 class TestPart(Sampled, PartContract, ShortContract):
-    """A part over tcp."""
+    """A part over tcp; by default ``test_split.py`` shows what parts are."""
 
     options: ClassVar = {"transport": "tcp"}
-    # the same code as the whole's: TestPartOverTcp, which is slow, has them too
+    # the same code as the whole's, and in TestPartOverTcp
     test_actions_may_be_a_list = None
     test_box_actions_may_lie_beyond_the_bounds = None
     test_the_caller_keeps_its_reset_options = None
