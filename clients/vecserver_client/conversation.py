@@ -136,6 +136,7 @@ class Conversation:
     def __init__(self, name: str) -> None:
         self._name = name
         self._lease = 0
+        self._gone = False  # whether nobody is left to give the lease back to
         self._epoch = 0
         self._seq = 0
         self._pending: Pending | None = None
@@ -178,6 +179,7 @@ class Conversation:
     def _attached(self, ext: bytes, resume: ResumePoint | None) -> messages.Attached:
         attached = messages.decode(ext, messages.Attached)
         self._lease, self._epoch, self._seq = attached.lease, attached.epoch, attached.last_seq
+        self._gone = False
         if resume is not None:
             self._take_up(attached, resume)
         return attached
@@ -295,7 +297,7 @@ class Conversation:
             pending.repeats += 1
             yield Send(pending.header, pending.ext, pending.body, max(0.0, deadline - monotonic()))
         except (PoolLost, UnknownPool):
-            self._pending = None  # nobody is left to answer it
+            self._pending, self._gone = None, True  # nobody is left to answer it
             raise
 
     def _get_over_loss(self, pause: float) -> Generator[Deed, Frames | None, None]:
@@ -307,7 +309,7 @@ class Conversation:
     def _note_end(self, error: BaseException) -> None:
         """Give up the pending request where a transport itself has said that nobody is left to answer it."""
         if isinstance(error, PoolLost | PoolStopping | UnknownPool):
-            self._pending = None
+            self._pending, self._gone = None, True
 
     @staticmethod
     def _concerns(header: Header, ext: bytes, pending: Pending) -> bool:

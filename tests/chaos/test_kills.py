@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACTIONS = np.arange(ROWS) % 5
 
 
-@pytest.fixture(params=["tcp", "ipc"])
+@pytest.fixture(params=["tcp", pytest.param("ipc", marks=pytest.mark.slow)])
 def envs(request, server, make_pool):
     """Drives a pool that was reset."""
     with closing(vs.attach(server.url, make_pool(ROWS)["pool"], transport=request.param)) as envs:
@@ -40,7 +40,7 @@ def test_a_host_that_stands_still_leaves_the_step_pending(control, envs):
         began = time.monotonic()
         with pytest.raises((DeadlineExceeded, ServerUnreachable)):
             envs.step_wait(timeout=0.3)
-        assert time.monotonic() - began < 4.0  # and the server was asked about the pool, which asks the host
+        assert time.monotonic() - began < 30.0  # and the server was asked about the pool, which asks the host
         assert envs.pending_call == "step"
     finally:
         os.kill(host, signal.SIGCONT)
@@ -58,7 +58,7 @@ def test_a_host_that_is_killed_in_a_step_is_named(control, envs):
     began = time.monotonic()
     with pytest.raises(PoolLost, match="SIGKILL"):
         envs.step_wait(timeout=60.0)
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 30.0
     assert envs.pending_call is None
 
 

@@ -16,6 +16,7 @@ import pytest
 
 import vecserver_client as vs
 from tests.chaos.oracle_environment import OracleVectorEnv
+from tests.sampling import in_turn
 from vecserver.wire.errors import (
     InvalidSpec,
     LeaseHeld,
@@ -83,24 +84,24 @@ def gone(control, pool: dict) -> bool:
 @pytest.mark.parametrize("client", ["sync", "asyncio"])
 def test_a_trainer_that_computes_keeps_its_pool(server, control, make_pool, client):
     """For longer than its lease lasts; the thread that sees to it ends with the environment."""
-    pool = make_pool(ROWS, lease_ttl=0.6, lease_expiry="destroy")["pool"]
+    pool = make_pool(ROWS, lease_ttl=1.5, lease_expiry="destroy")["pool"]
 
-    def computes() -> None:
-        """Nothing of the pool, while somebody renews its lease three times."""
+    def computes(renewals: int = 3) -> None:
+        """Nothing of the pool, while somebody renews its lease; three times take as long as it lasts."""
         idle_s = [0.0]
 
         def renewed() -> bool:
             idle_s.append(control.get_pool(pool)["stats"]["idle_s"])
             return idle_s[-1] < idle_s[-2]
 
-        for _ in range(3):
+        for _ in range(renewals):
             until(renewed)
         with pytest.raises(LeaseHeld):
             vs.attach(server.url, pool, transport="tcp")
 
     async def from_a_loop() -> None:
         async with await aio.attach(server.url, pool, transport="tcp") as envs:
-            computes()  # before its first request, too
+            computes(1)  # before its first request, too
             await envs.reset(seed=1)
             computes()  # in the loop's own thread
             await envs.step(np.zeros(ROWS, np.int64))
@@ -109,21 +110,21 @@ def test_a_trainer_that_computes_keeps_its_pool(server, control, make_pool, clie
         asyncio.run(from_a_loop())
         return
     with closing(vs.attach(server.url, pool, transport="tcp")) as envs:
-        computes()  # before its first request, too
+        computes(1)  # before its first request, too
         envs.reset(seed=1)
         computes()
         envs.step(np.zeros(ROWS, np.int64))
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
-def test_a_pool_whose_driver_is_gone_is_destroyed_in_time(control, make_pool, start, transport, number):
+@pytest.mark.parametrize("limit_s", [LONG_S, pytest.param(2.0, marks=pytest.mark.slow)])
+@in_turn("transport, number", ["tcp", "ipc"], [signal.SIGKILL, signal.SIGSTOP])
+def test_a_pool_whose_driver_is_gone_is_destroyed_in_time(control, make_pool, start, transport, number, limit_s):
     """Within its time to live and a second: no process, no pool, and the name is free."""
     ttl = 0.5
     pool = make_pool(ROWS, lease_ttl=ttl, lease_expiry="destroy", name="mine")
     process, _ = start(pool["pool"], transport)
     process.send_signal(number)
-    assert until(lambda: gone(control, pool)) < ttl + 1.0 + 0.5  # what the list takes on a busy machine
+    assert until(lambda: gone(control, pool)) < limit_s  # half a second for the list
     with pytest.raises(UnknownPool):
         control.get_pool("mine")
     make_pool(ROWS, name="mine")
@@ -172,9 +173,7 @@ def test_over_shm_too_an_operator_takes_a_pool(server, control, make_pool):
             envs.step(np.zeros(ROWS, np.int64))
 
 
-@pytest.mark.parametrize("client", ["sync", "asyncio"])
-@pytest.mark.parametrize("when", ["answered", "pending"])
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@in_turn("transport, client, when", ["tcp", "ipc"], ["sync", "asyncio"], ["answered", "pending", "pending"])
 def test_a_trainer_that_was_killed_goes_on_where_it_was(server, control, make_pool, start, transport, when, client):
     """What it had begun and not heard is pending in its next life; nothing is lost or stepped twice."""
     pool = make_pool(ROWS)["pool"]

@@ -14,6 +14,8 @@ import threading
 import pytest
 
 import vecserver_client as vs
+from tests.sampling import of_which
+from vecserver.cli import main
 
 VERIFY = (sys.executable, "-m", "vecserver", "verify")
 ODD = "tests.cli.unsteady_environments:vectest/"
@@ -30,14 +32,15 @@ def run(*arguments):
     return subprocess.run([*VERIFY, *arguments], capture_output=True, text=True, timeout=100, env=environment())
 
 
-def test_every_combination_is_compared():
-    """Three engines over four transports in two modes, each with five hashes, equal to those that were expected."""
-    done = run("--env", "CartPole-v1", "--autoreset-mode", "SameStep", "--autoreset-mode", "Disabled",
-               "--num-envs", "3", "--steps", "30", "--seed", "5", "--kwargs", '{"sutton_barto_reward": true}', "--json")  # fmt: skip
+@of_which("modes", [["SameStep"], ["SameStep", "Disabled"]], 0)
+def test_every_combination_is_compared(modes):
+    """Three engines over four transports in each mode, each with five hashes, equal to those that were expected."""
+    chosen = [part for mode in modes for part in ("--autoreset-mode", mode)]
+    done = run("--env", "CartPole-v1", *chosen, "--num-envs", "3", "--steps", "30", "--seed", "5", "--kwargs", '{"sutton_barto_reward": true}', "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     (report,) = json.loads(done.stdout)
     assert (report["env_id"], report["result"]) == ("CartPole-v1", "equal")
-    assert [mode["autoreset_mode"] for mode in report["modes"]] == ["SameStep", "Disabled"]
+    assert [mode["autoreset_mode"] for mode in report["modes"]] == modes
     for mode in report["modes"]:
         combinations = {(outcome["engine"], outcome["transport"]) for outcome in mode["outcomes"]}
         assert combinations == {
@@ -50,38 +53,37 @@ def test_every_combination_is_compared():
     assert done.stderr.endswith("CartPole-v1: equal\n")
 
 
-def test_a_native_engine_is_compared_with_its_own_vector_environment():
+@of_which("transports", [["shm"], ["shm", "tcp"]], 0)
+def test_a_native_engine_is_compared_with_its_own_vector_environment(transports):
     """In the autoreset modes that it has; beside another engine, each has its own report."""
-    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json",
-               "--transport", "shm", "--transport", "tcp")  # fmt: skip
+    over = [part for transport in transports for part in ("--transport", transport)]
+    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json", *over)
     assert done.returncode == 0, done.stderr
     separate, native = json.loads(done.stdout)
     for report, engine, modes in ((separate, "envs", 3), (native, "native", 1)):
         assert report["result"] == "equal"
         assert len(report["modes"]) == modes
         found = {(outcome["engine"], outcome["transport"]) for mode in report["modes"] for outcome in mode["outcomes"]}
-        assert found == {(engine, "shm"), (engine, "tcp")}
+        assert found == {(engine, transport) for transport in transports}
     assert native["modes"][0]["autoreset_mode"] == "NextStep"
     assert native["modes"][0]["hashes"] != separate["modes"][0]["hashes"]
 
 
 def test_an_environment_that_has_no_vector_environment_is_no_success():
-    """Nor one that has it in another autoreset mode only."""
-    done = run("--env", "Pendulum-v1", "--engine", "native")
-    assert done.returncode == 2
-    assert "vector_entry_point" in done.stderr
+    """In the mode that is asked for, that is; one that has none at all is refused before anything starts."""
     done = run("--env", "CartPole-v1", "--engine", "native", "--autoreset-mode", "SameStep")
     assert done.returncode == 2
     assert "no autoreset mode SameStep" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("env", "place"),
+@of_which(
+    "env, place",
     [
         ("Hashed", "step 2, row 0, observations[0]"),
         ("Clock", "step 3, row 1, rewards[1]"),
         ("Global", "infos['luck'][0]"),
     ],
+    0,
 )
 def test_an_environment_that_is_not_deterministic_is_called_that(env, place):
     """Whether a process, the time or global state is in its values; status 3, and no pool is blamed.
@@ -131,15 +133,20 @@ def test_an_environment_that_cannot_be_made_is_skipped_with_its_reason():
         (("--env", "CartPole-v1", "--kwargs", "{"), "no JSON"),
         (("--env", "CartPole-v1", "--steps", "0"), "'--steps'"),
         (("--env", "Cartpole-v1"), "did you mean CartPole-v1"),
+        (("--env", "Pendulum-v1", "--engine", "native"), "vector_entry_point"),
         (("--env", "CartPole-v1", "--url", "http://127.0.0.1:1"), "server_unreachable"),
     ],
 )
-def test_wrong_usage_ends_with_status_2(arguments, text):
+def test_wrong_usage_ends_with_status_2(arguments, text, monkeypatch, capsys):
     """It says what was wrong."""
-    done = run(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert text in " ".join(done.stderr.replace("│", " ").split())
-    assert "Traceback" not in done.stderr
+    monkeypatch.delenv("VECSERVER_URL", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.argv", ["vecserver", "verify", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2, said
+    assert text in " ".join(said.replace("│", " ").split())
 
 
 @pytest.mark.slow

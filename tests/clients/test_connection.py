@@ -243,7 +243,7 @@ def test_a_deadline_tells_a_pool_that_is_deaf_from_one_that_was_not_asked(pool):
     pool.silent = True
     connection.begin(Kind.STEP, b"", b"", 1.0)
     with pytest.raises(DeadlineExceeded, match=r"was sent, and \d+ times again: the pool has said nothing"):
-        connection.finish(5.0)
+        connection.finish(1.5)
 
 
 def test_a_pool_that_is_gone_is_named_instead_of_a_timeout(pool):

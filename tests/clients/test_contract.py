@@ -10,9 +10,37 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 import vecserver_client as vs
 from tests.clients.looped import LoopedVectorEnv
-from tests.contract.vector_contract import COUNT, NEXT_STEP, REAL_ENVIRONMENTS, VectorEnvContract, in_every_mode
+from tests.contract.vector_contract import (
+    BAD_ACTIONS,
+    BAD_MASKS,
+    COUNT,
+    NEXT_STEP,
+    REAL_ENVIRONMENTS,
+    TEST_ENVIRONMENTS,
+    VectorEnvContract,
+    in_every_mode,
+)
+from tests.environments import FAULT_KINDS
+from tests.sampling import in_turn, of_which
 from vecserver_client import factory
 from vecserver_client.transport import ZmqTransport
+
+MODES = list(AutoresetMode)
+NAMES = ["Count-v0", "Nested-v0", "NestedTuple-v0", "Text-v0", "Graph-v0", "Sequence-v0", "OneOf-v0"]
+
+
+class Sampled(VectorEnvContract):
+    """What costs a pool for each of many cases: by default with samples of them, though of every mode."""
+
+    @in_turn("mode, name", MODES, ["Count-v0", "Nested-v0", "Graph-v0"])
+    def test_results_belong_to_the_caller(self, pair, mode, name):
+        """Later steps and resets leave a result as it was, and writing into it changes no later result."""
+        super().test_results_belong_to_the_caller(pair, mode, name)
+
+    @of_which("mask", list(BAD_MASKS.values()), 1)
+    def test_a_mask_that_is_none_is_refused(self, subject, mask):
+        """A mask is a bool array with one element a row and one of them true."""
+        super().test_a_mask_that_is_none_is_refused(subject, mask)
 
 
 class PartContract(VectorEnvContract):
@@ -44,13 +72,32 @@ class RemoteContract(VectorEnvContract):
         return vs.make_vec(env_id, num_envs, url=self.url, autoreset_mode=autoreset_mode, **self.options, **env_kwargs)
 
 
-class TestTcp(RemoteContract):
+class TestTcp(Sampled, RemoteContract):
     """One message a batch over tcp: the whole contract, with samples of environments that ``make slow`` has all of."""
 
     options: ClassVar = {"transport": "tcp"}
 
-    @in_every_mode
-    @pytest.mark.parametrize(("name", "num_envs", "steps"), REAL_ENVIRONMENTS[::4])
+    @in_turn("mode, name, num_envs, kwargs", MODES, TEST_ENVIRONMENTS)
+    def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
+        super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
+
+    @in_turn("mode, name", MODES, NAMES)
+    def test_results_have_the_declared_shapes_and_dtypes(self, subject, mode, name):
+        """Observations lie in their space, rewards are float64, flags are bool, all of them one a row."""
+        super().test_results_have_the_declared_shapes_and_dtypes(subject, mode, name)
+
+    @of_which("name, actions", list(BAD_ACTIONS.values()), *range(0, len(BAD_ACTIONS), 2))
+    def test_a_wrong_batch_of_actions_is_refused_before_anything_is_stepped(self, pair, name, actions):
+        """A batch that does not fit raises, no row is stepped, and a right one can be sent next."""
+        super().test_a_wrong_batch_of_actions_is_refused_before_anything_is_stepped(pair, name, actions)
+
+    @in_turn("where, kind", ["step", "reset", "render", "call"], FAULT_KINDS)
+    def test_an_error_in_an_environment_reaches_the_caller(self, pair, where, kind):
+        """The caller gets the message and the row in time, whatever the error's type, and can reset and go on."""
+        super().test_an_error_in_an_environment_reaches_the_caller(pair, where, kind)
+
+    @in_turn("mode, name, num_envs, steps", MODES, REAL_ENVIRONMENTS[::4])
     def test_real_environments_equal_the_oracle(self, pair, mode, name, num_envs, steps):
         """Gymnasium's own environments give the same to the bit, across the ends of episodes."""
         super().test_real_environments_equal_the_oracle(pair, mode, name, num_envs, steps)
@@ -106,7 +153,7 @@ class ShortContract(RemoteContract):
     test_it_describes_itself_as_the_oracle_does = None
 
 
-class TestWsInShort(ShortContract):
+class TestWsInShort(Sampled, ShortContract):
     """The same, what of it could depend on the transport, with samples of environments."""
 
     options: ClassVar = {"transport": "ws"}
@@ -114,9 +161,17 @@ class TestWsInShort(ShortContract):
     test_one_element_rewards_and_numpy_flags_are_numbers = None
     test_episode_statistics_equal_the_oracles = None
     test_episode_statistics_survive_a_reset_by_mask = None
+    # the client alone answers these, before it asks anybody: TestWs, which is slow, has them too
+    test_a_list_of_seeds_of_the_wrong_length_is_refused = None
+    test_a_mask_that_is_none_is_refused = None
+    test_attribute_values_of_the_wrong_length_are_refused = None
+    test_actions_may_be_a_list = None
+    test_box_actions_may_lie_beyond_the_bounds = None
+    test_the_caller_keeps_its_reset_options = None
+    test_waiting_for_nothing_is_refused = None
+    test_nothing_works_after_close = None
 
-    @in_every_mode
-    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Count-v0", 7, {}), ("Big-v0", 3, {})])
+    @in_turn("mode, name, num_envs, kwargs", MODES, [("Count-v0", 7, {}), ("Big-v0", 3, {})])
     def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
         """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
         super().test_every_result_equals_the_oracle(pair, mode, name, num_envs, kwargs)
@@ -208,10 +263,20 @@ class TestShmWithoutCopies(WithoutCopies):
     options: ClassVar = {"copy": False}
 
 
-class TestPart(PartContract, ShortContract):
-    """A part over tcp."""
+@pytest.mark.slow
+class TestPart(Sampled, PartContract, ShortContract):
+    """A part over tcp; by default ``test_split.py`` shows what parts are."""
 
     options: ClassVar = {"transport": "tcp"}
+    # the same code as the whole's, and in TestPartOverTcp
+    test_actions_may_be_a_list = None
+    test_box_actions_may_lie_beyond_the_bounds = None
+    test_the_caller_keeps_its_reset_options = None
+    test_waiting_for_nothing_is_refused = None
+    test_a_missing_attribute_is_named = None
+    test_a_step_before_any_reset_is_refused = None
+    test_episode_statistics_survive_a_reset_by_mask = None
+    test_one_element_rewards_and_numpy_flags_are_numbers = None
     test_every_result_equals_the_oracle = None
     test_episode_statistics_equal_the_oracles = None
 

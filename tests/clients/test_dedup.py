@@ -9,12 +9,14 @@ from functools import partial
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode
 
 import vecserver_client as vs
 from tests.clients.wires import Relay
 from tests.contract.compare import assert_same, assert_same_batch, run_both
-from tests.contract.vector_contract import in_every_mode, make_oracle
+from tests.contract.vector_contract import make_oracle
 from tests.environments import env_id
+from tests.sampling import in_turn
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import InvalidSpec, MalformedMessage
 from vecserver.wire.frames import Flag, Header, Kind
@@ -25,7 +27,7 @@ from vecserver_client.link import PoolLink
 from vecserver_client.transport import ZmqTransport
 
 STACK = env_id("Stack-v0")
-in_every_transport = pytest.mark.parametrize("transport", ["shm", "ipc", "tcp", "network"])
+TRANSPORTS = ["shm", "ipc", "tcp", "network"]
 with_copies_or_not = pytest.mark.parametrize("copy", [True, False], ids=["copy", "no copy"])
 
 
@@ -60,9 +62,7 @@ def make(server, monkeypatch) -> Iterator[Callable[..., vs.RemoteVectorEnv]]:
         yield make_one
 
 
-@in_every_mode
-@with_copies_or_not
-@in_every_transport
+@in_turn("transport, copy, mode", TRANSPORTS, [True, False], list(AutoresetMode))
 def test_every_result_equals_the_oracle(make, unpacked, transport, copy, mode):
     """Across ends of episodes, resets of some rows, stacks that stand still or jump."""
     options = {"autoreset_mode": mode}

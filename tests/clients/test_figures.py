@@ -60,7 +60,8 @@ def test_batches_workers_and_episodes_are_counted_alike(make, transport):
     assert [length for _, _, length in figures.recent] == [3] * 8
     assert sum(gained for _, gained, _ in figures.recent) == pytest.approx(returns)
     assert all(0 <= age < took + 5 for age, *_ in figures.recent)
-    assert stats.requests.get("STEP", 0) == (0 if transport == "shm" else 8)
+    asked = stats.requests.get("STEP", 0)
+    assert asked == 0 if transport == "shm" else asked >= 8  # more where an answer was late and asked for again
     assert stats.lent == (transport == "shm")
 
 

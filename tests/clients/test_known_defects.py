@@ -28,7 +28,12 @@ COUNT = env_id("Count-v0")
 ZEROS = np.zeros(3, np.int64)
 
 
-@pytest.fixture(params=["local", "remote"])
+AT_A_SERVER = pytest.param("remote", marks=pytest.mark.slow)
+"""There the same worker steps, and the contract over tcp says the same; by default where a server has a part in it."""
+at_a_server_too = pytest.mark.parametrize("make", ["local", "remote"], indirect=True)
+
+
+@pytest.fixture(params=["local", AT_A_SERVER])
 def make(request, server):
     """Makes the subject with its arena here, or at a server; closed after the test."""
     with ExitStack() as stack:
@@ -44,6 +49,7 @@ def make(request, server):
         yield make_one
 
 
+@at_a_server_too
 def test_g1_an_exception_that_cannot_be_pickled_arrives(make):
     """Gymnasium waits for it for ever."""
     envs = make(env_id("Raise-v0"), kind="unpicklable", seed=11)
@@ -61,6 +67,7 @@ def test_g2_an_exception_with_two_arguments_arrives(make):
         envs.step(ZEROS)
 
 
+@at_a_server_too
 def test_g3_a_killed_worker_is_named_and_all_the_others_end(make):
     """Gymnasium raises a BrokenPipeError that names nobody, from ``close`` too, and leaves the other workers alive."""
     envs = make(env_id("Kill-v0"), workers=3, seed=11, restart_budget=0)
@@ -121,6 +128,7 @@ def test_g7_observations_without_a_fixed_size_need_no_switch(make, name):
         assert run_both(make(env_id(name)), oracle, 12, seed=0) > 0
 
 
+@at_a_server_too
 def test_g8_a_wait_that_timed_out_loses_no_result(make, tmp_path):
     """After one Gymnasium gives every later step the result of the step before."""
     gate = tmp_path / "gate"
@@ -166,6 +174,7 @@ with make(env, 3, **({"url": url} if url else {})) as envs:
 """
 
 
+@at_a_server_too
 def test_g11_ctrl_c_shows_one_traceback(make, server):
     """Gymnasium shows two a worker. Here the program's own, whatever its workers were about."""
     url = "" if make.local else server.url
@@ -183,6 +192,7 @@ def test_g11_ctrl_c_shows_one_traceback(make, server):
     assert err.count("Traceback") == 1
 
 
+@at_a_server_too
 def test_g11_an_environment_that_hangs_delays_no_close(make):
     """Gymnasium waits for it without end. Whoever has given a step up does not wait for its environments to close."""
     envs = make(env_id("Hang-v0"), 2)

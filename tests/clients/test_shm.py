@@ -19,11 +19,12 @@ from gymnasium.vector import AutoresetMode
 
 import vecserver_client as vs
 from tests.contract.compare import assert_same, assert_same_batch, run_both
-from tests.contract.vector_contract import in_every_mode, make_oracle
+from tests.contract.vector_contract import make_oracle
 from tests.dataplane.peers import Peer
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, processor_time, wait_for
+from tests.sampling import in_turn, of_which
 from vecserver.wire import messages
 from vecserver.wire.codec import unpack
 from vecserver.wire.errors import (
@@ -41,7 +42,7 @@ from vecserver.wire.frames import Kind
 from vecserver_client import LocalServer, factory
 
 COUNT = env_id("Count-v0")
-NOT_LONG_S = 3.0
+NOT_LONG_S = 15.0
 NONE = np.zeros(2, np.int64)
 
 
@@ -93,8 +94,7 @@ def steps_of(observations: np.ndarray) -> list[float]:
     return observations[:, 2].tolist()
 
 
-@in_every_mode
-@pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Count-v0", 5, {}), ("Nested-v0", 3, {})])
+@in_turn("mode, name, num_envs, kwargs", list(AutoresetMode), [("Count-v0", 5, {}), ("Nested-v0", 3, {})])
 def test_every_result_equals_the_oracle(make, mode, name, num_envs, kwargs):
     """Observations, rewards, flags and infos are the same to the bit, across the ends of episodes."""
     with closing(make_oracle(env_id(name), num_envs, autoreset_mode=mode, **kwargs)) as oracle:
@@ -399,10 +399,11 @@ die()
 """
 
 
-@pytest.mark.parametrize(
-    ("where", "transport", "steps"),
+@of_which(
+    "where, transport, steps",
     [("stored", "tcp", 1), ("written", "shm", 2), ("rung", "tcp", 2), ("rung", "shm", 2), ("waiting", "ipc", 2)]
     + [("read", "shm", 2)],
+    *(0, 3, 4),
 )
 def test_a_driver_that_is_killed_in_a_step_leaves_a_whole_batch_or_none(make, attach, server, where, transport, steps):
     """Wherever it was killed, all rows stand at the same step, and the next driver steps them on."""

@@ -14,6 +14,7 @@ from gymnasium.vector import SyncVectorEnv
 import vecserver_client as vs
 from tests.contract.compare import assert_same, run_both
 from tests.environments import BoundsEnv, Words, env_id
+from tests.sampling import of_which
 from vecserver.wire.errors import EnvFault, InvalidAction, InvalidSpec, UnsupportedSpace
 from vecserver.wire.frames import Kind
 from vecserver.wire.opaque import OpaqueSpace
@@ -48,7 +49,7 @@ def test_a_text_that_cannot_travel_names_its_row(server):
         assert envs.reset(seed=20)[0][0].startswith("20:0:0:0")
 
 
-@pytest.mark.parametrize("engine", ["envs", "sync", "async"])
+@of_which("engine", ["envs", "sync", "async"], 0, 2)
 def test_rows_may_differ_in_their_bounds(server, engine):
     """Spaces and results are those of Gymnasium's own mode."""
     BoundsEnv.made = 0
@@ -68,7 +69,7 @@ def test_rows_are_the_same_unless_they_may_differ(server):
         vs.make_vec(BOUNDS, 3, url=server.url, workers=1)
 
 
-@pytest.mark.parametrize("engine", ["envs", "sync", "async"])
+@of_which("engine", ["envs", "sync", "async"], 0, 1)
 def test_rows_that_differ_in_shape_are_refused(server, engine):
     """By the first row that does."""
     with pytest.raises(

@@ -49,8 +49,8 @@ from vecserver_client.ws import WebSocketTransport
 
 MAX_BODY = 1 << 24
 SOON_S = 0.3
-NOT_LONG_S = 2.0
-"""What SOON_S may become on a machine with other things to do."""
+NOT_LONG_S = 15.0
+"""What SOON_S may become on a machine with other things to do; LONG_S is longer."""
 
 
 def frames(body: bytes = b"body", ext: bytes = b"ext", **fields) -> list[bytes]:
@@ -325,7 +325,7 @@ def test_who_opens_no_websocket_is_named(kind, answer, error, words):
         transport_to(raw(answer), kind=kind) as transport,
         pytest.raises(error, match=words) as raised,
     ):
-        transport.send(*frames(b"ask"), SOON_S)
+        transport.send(*frames(b"ask"), SOON_S if error is ServerUnreachable else LONG_S)
     if error is UnknownPool:
         assert raised.value.details == {"pool": "p-gone"}
 
@@ -351,7 +351,7 @@ def test_a_peer_that_does_not_read_is_unreachable_in_time(kind):
         peer.open()
         done.wait(LONG_S)
 
-    with asked(deaf, kind=kind) as transport, within(2 * NOT_LONG_S), pytest.raises(ServerUnreachable):
+    with asked(deaf, kind=kind) as transport, within(NOT_LONG_S), pytest.raises(ServerUnreachable):
         try:
             for _ in range(4):  # more than the kernel keeps
                 transport.send(*frames(bytes(MAX_REQUEST - 1000)), SOON_S)

@@ -178,7 +178,7 @@ def test_a_message_that_is_too_large_is_refused(view, honest, peer):
 def test_a_stranger_that_does_not_speak_zeromq_is_ignored(view, honest, data):
     """A browser, a port scanner, a cut greeting."""
     address = urlsplit(view.endpoints["tcp"])
-    with socket.create_connection((address.hostname, address.port), timeout=5) as stranger:
+    with socket.create_connection((address.hostname, address.port), timeout=30) as stranger:
         stranger.sendall(data)
         honest.step()
     honest.step()
@@ -211,4 +211,4 @@ def test_an_idle_pool_uses_no_processor_time(view, honest):
     before = [processor_time(pid) for pid in pids]
     with Watched(*pids) as processes:
         assert processes.running(0.5) == pids
-    assert max(processor_time(pid) - start for pid, start in zip(pids, before, strict=True)) <= 0.05
+    assert max(processor_time(pid) - start for pid, start in zip(pids, before, strict=True)) <= 0.1

@@ -187,7 +187,7 @@ def stepping(registry, driver):
             restart_budget=0,
         )
         view = registry.create(spec)
-        peer = driver(view, RCVTIMEO=2000)
+        peer = driver(view, RCVTIMEO=int(LONG_S * 1000))
         peer.reset(seed=1)
         ext, body = peer.format.encode([np.array([1, 2, 3, 4])])
         steady = threading.Event()
@@ -214,7 +214,7 @@ def test_a_worker_killed_in_a_rollout_is_named_at_once(stepping, victim):
     view, rollout = stepping
     with Watched(view.stats.worker_pids[victim]) as worker:
         worker.signal(view.stats.worker_pids[victim], signal.SIGKILL)
-        error = rollout.result(2.0)
+        error = rollout.result(LONG_S)
     # the step in flight is answered with the death itself, one that came right after it with the pool's
     assert isinstance(error, WorkerDied | PoolBroken)
     assert f"worker {victim}" in error.message
@@ -231,9 +231,9 @@ def test_a_pool_is_quiet_right_after_a_rollout(registry, driver):
     pids = [view.host_pid, *view.stats.worker_pids]
     with Watched(*pids) as processes:
         before = [processor_time(pid) for pid in pids]
-        assert processes.running(1.0) == pids
+        assert processes.running(0.5) == pids
         used = [processor_time(pid) - start for pid, start in zip(pids, before, strict=True)]
-    assert max(used) <= 0.03
+    assert max(used) <= 0.1
     registry.delete(view.pool)
 
 
@@ -263,6 +263,6 @@ def test_a_server_that_closes_does_not_wait_for_the_end_of_a_rollout(driver, con
         assert steady.wait(LONG_S)
         with Watched(view.host_pid) as host:
             registry.delete(view.pool)
-            assert host.running(2.0) == []
+            assert host.running() == []
         over.set()
         rollout.result(LONG_S)

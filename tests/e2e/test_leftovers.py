@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
+from tests.sampling import of_which
 
 PROGRAM = """
 import sys
@@ -65,7 +66,7 @@ def await_end(pids: list[int]) -> None:
             os.close(fd)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@of_which("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], 0, 2)
 def test_a_stepping_program_takes_its_server_and_pools_with_it(start, number):
     """Ctrl-C, SIGTERM and SIGKILL of the trainer end its private server, the host and the workers."""
     process = start("-c", PROGRAM, "ipc")
@@ -93,7 +94,7 @@ def test_an_interrupted_demo_leaves_nothing_and_no_traceback(start):
     assert not list(Path(os.environ[leaks.RUNTIME_DIR]).iterdir())
 
 
-@pytest.mark.parametrize("which", ["server", "host", "worker"])
+@of_which("which", ["server", "host", "worker"], 0, 1)
 def test_a_killed_part_takes_what_is_below_it(start, which):
     """SIGKILL of the server, of a host or of a worker leaves no orphan and does not hang the trainer."""
     process = start("-c", PROGRAM, "tcp")

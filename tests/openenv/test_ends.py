@@ -10,11 +10,12 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.e2e.test_leftovers import await_end, family
 from tests.openenv.served import HARMFUL, PATIENCE_S, Player, code_of, serving
+from tests.sampling import of_which
 from tests.test_serve import own_directories
 from tests.test_serve import server as own_server
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@of_which("number", [signal.SIGKILL, signal.SIGTERM], 0)
 def test_sessions_end_with_their_server(number):
     """Shared processes and those of one session alike, a stuck one too; connections are closed."""
     with own_server("--log-level", "error") as running:

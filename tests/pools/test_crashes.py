@@ -245,8 +245,8 @@ def test_a_pool_that_hangs_can_be_deleted(make_registry, tmp_path):
         wait_for(stepping.exists)
         began = time.monotonic()
         registry.delete(view.pool)
-        assert time.monotonic() - began < 4.0
-        assert not processes.running(1.0)
+        assert time.monotonic() - began < LONG_S / 2
+        assert not processes.running()
         with pytest.raises((PoolLost, PoolStopping)):
             step.result(LONG_S)
     assert not socket_of(view).exists()
@@ -259,7 +259,7 @@ def test_an_environment_that_cannot_be_closed_does_not_keep_a_pool(make_registry
     with Watched(view.host_pid, *view.stats.worker_pids) as processes:
         began = time.monotonic()
         registry.delete(view.pool)
-        assert time.monotonic() - began < 4.0
+        assert time.monotonic() - began < LONG_S / 2
         assert not processes.running(0)
 
 
@@ -272,7 +272,7 @@ def test_a_host_that_stands_still_is_silent_and_can_be_deleted(make_registry):
         silent = registry.get(view.pool)
         assert (silent.state, silent.stats) == ("silent", None)
         registry.delete(view.pool)
-        assert not processes.running(1.0)
+        assert not processes.running()
     assert not socket_of(view).exists()
 
 

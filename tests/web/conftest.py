@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.browsers import CHROMIUM, WHY_NOT, chromium, serving
+from tests.web.browsers import CHROMIUM, PATIENCE_S, WHY_NOT, chromium, serving
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ class Watched:
     def open(self, path: str, **options):
         """A new tab of a browser of its own."""
         context = self._browser.new_context(**options)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_S * 1000)
         self._contexts.append(context)
         page = context.new_page()
         page.on("request", self._note)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import struct
 import tracemalloc
 from collections.abc import Iterator
@@ -27,8 +28,14 @@ TRAVELLING = (
 _TAKES_SORT_KEYS = "sort_keys" in inspect.signature(spaces.Dict.__init__).parameters
 
 
+_ALL = os.environ.get("VECSERVER_TEST_EXAMPLES") == "all"
+"""As ``make slow`` has it."""
+
+
 def fixed(examples: int, **more: Any) -> settings:
-    """Settings under which every run draws the same examples, however slow the machine is."""
+    """Settings under which every run draws the same examples, however slow the machine is; a third of them by default."""
+    if not _ALL:
+        examples = max(20, examples // 3)
     quiet = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     return settings(
         max_examples=examples, derandomize=True, deadline=None, database=None, suppress_health_check=quiet, **more

@@ -168,7 +168,7 @@ class AsyncConnection(Conversation):
     async def close(self, timeout: float) -> None:
         """Give the lease back if the pool answers in time, and close the transport."""
         try:
-            if self._lease and not self._closed:
+            if self._lease and not self._gone and not self._closed:
                 await self.ask(Kind.DETACH, b"", timeout)
         except (VecServerError, OSError):
             pass  # it ends with its time to live

@@ -3,11 +3,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.pools.processes import wait_for
 from vecserver.cli.measure import peers
 from vecserver.cli.measure.line_process import LineProcess
 from vecserver.cli.measure.peers import PeerFailed, PeerSubject, chosen_peers, not_installed, parse_interpreters
@@ -115,12 +115,7 @@ def test_what_a_peer_left_in_its_group_is_ended_with_it(interpreter):
     with PeerSubject("envpool", interpreter(make=left), "CartPole-v1", 4) as peer:
         group = peer.pid
         assert len(members(group)) == 2
-    gone = threading.Event()
-    for _ in range(100):
-        if not members(group):
-            break
-        gone.wait(0.05)
-    assert not members(group)
+    wait_for(lambda: not members(group))
 
 
 def members(group):
