@@ -41,6 +41,9 @@ __all__ = ["run"]
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
+_REQUEST_LOGS: Final = ("uvicorn.access", "uvicorn.error")
+"""Where uvicorn logs requests, and WebSockets."""
+
 _OTHER_FILES: Final = 512
 """Files that a server without sessions may have open."""
 
@@ -77,6 +80,8 @@ def run(
         _own_directory(settings.runtime_dir) as directory,
         closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
     ):
+        for logger in _REQUEST_LOGS:
+            logging.getLogger(logger).addFilter(logs.without_queries)
         logs.configure(log_format, log_level)  # once there is a server, for whoever calls this as a function
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
