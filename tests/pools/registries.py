@@ -44,7 +44,7 @@ def open_registry(**options: Any) -> Iterator[Registry]:
     """A registry that is closed at the end, with all that it started."""
     with runtime_dir() as directory:
         registry = Registry(**{"host_command": HOST_COMMAND, "runtime_dir": directory, "grace": 2.0} | options)
-        start_threads(registry._context)
+        start_threads(registry._conversations._context)
         try:
             yield registry
         finally:

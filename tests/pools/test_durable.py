@@ -17,7 +17,7 @@ from tests.pools.registries import open_registry
 from vecserver.pools.handshake import EXPIRED, HostReady
 from vecserver.pools.hosts import NoHost
 from vecserver.pools.keeping import Attempts, Keeper
-from vecserver.pools.registry import _Pool
+from vecserver.pools.listing import Listing, Made, Reservation
 from vecserver.pools.results import unmade
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.pools.store import FILE, DurablePool, PoolStore
@@ -222,7 +222,7 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
     )
     gate.unlink()
     kill_host(view)
-    wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
+    wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g")).process)
     registry.delete("g")
     assert registry.list() == []
     again = registry.create(COUNT, "g", durable=True)
@@ -230,16 +230,16 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
     assert [(view.state, view.epoch) for view in registry.list()] == [("ready", again.epoch)]
 
 
-def test_a_name_stays_with_its_last_maker(make_registry):
+def test_a_name_stays_with_its_last_maker():
     """A maker whose name was taken away, and taken again, frees nothing when it ends."""
-    registry = make_registry()
-    first = registry._reserve("train")
-    registry._starting.clear()
-    second = registry._reserve("train")
-    registry._give_up(first)
-    assert registry._holds(second)
-    registry._give_up(second)
-    assert not registry._starting
+    listing = Listing(Caps())
+    first = listing.reserve("train")
+    listing.take("train")
+    second = listing.reserve("train")
+    listing.give_up(first)
+    assert listing.holds(second)
+    listing.give_up(second)
+    assert listing.held("train") == (None, None)
 
 
 def test_a_server_ends_while_it_makes_pools(tmp_path):
@@ -247,7 +247,7 @@ def test_a_server_ends_while_it_makes_pools(tmp_path):
     gated = PoolSpec(env_id=odd("Gated-v0"), num_envs=1, env_kwargs={"gate": str(tmp_path / "never")})
     with open_registry(grace=0.1) as registry:
         registry.restore([DurablePool("g", gated)])
-        wait_for(lambda: "g" in registry._starting and registry._starting["g"].process)
+        wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g")).process)
 
 
 def test_a_server_without_a_store_keeps_nothing(make_registry):
@@ -288,7 +288,7 @@ def test_a_host_that_ends_leaves_nothing(make_registry, caplog):
     registry = make_registry()
     view = registry.create(COUNT, "brief")
     kill_host(view)
-    wait_for(lambda: not [*registry._runtime_dir.iterdir()])
+    wait_for(lambda: not [*registry._maker._runtime_dir.iterdir()])
     wait_for(lambda: "lost: the host process was killed by SIGKILL" in caplog.text)
     assert registry.get("brief").state == "lost"
     assert registry.get("brief").reason == "the pool's host process was killed by SIGKILL"
@@ -315,8 +315,8 @@ def test_a_pool_without_a_host_has_no_memory(make_registry):
     """What a durable pool had before its host ended is free while it cannot be made again."""
     registry = make_registry()
     ready = HostReady(unmade(DurablePool("train", COUNT)).info, {}, 1, 99)
-    registry._pools["train"] = _Pool(NoHost("train", "lost"), COUNT, ready, 0.0, 0.0)
-    assert registry._arena_bytes() == 0
+    registry._listing.put("train", Made(NoHost("train", "lost"), COUNT, ready, 0.0, 0.0))
+    assert registry._listing._arena_bytes() == 0
 
 
 def test_a_pool_that_ended_is_buried_though_it_cannot_be_forgotten(make_registry, monkeypatch, caplog):
@@ -325,7 +325,7 @@ def test_a_pool_that_ended_is_buried_though_it_cannot_be_forgotten(make_registry
     process = NoHost("train", "gone")
     process.exitcode, process.end = EXPIRED, ended.append
     ready = unmade(DurablePool("train", COUNT))
-    registry._pools["train"] = _Pool(process, COUNT, ready, 0.0, 0.0, durable=True)
+    registry._listing.put("train", Made(process, COUNT, ready, 0.0, 0.0, durable=True))
 
     def refuse(pool):
         raise StateUnavailable("the disk is full")
@@ -345,9 +345,9 @@ def test_a_process_that_cannot_be_ended_leaves_the_others_no_trouble(make_regist
     first, second = NoHost("first", "none"), NoHost("second", "none")
     first.end = lambda _: 1 / 0
     second.end = ended.append
-    registry._end([first, second], 0.0)
+    registry._maker.end([first, second], 0.0)
     assert len(ended) == 1
-    assert not registry._ending
+    assert not registry._maker._ending
     assert "could not be ended" in caplog.text
 
 
@@ -364,7 +364,7 @@ def test_a_name_is_free_when_its_pool_could_not_be_kept_to_the_end(make_registry
     store = PoolStore(tmp_path)
     registry = make_registry(store=store)
     kept = store.add
-    monkeypatch.setattr(store, "add", lambda pool: (kept(pool), setattr(registry, "closing", True)))
+    monkeypatch.setattr(store, "add", lambda pool: (kept(pool), setattr(registry._listing, "closing", True)))
     with pytest.raises(PoolStopping):
         registry.create(COUNT, "train", durable=True)
     assert (registry.list(), store.load()) == ([], [])

@@ -17,7 +17,7 @@ from tests.contract.vector_contract import make_oracle
 from tests.environments import FAULT_MESSAGE, env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import Watched, wait_for
-from vecserver.pools import registry as registry_module
+from vecserver.pools import conversations
 from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.errors import (
     CapExceeded,
@@ -395,7 +395,7 @@ def test_a_step_under_way_at_close_ends(make_registry, tmp_path):
 
 def test_a_batch_that_takes_too_long_is_reported_and_goes_on(registry, pool, tmp_path, monkeypatch):
     """The caller is told that no batch came in time; the pool finishes it and serves the next caller."""
-    monkeypatch.setattr(registry_module, "REPLACEMENT_S", -59.5)
+    monkeypatch.setattr(conversations, "REPLACEMENT_S", -59.5)
     gate = tmp_path / "gate"
     spec = PoolSpec(env_id=env_id("Slow-v0"), num_envs=1, env_kwargs={"gate": str(gate), "at": 1, "length": 50})
     view = pool(spec)
