@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FIELDS", "FORMATS", "JsonFormatter", "TextFormatter", "configure", "record_of"]
+__all__ = ["FIELDS", "FORMATS", "JsonFormatter", "TextFormatter", "configure", "record_of", "without_queries"]
 
 FORMATS: Final = ("json", "text")
 
@@ -87,6 +87,13 @@ def configure(form: str, level: str | None = None, stream: TextIO | None = None,
     root.handlers[:] = [handler]
     if level is not None:
         root.setLevel(level.upper())
+
+
+def without_queries(record: logging.LogRecord) -> bool:
+    """A filter for the log of requests: what follows an address's question mark is for who is asked alone."""
+    if isinstance(record.args, tuple) and (record.name.endswith(".access") or "WebSocket" in record.msg):
+        record.args = tuple(each.partition("?")[0] if isinstance(each, str) else each for each in record.args)
+    return True
 
 
 def record_of(line: str, **fixed: Any) -> logging.LogRecord | None:

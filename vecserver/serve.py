@@ -25,6 +25,7 @@ from vecserver.config import is_loopback
 from vecserver.control.app import create_app
 from vecserver.control.guards import MAX_BODY_BYTES
 from vecserver.control.openenv.sessions import Sessions
+from vecserver.control.shortcut import ShortcutProtocol
 from vecserver.control.web.mount import WebPage
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
@@ -40,6 +41,9 @@ __all__ = ["run"]
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _BACKLOG: Final = 128
+_REQUEST_LOGS: Final = ("uvicorn.access", "uvicorn.error")
+"""Where uvicorn logs requests, and WebSockets."""
+
 _OTHER_FILES: Final = 512
 """Files that a server without sessions may have open."""
 
@@ -76,6 +80,8 @@ def run(
         _own_directory(settings.runtime_dir) as directory,
         closing(_Parent(parent_fd)) if parent_fd is not None else nullcontext() as parent,
     ):
+        for logger in _REQUEST_LOGS:
+            logging.getLogger(logger).addFilter(logs.without_queries)
         logs.configure(log_format, log_level)  # once there is a server, for whoever calls this as a function
         address, port = listener.getsockname()[:2]
         url = _url(address, port)
@@ -109,6 +115,7 @@ def run(
             # and the other parser lets requests with two Host headers through
             loop="asyncio",
             http="h11",
+            ws=ShortcutProtocol,
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,

@@ -17,11 +17,12 @@ import msgspec
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidMessage, InvalidStatus, PayloadTooBig, WebSocketException
 from websockets.frames import Frame, Opcode
+from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, TransportUnavailable
 from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
-from vecserver.wire.websocket import MAX_REQUEST, error_of, join, part
+from vecserver.wire.websocket import MAX_REQUEST, WholeFrames, error_of, join, part
 from vecserver.wire.zmtp import fresh
 from vecserver_client.control import PROBLEM, error_of_problem
 from vecserver_client.direct import unreachable
@@ -64,6 +65,8 @@ class WebSocketWire:
         self._max_message = HEADER_SIZE + MAX_EXT + max_body
         self._memory = memory
         self._protocol = ClientProtocol(parse_uri(url), max_size=self._max_message)
+        self._whole = WholeFrames(masked=False, limit=self._max_message)
+        self._greeting = b""
         self._inbox: deque[Buffer] = deque()
         self._pieces: list[Buffer] = []
         self._moved = False
@@ -96,15 +99,25 @@ class WebSocketWire:
             TransportUnavailable: It opens no WebSocket.
             VecServerError: It says why.
         """
+        if self.is_open and self._protocol.state is State.OPEN:
+            whole = self._whole.payload(data)
+            if whole is not None:
+                self._inbox.append(whole[1])
+                return
         if data:
             self._protocol.receive_data(data)
         else:
             self._protocol.receive_eof()  # which may be the end of a refusal
         events = self._protocol.events_received()
-        if not self.is_open:
+        if self.is_open:
+            self._whole.skim(data)
+        else:
+            self._greeting += data
             self._check_handshake()
             self.is_open = bool(events)
             events = events[1:]
+            if self.is_open:
+                self._whole.skim(self._greeting.partition(b"\r\n\r\n")[2])
         self._moved |= not events  # a part of a frame, then
         for event in events:
             assert isinstance(event, Frame)

@@ -15,7 +15,7 @@ from vecserver.wire.errors import DeadlineExceeded, VecServerError
 from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vecserver.pools.registry import HostAddress
     from vecserver.wire.frames import Buffer
@@ -41,6 +41,7 @@ class HostLine(asyncio.BufferedProtocol):
         self._inbox: deque[Sequence[Buffer]] = deque()
         self._is_greeted = self._is_full = False
         self._failure: Exception | None = None
+        self._taker: Callable[[Sequence[Buffer]], bool] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._writer: asyncio.Future[None] | None = None
 
@@ -85,7 +86,8 @@ class HostLine(asyncio.BufferedProtocol):
         except VecServerError as error:
             self._fail(error)
             self._transport.abort()
-        _wake(self._reader)
+        if self._inbox or self._incoming.commands:
+            _wake(self._reader)
 
     def pause_writing(self) -> None:
         """The loop holds as much unsent as it likes to."""
@@ -106,7 +108,8 @@ class HostLine(asyncio.BufferedProtocol):
             return
         self._is_greeted = True
         while len(self._inbox) < _MAX_WAITING and (frames := self._incoming.message()) is not None:
-            self._inbox.append(frames)
+            if self._inbox or self._taker is None or not self._taker(frames):
+                self._inbox.append(frames)
         if len(self._inbox) == _MAX_WAITING:
             self._transport.pause_reading()
 
@@ -121,6 +124,21 @@ class HostLine(asyncio.BufferedProtocol):
         while not self._incoming.commands:
             await self._read()
         self._incoming.commands.clear()
+
+    def take(self, taker: Callable[[Sequence[Buffer]], bool]) -> None:
+        """Have messages handed to a function from here on, where they are read.
+
+        Args:
+            taker: Says whether it took a message; it raises nothing. Called while no earlier one waits to be received.
+        """
+        self._taker = taker
+
+    def pass_on(self, frames: Sequence[Buffer]) -> bool:
+        """Send a message now; False where it cannot be: earlier ones wait for the host, or it is gone."""
+        if self._is_full or self._failure is not None:
+            return False
+        self._transport.write(b"".join(zmtp.encode(frames)))
+        return True
 
     async def send(self, frames: Sequence[Buffer]) -> None:
         """Send a message; returns when the host has taken most of it.

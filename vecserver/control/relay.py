@@ -14,12 +14,17 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from vecserver.control.host_line import HostLine
+from vecserver.control.shortcut import SHORTCUT
 from vecserver.control.watch import Watch
 from vecserver.wire.errors import MalformedMessage, VecServerError
 from vecserver.wire.websocket import close_of, join, part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vecserver.control.shortcut import ShortcutProtocol
     from vecserver.pools.registry import Registry
+    from vecserver.wire.frames import Buffer
 
 __all__ = ["GONE", "open_line", "relay_routes", "why_lost"]
 
@@ -99,7 +104,8 @@ async def _relay(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
         OSError: The host ended the connection.
         ProtocolError: The client sent what is no message.
     """
-    ways = [asyncio.ensure_future(way(websocket, line, watch)) for way in (_pass_in, _pass_out)]
+    passage = _Passage(websocket, line, watch)
+    ways = [asyncio.ensure_future(way()) for way in (passage.pass_in, passage.pass_out)]
     try:
         done, _ = await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -110,23 +116,51 @@ async def _relay(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
         way.result()
 
 
-async def _pass_in(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
-    while True:
-        event = await websocket.receive()
-        if event["type"] != "websocket.receive":
-            return
-        message = event.get("bytes")
-        if message is None:
-            raise MalformedMessage("a text message; the protocol's messages are binary")
-        await line.send(part(message)[1:])
-        watch.go_on()
+class _Passage:
+    """The ways between a client and a host.
 
+    What the other end can take at once is passed on where it is read. The rest comes to two tasks: the first messages,
+    those in parts, those for an end that does not read, what is no message, and the end.
+    """
 
-async def _pass_out(websocket: WebSocket, line: HostLine, watch: Watch) -> None:
-    while True:
-        message = join(*await line.receive())
+    def __init__(self, websocket: WebSocket, line: HostLine, watch: Watch) -> None:
+        self._websocket, self._line, self._watch = websocket, line, watch
+        self._is_sending = False
+        self._shortcut: ShortcutProtocol | None = websocket.scope.get("extensions", {}).get(SHORTCUT)
+        if self._shortcut is not None:
+            self._shortcut.take(self._take_in)
+            line.take(self._take_out)
+
+    def _take_in(self, message: bytes) -> bool:
+        self._watch.go_on()
         try:
-            await websocket.send({"type": "websocket.send", "bytes": message})
-        except GONE:
-            return
-        watch.go_on()
+            return self._line.pass_on(part(message)[1:])
+        except VecServerError:  # the task finds it out again, and ends
+            return False
+
+    def _take_out(self, frames: Sequence[Buffer]) -> bool:
+        assert self._shortcut is not None
+        self._watch.go_on()
+        return not self._is_sending and self._shortcut.pass_on(frames)
+
+    async def pass_in(self) -> None:
+        while True:
+            event = await self._websocket.receive()
+            if event["type"] != "websocket.receive":
+                return
+            message = event.get("bytes")
+            if message is None:
+                raise MalformedMessage("a text message; the protocol's messages are binary")
+            await self._line.send(part(message)[1:])
+            self._watch.go_on()
+
+    async def pass_out(self) -> None:
+        while True:
+            message = join(*await self._line.receive())
+            self._is_sending = True
+            try:
+                await self._websocket.send({"type": "websocket.send", "bytes": message})
+            except GONE:
+                return
+            self._is_sending = False
+            self._watch.go_on()
