@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from vecserver.wire.errors import LocalError, ServerUnreachable, VecServerError
+from vecserver.wire.errors import LocalError, PoolLost, ServerUnreachable, UnknownPool, VecServerError
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import (
     CHECK_S,
@@ -56,6 +56,7 @@ class Connection(Conversation):
         self._open_transport = open_transport
         self._open_of_part = open_of_part or open_transport
         self._check_pool = check_pool
+        self._is_gone = False  # known to be
         self._transport = open_transport()
         self._keeps: tuple[Callable[[], Transport], float] | None = None  # until it is begun
         self._keep_alive: KeepAlive | None = None
@@ -213,10 +214,17 @@ class Connection(Conversation):
             case Reopen():
                 self._reopen()
             case CheckPool():
-                self._check_pool()
+                self._check()
             case Pause(seconds):
                 sleep(seconds)
         return None
+
+    def _check(self) -> None:
+        try:
+            self._check_pool()
+        except (PoolLost, UnknownPool):
+            self._is_gone = True
+            raise
 
     def _receive(self, timeout: float) -> Frames | None:
         try:
@@ -246,7 +254,7 @@ class Connection(Conversation):
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
             except ServerUnreachable:
                 if checks:
-                    self._check_pool()
+                    self._check()
                 if remaining <= FIRST_RETRY_S:
                     raise
                 remaining = deadline - monotonic()
@@ -259,7 +267,7 @@ class Connection(Conversation):
         try:
             if self._keep_alive is not None:
                 self._keep_alive.close()
-            if self._lease:
+            if self._lease and not self._is_gone:
                 self.ask(Kind.DETACH, b"", timeout)
         except (VecServerError, OSError):
             pass  # it ends with its time to live
