@@ -198,6 +198,7 @@ class ControlClient:
         mask: list[bool] | None = None,
         options: dict[str, Any] | list[dict[str, Any] | None] | None = None,
         key: str | None = None,
+        epoch: str | int | None = None,
     ) -> dict[str, Any]:
         """Reset rows of a pool that no driver holds.
 
@@ -207,14 +208,17 @@ class ControlClient:
             mask: Rows to reset; None for all.
             options: Passed to each environment's ``reset``; or a list with one dict or None a row.
             key: As in ``step_pool``.
+            epoch: As in ``step_pool``.
 
         Returns:
             ``observations`` and ``infos``, as JSON values.
         """
         body = {"seed": seed, "mask": mask, "options": options}
-        return self._ask("POST", f"{pool_path(pool)}/reset", body, key=key)
+        return self._ask("POST", f"{pool_path(pool)}/reset", body, key=key, epoch=epoch)
 
-    def step_pool(self, pool: str, actions: Any, *, key: str | None = None) -> dict[str, Any]:
+    def step_pool(
+        self, pool: str, actions: Any, *, key: str | None = None, epoch: str | int | None = None
+    ) -> dict[str, Any]:
         """Step a pool that no driver holds: for trying things out, not for training.
 
         Args:
@@ -222,11 +226,12 @@ class ControlClient:
             actions: One action a row: lists or arrays, in dicts where the space is one.
             key: A text of your choice, another for each step. When a call got no answer, the same call with the same
                 key gets it, and steps nothing twice.
+            epoch: That of the pool which is meant, as ``get_pool`` has it: one that was made again since steps nothing.
 
         Returns:
             ``observations``, ``rewards``, ``terminated``, ``truncated`` and ``infos``, as JSON values.
         """
-        return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions}, key=key)
+        return self._ask("POST", f"{pool_path(pool)}/step", {"actions": actions}, key=key, epoch=epoch)
 
     def envs(self, q: str | None = None) -> list[dict[str, Any]]:
         """Environments that are registered at the server; ``q`` for those whose id contains a text."""
@@ -253,10 +258,14 @@ class ControlClient:
         params: dict[str, str] | None = None,
         timeout: float | None = None,
         key: str | None = None,
+        epoch: str | int | None = None,
     ) -> dict[str, Any]:
         options = self._api.request_options(body, timeout)
-        if key is not None:
-            options["headers"] = {**(options["headers"] or {}), "Idempotency-Key": key}
+        once = {"Idempotency-Key": key, "Pool-Epoch": None if epoch is None else str(epoch)}
+        options["headers"] = {
+            **(options["headers"] or {}),
+            **{name: each for name, each in once.items() if each is not None},
+        }
         try:
             answer = self._http.request(method, path, params=params, **options)
         except httpx.TransportError as error:

@@ -458,8 +458,13 @@ class _ArenaLink(_CrewLink):
                 part.leave(timeout)
             if not self._host.parts:
                 return
-            self._begin(self._host.begin_join, timeout, fills_slot=False)
-        self.finish(timeout)
+            if self._host.broken is None:
+                self._begin(self._host.begin_join, timeout, fills_slot=False)
+        if self._host.broken is None:
+            self.finish(timeout)
+        else:
+            self._pending = False
+            self._host.abandon_parts()
         for part in self._parts:
             del part._host  # noqa: SLF001 - and with it its arena
         self._parts = []

@@ -27,6 +27,7 @@ from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvFault,
     InvalidAction,
+    PoolBroken,
     PoolLost,
     TransportUnavailable,
     VecServerError,
@@ -459,7 +460,7 @@ class ShmLink:
         """The direct link beside this one; None where its arena cannot be had: the pool is then stepped over this."""
         try:
             return make(pool, self._borrow(pool.lease), pool.layout, pool.actions)
-        except (TransportUnavailable, TimeoutError):
+        except (TransportUnavailable, TimeoutError, PoolBroken):
             return None
 
     def join(self, timeout: float) -> None:

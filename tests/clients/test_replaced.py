@@ -225,6 +225,27 @@ def test_who_attaches_to_a_broken_pool_can_reset_it(make, kill, server, parts):
         control.delete_pool(pool)
 
 
+@in_every_form
+def test_a_pool_that_broke_while_it_was_split_is_joined_and_reset(make, kill, form):
+    """Its driver need not attach again: joined, it says why it is broken, and a reset makes it whole."""
+    envs = make(form, restart_budget=0)
+    envs.reset(seed=1)
+    parts = envs.split(3)
+    kill(envs, 0)
+    with pytest.raises((WorkerDied, PoolBroken)):
+        for _ in range(2):
+            parts[0].step(np.ones(parts[0].num_envs, int))
+    envs.join()
+    with pytest.raises(PoolBroken, match="reset"):
+        envs.step(np.ones(6, int))
+    with closing(make_oracle(COUNT, 6)) as oracle:
+        assert_same(envs.reset(seed=60), oracle.reset(seed=60), "reset")
+        for number in range(6):
+            actions = actions_of(envs, number)
+            assert_same_batch(envs.step(actions), oracle.step(actions), f"step {number}")
+    assert len(envs.split(3)) == 3
+
+
 @of_which("form", ["tcp", "local"], 0)
 def test_environments_that_cannot_be_made_again_break_the_pool(make, kill, tmp_path, form):
     """Each attempt counts; the environment's own words are the reason."""

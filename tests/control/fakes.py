@@ -19,12 +19,14 @@ from vecserver.pools.keys import Keys
 from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import InvalidSpec, LeaseHeld, PoolLost, PoolStopping, UnknownPool
+from vecserver.wire.errors import EpochMismatch, InvalidSpec, LeaseHeld, PoolLost, PoolStopping, UnknownPool
 from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
 from vecserver.wire.session import ResumePoint
 from vecserver.wire.spaces import space_to_json
+
+EPOCH = 2**64 - 1
 
 
 class _Pool:
@@ -41,6 +43,10 @@ class _Pool:
         self.figures = EpisodeFigures(4, 1, 10.0, 2.5, 30, [(1.5, 2.0, 7), (0.5, None, 8)])
         self.pool, self.spec, self.durable = pool, spec, durable
         self.keys, self.driver = Keys(), ""
+
+    def check(self, epoch: int | None) -> None:
+        if epoch not in {None, EPOCH}:
+            raise EpochMismatch("it was made again")
 
     def view(self) -> PoolView:
         spec, layout = self.spec, Layout.of(self.envs.single_observation_space, self.spec.num_envs)
@@ -92,7 +98,7 @@ class _Pool:
             state="ready",
             reason="",
             endpoints={"tcp": "tcp://127.0.0.1:5555", "ipc": f"ipc:///tmp/{self.pool}"},
-            epoch=2**64 - 1,
+            epoch=EPOCH,
             arena_bytes=4096,
             created=0.0,
             creation_s=0.25,
@@ -149,8 +155,9 @@ class FakeRegistry:
         self._enter()
         return [self.get(pool) for pool in self._pools]
 
-    def reset(self, pool, *, seed=None, mask=None, options=None) -> Batch:
+    def reset(self, pool, *, seed=None, mask=None, options=None, epoch=None) -> Batch:
         found = self._find(pool)
+        found.check(epoch)
         found.resets += 1
         if mask is not None:
             options = {**(options or {}), "reset_mask": np.array(mask)}
@@ -161,7 +168,7 @@ class FakeRegistry:
         observations, infos = result
         return observations, None, None, None, infos
 
-    def run_once(self, pool, key, digest, run):
+    def run_once(self, pool, key, digest, run, epoch=None):
         return self._find(pool).keys.run_once(key, digest, run, 10.0)
 
     def take_lease(self, pool, driver, *, force=False) -> Grant:
@@ -172,8 +179,9 @@ class FakeRegistry:
             raise LeaseHeld(f"{before} drives this pool", driver=before)
         return Grant(pool, driver, before, ResumePoint(7, 2**64 - 1, 0, pending=False))
 
-    def step(self, pool, actions) -> Batch:
+    def step(self, pool, actions, *, epoch=None) -> Batch:
         found = self._find(pool)
+        found.check(epoch)
         arrays = found.format.coerce(actions)
         found.format.check(arrays)
         found.batches += 1

@@ -201,6 +201,17 @@ def test_a_step_with_a_key_is_taken_once(http, registry, cartpole):
     assert http.post("/v1/pools/cart/step", json={"actions": [0, 1, 0]}).json() != first.json()
 
 
+def test_a_request_may_name_the_incarnation_that_it_is_meant_for(http, registry, cartpole):
+    """Another one runs nothing; its key is free."""
+    key = {"Idempotency-Key": "k", "Pool-Epoch": "5"}
+    for route, body in (("step", {"actions": [0, 1, 0]}), ("reset", {})):
+        refused = http.post(f"/v1/pools/cart/{route}", json=body, headers=key)
+        assert (refused.status_code, refused.json()["code"]) == (409, "epoch_mismatch")
+    assert registry.get("cart").stats.batches == registry.get("cart").stats.resets == 0
+    epoch = str(http.get("/v1/pools/cart").json()["epoch"])
+    assert http.post("/v1/pools/cart/reset", json={}, headers=key | {"Pool-Epoch": epoch}).status_code == 200
+
+
 def test_a_lease_is_given_and_taken(http, cartpole):
     """Whoever has it is named; force takes it."""
     first = http.post("/v1/pools/cart/lease", json={"driver": "ann"})

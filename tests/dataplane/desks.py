@@ -112,6 +112,10 @@ class NotedPool:
     def begin_render(self, rows: list[int] | None) -> None:
         self._begin("render", rows)
 
+    def abandon_parts(self) -> None:
+        self._begin("abandon")
+        self.parts = []
+
     def revive(self) -> None:
         self._begin("revive")
         self.broken, self.parts = None, []

@@ -224,14 +224,30 @@ def test_an_observer_sees_rows_of_one_part_at_a_time(desk):
 
 
 def test_a_broken_pool_says_so_to_everyone(desk):
-    """To its parts, to a join, and to one that waits for the join; nobody waits for ever."""
+    """To its parts, and to each other step; nobody waits for ever."""
     desk.step(1, lease=desk.leases[0])
-    assert desk.send(Kind.JOIN, seq=2) is None
+    assert desk.send(Kind.CALL, messages.Call("x", b""), seq=2).header.kind == Kind.ERROR
     for pool in (desk.pool, *desk.parts):
         pool.broken = WorkerDied("worker 1")
-    assert [type(answer.error) for answer in desk.resume()] == [PoolBroken]
     assert type(desk.send(Kind.STEP, seq=2).error) is PoolBroken
-    assert type(desk.send(Kind.JOIN, seq=2).error) is PoolBroken
+    assert type(desk.send(Kind.SPLIT, messages.Split(2), seq=2).error) is PoolBroken
+    assert type(desk.step(1, lease=desk.leases[1]).error) is PoolBroken
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_broken_pool_can_be_joined_and_reset(desk, waits):
+    """Its workers are not asked: the parts are no more, and the reset has all made again. A join that waited ends too."""
+    if waits:
+        desk.step(1, lease=desk.leases[0])
+        assert desk.send(Kind.JOIN, seq=2) is None
+    for pool in (desk.pool, *desk.parts):
+        pool.broken = WorkerDied("worker 1")
+    (joined,) = desk.resume() if waits else [desk.send(Kind.JOIN, seq=2)]
+    assert joined.header.kind == Kind.JOIN
+    assert type(desk.send(Kind.STEP, lease=desk.leases[0], seq=2).error) is LeaseLost
+    assert type(desk.send(Kind.STEP, seq=3).error) is PoolBroken
+    assert desk.send(Kind.RESET, seq=3) is None
+    assert [begun[0] for begun in desk.pool.begun[-3:]] == ["abandon", "revive", "reset"]
 
 
 def test_a_reset_makes_a_broken_pool_whole(desk):

@@ -25,6 +25,7 @@ from vecserver.pools.supervision import Supervisor
 from vecserver.wire.errors import (
     CapExceeded,
     EnvCreationFailed,
+    EpochMismatch,
     InvalidSpec,
     PoolLost,
     PoolStopping,
@@ -294,6 +295,67 @@ def test_a_host_that_ends_leaves_nothing(make_registry, caplog):
     assert registry.get("brief").reason == "the pool's host process was killed by SIGKILL"
 
 
+def test_keys_outlive_the_host(make_registry, tmp_path):
+    """A request that the host before has run is answered as it was then; a new one is run by the new host."""
+    registry, digest = make_registry(store=PoolStore(tmp_path)), b"d"
+    view = registry.create(COUNT, "train", durable=True)
+    registry.reset("train", seed=1)
+    first, _ = registry.run_once("train", "k", digest, lambda: registry.step("train", [1, 1]))
+    kill_host(view)
+    wait_for(lambda: registry.get("train").epoch != view.epoch)
+    again, was_there = registry.run_once("train", "k", digest, lambda: registry.step("train", [1, 1]))
+    assert was_there
+    assert again is first
+    assert registry.get("train").stats.batches == 0
+    with pytest.raises(EpochMismatch):
+        registry.step("train", [1, 1], epoch=view.epoch)
+    _, was_there = registry.run_once("train", "l", digest, lambda: registry.reset("train"))
+    assert not was_there
+
+
+def test_a_key_of_a_server_before_is_run_by_nobody(make_registry):
+    """Which keys there were is not known any more, so a request has to say which incarnation it is meant for."""
+    registry = make_registry()
+    registry.restore([DurablePool("train", COUNT)])
+    wait_for(lambda: registry.get("train").state == "ready")
+    epoch = registry.get("train").epoch
+    with pytest.raises(EpochMismatch, match="Pool-Epoch") as caught:
+        registry.run_once("train", "k", b"d", lambda: registry.reset("train"))
+    assert caught.value.details["epoch"] == str(epoch)
+    with pytest.raises(EpochMismatch):
+        registry.run_once("train", "k", b"d", lambda: registry.reset("train", epoch=epoch - 1), epoch - 1)
+    assert registry.get("train").stats.resets == 0
+    registry.run_once("train", "k", b"d", lambda: registry.reset("train", epoch=epoch), epoch)
+    registry.delete("train")
+
+
+def test_a_maker_that_lost_its_name_keeps_nothing(make_registry, tmp_path):
+    """What another has kept under it since stays."""
+    store = PoolStore(tmp_path)
+    registry = make_registry(store=store)
+    first = registry._listing.reserve("train")
+    registry._listing.take("train")
+    view = registry.create(COUNT, "train", durable=True)
+    mine = Made(NoHost("train", "none"), COUNT, unmade(DurablePool("train", COUNT)), 0.0, 0.0, durable=True)
+    with pytest.raises(PoolStopping, match="given up"):
+        registry._publish_kept(first, mine)
+    assert [pool.name for pool in store.load()] == ["train"]
+    assert registry.get("train").epoch == view.epoch
+    registry.delete("train")
+
+
+def test_pools_of_the_start_are_held_to_the_cap(make_registry):
+    """Those beyond it are listed with the reason, and are not made; the server is ready all the same."""
+    registry = make_registry(caps=Caps(max_pools=1))
+    registry.restore([DurablePool("a", COUNT), DurablePool("b", COUNT)])
+    wait_for(lambda: registry.get("a").state == "ready" and not registry.restoring)
+    view = registry.get("b")
+    assert (view.state, view.epoch) == ("lost", 0)
+    assert "max_pools is 1" in view.reason
+    for name in ("a", "b"):
+        registry.delete(name)
+
+
 # What pools may have together
 
 
@@ -331,10 +393,14 @@ def test_a_pool_that_ended_is_buried_though_it_cannot_be_forgotten(make_registry
         raise StateUnavailable("the disk is full")
 
     monkeypatch.setattr(registry._keeper, "forget", refuse)
-    with pytest.raises(UnknownPool):
-        registry.address("train")
-    assert not ended
+    for _ in range(2):
+        with pytest.raises(PoolLost, match="silent for 60 s, and its lease_expiry is destroy"):
+            registry.address("train")
+        assert not ended
     assert registry.list() == []
+    with pytest.raises(PoolLost, match="make it again"):
+        registry.get("train")
+    assert "ended with its driver's lease" in caplog.text
     assert len(ended) == 1
     assert "the disk is full" in caplog.text
 

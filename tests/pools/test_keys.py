@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +15,7 @@ from vecserver.wire.errors import (
     EnvFault,
     InvalidAction,
     InvalidSpec,
+    PoolLost,
     SequenceConflict,
     SequenceStale,
     StillRunning,
@@ -116,6 +118,57 @@ def test_a_request_that_comes_again_while_it_runs_waits_for_its_answer(pool):
         gate.set()
         assert first.result(LONG_S)[1] is False
         assert again.result(LONG_S) == (1, True)
+
+
+def test_few_repeats_wait_for_an_answer(pool):
+    """Those beyond are refused at once, by name, and so are those that find no place to wait."""
+    entered, gate, placed = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def slow() -> Batch:
+        entered.set()
+        assert gate.wait(LONG_S)
+        return pool.step()
+
+    @contextmanager
+    def place():
+        placed.release()
+        yield
+
+    @contextmanager
+    def no_place():
+        raise StillRunning("12 requests step pools already")
+        yield
+
+    def again(place=place) -> tuple[Batch, bool]:
+        return pool.keys.run_once("a", b"d", pool.step, LONG_S, place=place)
+
+    with ThreadPoolExecutor(3) as threads:
+        first = threads.submit(pool.keys.run_once, "a", b"d", slow, LONG_S)
+        assert entered.wait(LONG_S)
+        try:
+            with pytest.raises(StillRunning, match="12 requests"):
+                again(no_place)
+            repeats = [threads.submit(again) for _ in range(2)]
+            for _ in repeats:
+                assert placed.acquire(timeout=LONG_S)
+            with pytest.raises(StillRunning, match="2 repeats of it wait"):
+                again()
+        finally:
+            gate.set()
+        assert [each.result(LONG_S)[1] for each in (first, *repeats)] == [False, True, True]
+    assert again(no_place)[1]
+
+
+def test_what_could_not_be_begun_leaves_its_key_free(pool):
+    """A pool that has no host now is the same key's later."""
+
+    def check() -> None:
+        raise PoolLost("it is being made again")
+
+    with pytest.raises(PoolLost):
+        pool.keys.run_once("a", b"d", pool.step, LONG_S, check)
+    assert pool.ask("a") == (1, False)
+    assert pool.keys.run_once("a", b"d", pool.step, LONG_S, check)[1]
 
 
 def test_keys_are_forgotten_in_the_end(pool):

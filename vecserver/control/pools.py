@@ -5,7 +5,7 @@ They are plain functions, which FastAPI runs in threads, because the registry wa
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Response
 
@@ -28,6 +28,7 @@ from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvCreationFailed,
     EnvFault,
+    EpochMismatch,
     HostStartFailed,
     InvalidAction,
     InvalidSpec,
@@ -62,6 +63,10 @@ Key = Annotated[
         description="A text of the sender's choice: the same request with the same key is run once, and answered again"
     ),
 ]
+Epoch = Annotated[
+    int | None,
+    Header(description="The pool's incarnation that the request is meant for: for another one nothing is run"),
+]
 Force = Annotated[bool, Query(description="Do not wait for the batch in flight, nor for environments to close")]
 
 _NOT_CREATED = problems(
@@ -87,6 +92,7 @@ _NOT_STEPPED = problems(
     PoolLost,
     PoolStopping,
     DeadlineExceeded,
+    EpochMismatch,
     SequenceConflict,
     SequenceStale,
     StillRunning,
@@ -142,29 +148,39 @@ def pool_routes(registry: Registry) -> APIRouter:
         return LeaseAnswer.of(registry.take_lease(pool, request.driver, force=request.force))
 
     @router.post("/{pool}/reset", summary="Reset rows", response_model=BatchAnswer, responses=_NOT_STEPPED)
-    def reset_pool(pool: str, request: ResetRequest, idempotency_key: Key = None) -> Response:
+    def reset_pool(pool: str, request: ResetRequest, idempotency_key: Key = None, pool_epoch: Epoch = None) -> Response:
         def reset() -> Batch:
-            return registry.reset(pool, seed=request.seed, mask=request.mask, options=request.options)
+            return registry.reset(pool, seed=request.seed, mask=request.mask, options=request.options, epoch=pool_epoch)
 
-        return _run(registry, pool, idempotency_key, request, reset)
+        return _run(registry, pool, _Once(idempotency_key, pool_epoch), request, reset)
 
     @router.post("/{pool}/step", summary="Step every row", response_model=BatchAnswer, responses=_NOT_STEPPED)
-    def step_pool(pool: str, request: StepRequest, idempotency_key: Key = None) -> Response:
-        return _run(registry, pool, idempotency_key, request, lambda: registry.step(pool, request.actions))
+    def step_pool(pool: str, request: StepRequest, idempotency_key: Key = None, pool_epoch: Epoch = None) -> Response:
+        def step() -> Batch:
+            return registry.step(pool, request.actions, epoch=pool_epoch)
+
+        return _run(registry, pool, _Once(idempotency_key, pool_epoch), request, step)
 
     return router
+
+
+class _Once(NamedTuple):
+    """What a request says so that it is not run twice."""
+
+    key: str | None
+    epoch: int | None
 
 
 def _run(
     registry: Registry,
     pool: str,
-    key: str | None,
+    once: _Once,
     request: ResetRequest | StepRequest,
     run: Callable[[], Batch],
 ) -> Response:
     """Answer with what a step or reset gives; with a key, the same request is run once."""
-    if key is None:
+    if once.key is None:
         return JsonResponse(batch_to_json(run()))
     digest = digest_of_request(type(request).__name__, to_json(request.model_dump()))
-    batch, was_there = registry.run_once(pool, key, digest, run)
+    batch, was_there = registry.run_once(pool, once.key, digest, run, once.epoch)
     return JsonResponse(batch_to_json(batch), headers={"Idempotency-Replayed": "true"} if was_there else None)

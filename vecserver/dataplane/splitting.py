@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "PoolDispatcher"]
 
+_WHEN_BROKEN: Final = (Kind.RESET, Kind.JOIN)
+"""What a broken pool with parts takes: both end the parts, and a reset makes it well."""
 _OF_THE_WHOLE: Final = (Kind.ATTACH, Kind.SPLIT, Kind.JOIN)
 
 
@@ -51,6 +53,9 @@ class SplitPort(PoolPort, Protocol):
 
     def joining(self) -> Generator[None, None, None]:
         """The chore that makes it whole."""
+
+    def abandon_parts(self) -> None:
+        """Make a broken pool whole, without its workers' doing."""
 
     def revive(self) -> None:
         """Have all workers of a broken pool made again: its rows are reset next."""
@@ -190,7 +195,7 @@ class PoolDispatcher(Dispatcher):
     def _prepare(self, request: Request) -> None:
         kind = request.header.kind
         if self._host.parts and self._host.broken is not None:
-            if kind != Kind.RESET:
+            if kind not in _WHEN_BROKEN:
                 self._check_whole()
         elif kind == Kind.JOIN:
             self._end_parts()
@@ -208,7 +213,10 @@ class PoolDispatcher(Dispatcher):
             self._host.begin_split(messages.decode(request.ext, messages.Split).parts)
             self._begun(request)
             return None
-        if request.header.kind == Kind.JOIN:  # it is whole by now
+        if request.header.kind == Kind.JOIN:  # it is whole by now, or broken
+            if self._host.parts:
+                self._forget_parts()
+                self._host.abandon_parts()
             self._begun(request)
             running, self._running = self._running, None
             assert running is not None
@@ -216,9 +224,12 @@ class PoolDispatcher(Dispatcher):
         return super()._begin(request)
 
     def _revive(self) -> None:
+        self._forget_parts()
+        self._host.revive()
+
+    def _forget_parts(self) -> None:
         self._ended = False
         self.desks.clear()
-        self._host.revive()
 
     def _finish(self, running: Running, outcome: Outcome) -> Reply:
         if running.header.kind == Kind.SPLIT and outcome.error is None:
@@ -262,8 +273,7 @@ class PoolDispatcher(Dispatcher):
     def settle(self) -> None:
         """Make the pool whole once its parts have ended and nothing runs in them; called now and then."""
         if self._ended and not any(desk.busy for desk in self.desks.values()):
-            self._ended = False
-            self.desks.clear()
+            self._forget_parts()
             self._host.lending.add(self._host.joining())
 
     def _render(self, request: Request) -> Reply | None:

@@ -84,7 +84,7 @@ class Conversations:
             LeaseHeld: A driver has it, and ``force`` was not asked for.
             PoolLost: The host is gone.
         """
-        with self._limited(), self._link(made) as link:
+        with self.limited(), self._link(made) as link:
             return link.attach(_PING_TIMEOUT, driver, force=force)
 
     def render(self, made: Made, row: int) -> np.ndarray[Any, Any]:
@@ -100,7 +100,7 @@ class Conversations:
                 f"{RENDER_MODE!r} to see its rows",
                 field="render_mode",
             )
-        with self._limited(), self._link(made) as link:
+        with self.limited(), self._link(made) as link:
             return as_picture(link.render([row], min(made.spec.step_timeout, _RENDER_TIMEOUT))[0], row)
 
     def drive(self, made: Made, kind: Kind, ext: bytes | Reset, body: bytes | memoryview) -> Batch:
@@ -110,7 +110,7 @@ class Conversations:
             The errors of ``Registry.step``.
         """
         timeout = longest_batch_s(made)
-        with self._limited(), self._link(made) as link:
+        with self.limited(), self._link(made) as link:
             link.attach(timeout)
             try:
                 reply_ext, reply_body = link.sequenced(kind, ext, body, timeout)
@@ -125,7 +125,12 @@ class Conversations:
         return PoolLink(self._context, made.ready.endpoints["ipc"], slot_size, partial(self.check_alive, made))
 
     @contextmanager
-    def _limited(self) -> Iterator[None]:
+    def limited(self) -> Iterator[None]:
+        """A place of one that asks a host, or waits for another that does.
+
+        Raises:
+            StillRunning: There is none left.
+        """
         with self._quiet:
             if self._under_way >= _MAX_CONVERSATIONS:
                 raise StillRunning(

@@ -274,13 +274,16 @@ class Host(Crew):
 
     def revive(self) -> None:
         """Make all workers again in a pool that is broken; its rows are to be reset."""
-        while self.parts:
-            self.parts.pop().disband()
-        self._moved = None
+        self.abandon_parts()
         self.lending.drop_all()
         self._driver.start_anew()
         self.broken, self._over, self._told = None, None, []
         self.replacements.start_anew()
+
+    def abandon_parts(self) -> None:
+        """Make a broken pool whole: its workers, wherever they are, do nothing more before they are made again."""
+        self._moved = None
+        self._disband_parts()
 
     @staticmethod
     def _expect_ready(worker: WorkerProcess, deadline: float, abort_fd: int) -> Ready:
@@ -400,8 +403,11 @@ class Host(Crew):
         self.collect()
 
     def _joined(self) -> None:
+        self._over = np.concatenate([part.resetting() for part in self.parts])
+        self._disband_parts()
+
+    def _disband_parts(self) -> None:
         parts, self.parts = self.parts, []
-        self._over = np.concatenate([part.resetting() for part in parts])
         self._begun += sum(part.batches for part in parts)
         self._reset += sum(part.resets for part in parts)
         for part in parts:

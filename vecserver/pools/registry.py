@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +20,15 @@ from vecserver.pools.results import Grant, PoolView, unmade
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.pools.supervision import Supervisor
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import DeadlineExceeded, PoolLost, PoolStopping, StateUnavailable, VecServerError
+from vecserver.wire.errors import (
+    CapExceeded,
+    DeadlineExceeded,
+    EpochMismatch,
+    PoolLost,
+    PoolStopping,
+    StateUnavailable,
+    VecServerError,
+)
 from vecserver.wire.frames import Kind
 from vecserver.wire.messages import Reset, pack_options
 from vecserver.wire.session import ResumePoint
@@ -97,6 +106,7 @@ class Registry:
             grace=grace,
         )
         self._start_timeout = start_timeout
+        self._keeping = threading.Lock()
         self._admission = Admission(self.caps.max_creations)
         self._supervisor = Supervisor(self._note_end)
         self._keeper = Keeper(store, self._supervisor, self._make_again)
@@ -149,18 +159,29 @@ class Registry:
 
     def _publish(self, reservation: Reservation, made: Made, instead_of: Made | None = None) -> None:
         """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
-        pool, process = reservation.pool, made.process
+        process = made.process
         assert isinstance(process, HostProcess)
         try:
             if made.durable and instead_of is None:
-                self._keeper.keep(pool, made.spec)
-            self._listing.publish(reservation, made, instead_of)
-        except VecServerError as error:
+                self._publish_kept(reservation, made)
+            else:
+                self._listing.publish(reservation, made, instead_of)
+        except VecServerError:
             self._maker.end([process])
-            if made.durable and instead_of is None and not isinstance(error, StateUnavailable):
-                self._keeper.forget(pool)
             raise
         self._supervisor.watch(process)
+
+    def _publish_kept(self, reservation: Reservation, made: Made) -> None:
+        # one at a time, and with the name in hand: else what is forgotten could be what another has kept under it since
+        with self._keeping:
+            if not self._listing.holds(reservation):
+                raise PoolStopping("the pool was given up while its environments were made")
+            self._keeper.keep(reservation.pool, made.spec)
+            try:
+                self._listing.publish(reservation, made, None)
+            except VecServerError:
+                self._keeper.forget(reservation.pool)
+                raise
 
     def restore(self, declared: Sequence[DurablePool] = ()) -> None:
         """Begin to make the durable pools; returns at once. ``restoring`` has those that were not tried yet.
@@ -168,10 +189,20 @@ class Registry:
         Args:
             declared: Those of the server's settings.
         """
-        for each in self._keeper.load(declared):
-            nobody = NoHost(each.name, "the pool was not made yet since the server started")
-            self._listing.put(each.name, Made(nobody, each.spec, unmade(each), time.time(), 0.0, durable=True))
-            self._keeper.lacks_host(each.name)
+        for number, each in enumerate(self._keeper.load(declared)):
+            is_allowed = number < self.caps.max_pools
+            why = "the pool was not made yet since the server started"
+            if not is_allowed:
+                most = self.caps.max_pools
+                why = f"the pool is one too many: max_pools is {most}; delete others, and start the server again"
+                _log.error("not made: %s", why, extra={"pool": each.name, "code": CapExceeded.code})
+            nobody = NoHost(each.name, why)
+            made = Made(nobody, each.spec, unmade(each), time.time(), 0.0, durable=True, restored=True)
+            self._listing.put(each.name, made)
+            if is_allowed:
+                self._keeper.lacks_host(each.name)
+            else:
+                self._keeper.leave_out(each.name)
 
     @property
     def restoring(self) -> list[str]:
@@ -206,6 +237,8 @@ class Registry:
                     created=old.created,
                     restarts=old.restarts + bool(old.ready.epoch),
                     last_loss=old.last_loss,
+                    restored=old.restored,
+                    keys=old.keys,
                 )
                 self._publish(reservation, made, instead_of=old)
             except VecServerError as error:
@@ -262,6 +295,8 @@ class Registry:
         buried = self._listing.take_expired()
         self._maker.end([made.process for _, made in buried], 0.0)
         for pool, made in buried:
+            about = {"pool": pool, "epoch": made.ready.epoch}
+            _log.warning("it has ended with its driver's lease, as lease_expiry says", extra=about)
             if made.durable:
                 self._forget_ended(pool)
 
@@ -272,9 +307,18 @@ class Registry:
             about = {"pool": pool, "code": error.code}
             _log.error("it has ended and comes back with the next start: %s", error.message, extra=about)
 
-    def _find(self, pool: str) -> Made:
+    def _find(self, pool: str, epoch: int | None = None) -> Made:
+        """A pool; with an epoch, the incarnation that is meant and no other."""
         self._bury()
-        return self._listing.find(pool)
+        made = self._listing.find(pool)
+        if epoch is not None and epoch != made.ready.epoch:
+            raise EpochMismatch(
+                f"the request is meant for the incarnation {epoch} of pool {pool}, which was made again and is "
+                f"{made.ready.epoch}: nothing was run; reset it, and begin anew",
+                pool=pool,
+                epoch=str(made.ready.epoch),
+            )
+        return made
 
     def _view(self, pool: str, made: Made) -> PoolView:
         state, reason, stats = "ready", "", None
@@ -305,30 +349,51 @@ class Registry:
             exitcode=made.process.exitcode,
         )
 
-    def run_once(self, pool: str, key: str, digest: bytes, run: Callable[[], Batch]) -> tuple[Batch, bool]:
+    def run_once(
+        self, pool: str, key: str, digest: bytes, run: Callable[[], Batch], epoch: int | None = None
+    ) -> tuple[Batch, bool]:
         """Run a step or reset of a pool, or answer it as it was answered before: see ``Keys.run_once``.
+
+        A pool that is made again keeps its keys, as long as this server runs.
 
         Args:
             pool: Its id.
             key: Of the sender's choice.
             digest: Of the request.
-            run: Calls ``step`` or ``reset``.
+            run: Calls ``step`` or ``reset``, with the epoch.
+            epoch: The incarnation that it is meant for; None where its sender does not say.
 
         Raises:
             UnknownPool: No pool has this id.
+            EpochMismatch: The sender has to say it: the key may be one of an incarnation before this server's start.
+            PoolLost: The pool has no host now, and nothing was run under this key.
         """
         made = self._find(pool)
-        return made.keys.run_once(key, digest, run, longest_batch_s(made))
 
-    def step(self, pool: str, actions: Any) -> Batch:
+        def check() -> None:
+            if made.restored and epoch is None:
+                raise EpochMismatch(
+                    f"pool {pool} was made at the start of this server, which does not know the keys of a server "
+                    f"before: say with Pool-Epoch which incarnation a request with a key is meant for; the present "
+                    f"one is {made.ready.epoch}",
+                    pool=pool,
+                    epoch=str(made.ready.epoch),
+                )
+            self._conversations.check_alive(made)
+
+        return made.keys.run_once(key, digest, run, longest_batch_s(made), check, self._conversations.limited)
+
+    def step(self, pool: str, actions: Any, *, epoch: int | None = None) -> Batch:
         """Step every row of a pool that no driver holds.
 
         Args:
             pool: Its id.
             actions: A batch of actions, as ``VectorEnv.step`` takes it; JSON values are enough.
+            epoch: The incarnation that it is meant for; None for whichever there is.
 
         Raises:
             UnknownPool: No pool has this id.
+            EpochMismatch: The pool was made again; nothing was stepped.
             InvalidAction: The batch does not fit; nothing was stepped.
             LeaseHeld: A driver holds the pool.
             EnvFault: An environment raised.
@@ -336,7 +401,7 @@ class Registry:
             PoolLost: Its host process is gone.
             DeadlineExceeded: The batch took too long.
         """
-        made = self._find(pool)
+        made = self._find(pool, epoch)
         self._conversations.check_alive(made)
         encoder = ActionFormat(space_from_json(made.ready.info.action_space), made.spec.num_envs)
         ext, body = encoder.encode(encoder.coerce(batch_from_json(encoder.space, actions)))
@@ -349,6 +414,7 @@ class Registry:
         seed: int | _Seeds | None = None,
         mask: _Mask | None = None,
         options: dict[str, Any] | Sequence[dict[str, Any] | None] | None = None,
+        epoch: int | None = None,
     ) -> Batch:
         """Reset the rows of a pool that no driver holds.
 
@@ -357,11 +423,12 @@ class Registry:
             seed: A number: row i gets seed + i; or one a row.
             mask: Which rows; None for all.
             options: Handed to every environment; or a list with one dict or None a row.
+            epoch: As in ``step``.
 
         Raises:
             The errors of ``step``, and InvalidSpec for seeds, a mask or options of another length.
         """
-        made = self._find(pool)
+        made = self._find(pool, epoch)
         rows = made.spec.num_envs
         seeds: _Seeds | None = [seed + row for row in range(rows)] if isinstance(seed, int) else seed
         request = Reset(seeds, mask, pack_options(options))
