@@ -25,7 +25,7 @@ slow: $(VENV)/.installed-dev
 # Ten million steps through a bad network, a thousand killed workers, 200 killed trainers, a full disk, and the soak:
 # half an hour, and a report. What the servers log is in chaos-server.log
 chaos: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.chaos.report $(CHAOS) 2> chaos-server.log
+	$(BIN)/python -m tests.chaos.report $(CHAOS) 2> chaos-server.log || { tail -n 20 chaos-server.log; exit 1; }
 
 # Twenty minutes of pools that are made, stepped and deleted: a server must not grow. It is a part of `make chaos`
 soak: $(VENV)/.installed-dev
