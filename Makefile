@@ -8,7 +8,7 @@ OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
 THREE := --numprocesses=3 --dist=loadfile
 TEST := $(BIN)/pytest -q $(THREE)
 
-.PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
+.PHONY: demo test check bench chaos soak serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -24,9 +24,14 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
 	VECSERVER_TEST_EXAMPLES=all $(BIN)/pytest -q -m "hypothesis and not slow"
 
-# Ten million steps through a bad network and 200 killed trainers; some minutes, and a report
+# Ten million steps through a bad network, a thousand killed workers, 200 killed trainers, a full disk, and the soak:
+# half an hour, and a report. What the servers log is in chaos-server.log
 chaos: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.chaos.report $(CHAOS)
+	$(BIN)/python -m tests.chaos.report $(CHAOS) 2> chaos-server.log || { tail -n 20 chaos-server.log; exit 1; }
+
+# Twenty minutes of pools that are made, stepped and deleted: a server must not grow. It is a part of `make chaos`
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
 sb3: $(VENV)/.installed-sb3

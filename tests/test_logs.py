@@ -106,7 +106,7 @@ def test_a_process_logs_to_one_place(root):
     logging.getLogger("vecserver.test").info("once")
     assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
     logs.configure("text")
-    assert root.handlers[0].stream is sys.stderr
+    assert root.handlers[0].stream.fileno() == sys.stderr.fileno()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from vecserver.outlet import outlive
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -78,11 +80,17 @@ def configure(form: str, level: str | None = None, stream: TextIO | None = None,
     Args:
         form: ``json`` or ``text``.
         level: The least that is logged, as ``info``; None to leave it as it is.
-        stream: stderr if not given.
+        stream: stderr if not given, where lines that cannot be written are lost, and counted in a later one.
         **fixed: Fields that every line has.
     """
-    handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter((JsonFormatter if form == "json" else TextFormatter)(fixed))
+    formatter = (JsonFormatter if form == "json" else TextFormatter)(fixed)
+
+    def line(text: str) -> str:
+        about = {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": text}
+        return formatter.format(logging.makeLogRecord(about))
+
+    handler = logging.StreamHandler(stream or outlive(sys.stderr, line))
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     if level is not None:

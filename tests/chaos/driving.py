@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
+from tests import leaks
+from tests.chaos.faults import Faults, WebSocketSplitter
 from tests.chaos.oracle_environment import OracleVectorEnv
+from tests.chaos.proxy import FaultProxy
 from tests.clients.looped import SHARED, LoopedVectorEnv
 from vecserver.wire.errors import DeadlineExceeded, ServerUnreachable
-from vecserver_client import ControlClient, factory
+from vecserver_client import ControlClient, LocalServer, factory
 from vecserver_client.aio import factory as aio_factory
 
 PATIENCE = 100
+_sockets = count()
 FIELDS = ("observations", "rewards", "terminations", "truncations", "infos")
 
 
@@ -47,6 +54,38 @@ class LoopedEnvs(LoopedVectorEnv):
 def elsewhere(pool: dict, name: str, endpoint: str) -> dict:
     """The pool as if one of its endpoints were another."""
     return {**pool, "endpoints": {**pool["endpoints"], name: endpoint}}
+
+
+def network(server: LocalServer, pool: dict, transport: str, faults: Faults | None = None, seed: int = 0) -> FaultProxy:
+    """A bad network before a pool; over ``ws`` before the server's port, through which everything passes."""
+    if transport == "ws":
+        return FaultProxy(server.url, faults, seed, splitter=WebSocketSplitter)
+    folder = Path(os.environ[leaks.RUNTIME_DIR])
+    path = str(folder / f"proxy{next(_sockets)}") if transport == "ipc" else None
+    return FaultProxy(pool["endpoints"][transport], faults, seed, path=path)
+
+
+@contextmanager
+def behind(proxy: FaultProxy, server: LocalServer, control: ControlClient, pool: dict, client: str) -> Iterator:
+    """Drives a pool through a bad network; gives it back.
+
+    Args:
+        proxy: The network.
+        server: Whose pool it is.
+        control: Its HTTP API.
+        pool: As the server describes it.
+        client: A transport; with ``asyncio`` before it for the client of event loops.
+    """
+    *looped, transport = client.split()
+    with ExitStack() as stack:
+        url, endpoint = server.url, proxy.endpoint
+        if transport == "ws":
+            url, endpoint = endpoint.replace("tcp://", "http://"), pool["endpoints"]["ws"]
+            control = stack.enter_context(ControlClient(url))
+        if looped:
+            yield stack.enter_context(closing(LoopedEnvs(url, pool, transport, endpoint)))
+        else:
+            yield stack.enter_context(attached(control, pool, transport, endpoint))
 
 
 @contextmanager

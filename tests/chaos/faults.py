@@ -10,6 +10,10 @@ from enum import Enum, auto
 from vecserver.wire.zmtp import GREETING
 
 MORE, LONG, COMMAND = 1, 2, 4
+"""Of a frame of ZMTP."""
+FINAL, CONTROL = 0x80, 0x08
+"""Of a frame of a WebSocket."""
+HEAD_END = b"\r\n\r\n"
 
 
 class Fault(Enum):
@@ -74,7 +78,7 @@ class Faults:
             yield struck, dice
 
 
-class Splitter:
+class ZmtpSplitter:
     """Divides a stream of ZMTP into its messages. What belongs to no message, greetings and commands, comes by itself."""
 
     def __init__(self) -> None:
@@ -107,4 +111,50 @@ class Splitter:
                 return None
             if flags & COMMAND or not flags & MORE:
                 return at, not flags & COMMAND
+        return None
+
+
+class WebSocketSplitter:
+    """Divides a connection to an HTTP port: a WebSocket's into its messages; what is HTTP comes by itself, as it arrives.
+
+    So do the heads with which a WebSocket begins, and its signs of life and its close.
+    """
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._is_http: bool | None = None
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, bool]]:
+        """The whole pieces that are there now, and whether each is a message."""
+        self._data += data
+        if self._is_http is None:
+            size = self._data.find(HEAD_END) + len(HEAD_END)
+            if size < len(HEAD_END):
+                return
+            self._is_http = b"upgrade: websocket" not in self._data[:size].lower()
+            yield self._take(size), False
+        if self._is_http:
+            yield self._take(len(self._data)), False
+        while (found := self._next()) is not None:
+            size, is_message = found
+            yield self._take(size), is_message
+
+    def _take(self, size: int) -> bytes:
+        piece = bytes(self._data[:size])
+        del self._data[:size]
+        return piece
+
+    def _next(self) -> tuple[int, bool] | None:
+        at, data = 0, self._data
+        while len(data) >= at + 2:
+            flags, length = data[at], data[at + 1] & 0x7F
+            wide = {126: 2, 127: 8}.get(length, 0)
+            if wide:
+                length = int.from_bytes(data[at + 2 : at + 2 + wide], "big")
+            head = 2 + wide + 4 * (data[at + 1] >> 7)
+            if len(data) < at + head + length:
+                return None
+            at += head + length
+            if flags & FINAL:
+                return at, not flags & CONTROL
         return None

@@ -1,4 +1,4 @@
-"""A proxy that does to connections what bad networks do: before a pool's port message by message, before any other by bytes."""
+"""A proxy that does to connections what bad networks do: message by message where it knows the protocol, else by bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Self
 
-from tests.chaos.faults import Fault, Faults, Splitter
+from tests.chaos.faults import Fault, Faults, WebSocketSplitter, ZmtpSplitter
 
 LONG_S = 30.0
 CHUNK = 1 << 16
@@ -23,10 +23,10 @@ class FaultProxy:
     """Stands before one port of this machine; a context manager. Any thread may use it.
 
     Args:
-        target: ``tcp://host:port`` or ``ipc://path``.
+        target: ``tcp://host:port``, ``ipc://path``, or the address of a server.
         faults: What happens to messages.
         seed: Draws from it.
-        framed: Whether ZMTP is spoken; else each piece of bytes that arrives counts as a message.
+        splitter: What finds the messages of the protocol that is spoken there; None for every piece of bytes that arrives.
         path: Where to listen, a Unix socket; None for a port of loopback.
 
     Attributes:
@@ -35,11 +35,17 @@ class FaultProxy:
     """
 
     def __init__(
-        self, target: str, faults: Faults | None = None, seed: int = 0, *, framed: bool = True, path: str | None = None
+        self,
+        target: str,
+        faults: Faults | None = None,
+        seed: int = 0,
+        *,
+        splitter: type[ZmtpSplitter | WebSocketSplitter] | None = ZmtpSplitter,
+        path: str | None = None,
     ) -> None:
         self._target = target
         self.faults = faults or Faults()
-        self._seed, self._framed, self._path = seed, framed, path
+        self._seed, self._splitter, self._path = seed, splitter, path
         self.counts: Counter[str] = Counter()
         self._numbers = count()
         self._old: dict[str, deque[bytes]] = {"up": deque(maxlen=REMEMBERED), "down": deque(maxlen=REMEMBERED)}
@@ -123,7 +129,7 @@ class FaultProxy:
 
     def pieces(self, connection: int, direction: str) -> _Pieces:
         """How to divide and to treat one direction of a connection."""
-        splitter = Splitter() if self._framed else None
+        splitter = self._splitter() if self._splitter else None
         schedule = self.faults.schedule(self._seed, connection, direction)
         return _Pieces(splitter, schedule, self._old[direction], self.counts, direction)
 
@@ -132,7 +138,12 @@ class _Pieces:
     """One direction's stream in pieces, each with its fault."""
 
     def __init__(
-        self, splitter: Splitter | None, schedule: Iterator, old: deque[bytes], counts: Counter[str], direction: str
+        self,
+        splitter: ZmtpSplitter | WebSocketSplitter | None,
+        schedule: Iterator,
+        old: deque[bytes],
+        counts: Counter[str],
+        direction: str,
     ) -> None:
         self._splitter, self._schedule = splitter, schedule
         self._counts, self._direction = counts, direction

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import closing
-from itertools import count
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from tests import leaks
-from tests.chaos.driving import LoopedEnvs, attached, drive
+from tests.chaos.driving import attached, behind, drive, network
 from tests.chaos.faults import Faults
 from tests.chaos.oracle_environment import OracleVectorEnv
 from tests.chaos.proxy import FaultProxy
@@ -26,12 +20,6 @@ BAD_NETWORK = Faults(
 WORSE_NETWORK = Faults(
     lose=0.02, double=0.02, delay=0.02, repeat_old=0.02, cut=0.02, cut_inside=0.02, half_close=0.01, stall=0.005
 )
-_sockets = count()
-
-
-def address(transport: str) -> dict[str, str]:
-    """Where a proxy of a transport listens."""
-    return {"path": str(Path(os.environ[leaks.RUNTIME_DIR]) / f"proxy{next(_sockets)}")} if transport == "ipc" else {}
 
 
 def test_a_million_oracle_steps_through_a_bad_network(control, make_pool):
@@ -48,29 +36,26 @@ def test_a_million_oracle_steps_through_a_bad_network(control, make_pool):
     assert max(record.times) < 30.0
 
 
-@of_which("client", ["tcp", "ipc", "asyncio tcp", "asyncio ipc"], 0, 3)
+@of_which("client", ["tcp", "ipc", "ws", "asyncio tcp", "asyncio ipc", "asyncio ws"], 0, 2, 4)
 def test_every_client_survives_a_worse_network(server, control, make_pool, client):
-    """Over tcp and ipc, by blocking calls and from an event loop."""
-    pool, batches, seed = make_pool(8), 150, 2
-    *looped, transport = client.split()
-    with FaultProxy(pool["endpoints"][transport], WORSE_NETWORK, seed, **address(transport)) as proxy:
-        if looped:
-            with closing(LoopedEnvs(server.url, pool, transport, proxy.endpoint)) as envs:
-                record = drive(envs, batches, seed=seed)
-        else:
-            with attached(control, pool, transport, proxy.endpoint) as envs:
-                record = drive(envs, batches, seed=seed)
+    """Over tcp, ipc and WebSockets, by blocking calls and from an event loop."""
+    pool, seed = make_pool(8), 2
+    batches = 60 if client.endswith("ws") else 150
+    bad_network = network(server, pool, client.split()[-1], WORSE_NETWORK, seed)
+    with bad_network as proxy, behind(proxy, server, control, pool, client) as envs:
+        record = drive(envs, batches, seed=seed)
     assert control.get_pool(pool["pool"])["stats"]["batches"] == batches
     assert proxy.counts["cut"] + proxy.counts["cut_inside"] >= 3
     assert record.late == 0
 
 
-def test_a_partition_leaves_the_step_pending_and_is_survived_when_it_heals(control, make_pool):
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_a_partition_leaves_the_step_pending_and_is_survived_when_it_heals(server, control, make_pool, transport):
     """While it lasts each wait ends at its deadline with a name; afterwards the same step's result comes."""
     pool = make_pool(8)
     oracle = OracleVectorEnv(8)
     actions = np.arange(8) % 5
-    with FaultProxy(pool["endpoints"]["tcp"]) as proxy, attached(control, pool, "tcp", proxy.endpoint) as envs:
+    with network(server, pool, transport) as proxy, behind(proxy, server, control, pool, transport) as envs:
         np.testing.assert_array_equal(envs.reset(seed=5)[0], oracle.reset(seed=5)[0])
         proxy.partition()
         envs.step_async(actions)
@@ -84,16 +69,17 @@ def test_a_partition_leaves_the_step_pending_and_is_survived_when_it_heals(contr
         assert envs.stats().batches == 2
 
 
-def test_an_answer_on_a_slow_link_is_waited_for_and_not_asked_for_again(control, make_pool):
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+def test_an_answer_on_a_slow_link_is_waited_for_and_not_asked_for_again(server, control, make_pool, transport):
     """As long as bytes of it come nothing is lost, and to begin again would never come to an end."""
     pool = make_pool(64, padding=636)  # 330 kB
-    with FaultProxy(pool["endpoints"]["tcp"]) as proxy, attached(control, pool, "tcp", proxy.endpoint) as envs:
+    with network(server, pool, transport) as proxy, behind(proxy, server, control, pool, transport) as envs:
         drive(envs, 20)  # quick ones, so that it grows impatient
-        before = proxy.counts["up"]
+        before, connections = proxy.counts["up"], proxy.counts["connections"]
         proxy.faults = Faults(bytes_per_s=300e3)
         envs.step(np.zeros(64, np.int64))
         assert proxy.counts["up"] <= before + 2  # once more, where its first byte was late
-        assert proxy.counts["connections"] == 1
+        assert proxy.counts["connections"] == connections
 
 
 def test_steps_over_http_with_a_key_are_taken_once(server, control, make_pool):
@@ -112,7 +98,7 @@ def test_steps_over_http_with_a_key_are_taken_once(server, control, make_pool):
                 repeats += 1
         raise AssertionError("no answer comes")
 
-    with FaultProxy(server.url, faults, seed, framed=False) as proxy:
+    with FaultProxy(server.url, faults, seed, splitter=None) as proxy:
         url = proxy.endpoint.replace("tcp://", "http://")
         with ControlClient(url, timeout=0.3) as client:
             reset = ask(lambda: client.reset_pool(pool["pool"], seed, key="reset"))

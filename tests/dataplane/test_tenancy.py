@@ -219,6 +219,25 @@ def test_a_request_that_runs_is_waited_for_by_the_next_life(desk):
     assert (answer.peer, answer.ext, answer.header.seq) == (b"anew", b"late", 1)
 
 
+def test_a_life_that_ends_before_it_has_noted_its_lease_is_followed_by_another(desk):
+    """By the lease of the one before it, as long as nobody has begun anything since, and only of the same driver."""
+    run(desk, 1, b"first")
+    first = desk.lease
+    second = resume(desk, 1).lease
+    third = resume(desk, 1, lease=first).lease
+    assert (first, second, third) == (first, first + 1, first + 2)
+    assert refused(desk, Kind.STEP, seq=2, lease=second) == "lease_lost"
+    assert desk.send(Kind.RESUME, seq=1, lease=third).ext == b"first"
+    assert desk.step(2, lease=third) is None
+    desk.finish()
+    for old in (first, second):
+        point = messages.ResumeFrom(lease=old, epoch=EPOCH, seq=2)
+        assert refused(desk, Kind.ATTACH, messages.Attach(client="anew", resume=point), lease=0) == "lease_lost"
+    desk.attach("another", force=True)
+    point = messages.ResumeFrom(lease=third, epoch=EPOCH, seq=0)
+    assert refused(desk, Kind.ATTACH, messages.Attach(client="anew", resume=point), lease=0) == "lease_lost"
+
+
 @pytest.mark.parametrize(
     ("point", "code"),
     [

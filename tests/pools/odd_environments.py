@@ -47,6 +47,15 @@ class VerboseEnv(CountEnv):
         return np.full((1, self._size, 3), self.identity, np.uint8)
 
 
+class TalkativeEnv(CountEnv):
+    """Prints a line of 200 characters in each step, and sees to it that it is written."""
+
+    def step(self, action: Any) -> Any:
+        sys.stdout.write("." * 199 + "\n")
+        sys.stdout.flush()
+        return super().step(action)
+
+
 class LoggedEnv(CountEnv):
     """Writes into ``log`` that it was made, and closed; a step takes ``sleep_s``."""
 
@@ -263,6 +272,7 @@ class FlakyEnv(CountEnv):
 
 _CLASSES = (
     LoggedEnv,
+    TalkativeEnv,
     VerboseEnv,
     DeadOnArrivalEnv,
     StuckEnv,

@@ -135,9 +135,13 @@ def _is_socket(fd: int) -> bool:
 
 
 def _announce(url: str) -> None:
+    from vecserver.outlet import outlive
+
+    out = outlive(sys.stdout)  # a server that cannot say it on a full disk is one all the same
     body = '{"env_id": "CartPole-v1", "num_envs": 8}'
-    typer.echo(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)")
-    typer.echo(f"a first pool:  curl {url}/v1/pools --json '{body}'")
+    out.write(f"vecserver at {url}  (page at {url}/web, docs at {url}/docs, Ctrl+C stops it)\n")
+    out.write(f"a first pool:  curl {url}/v1/pools --json '{body}'\n")
+    out.flush()
 
 
 def register(app: typer.Typer) -> None:

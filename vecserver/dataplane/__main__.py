@@ -24,6 +24,7 @@ from vecserver.dataplane.endpoints import open_door, open_router
 from vecserver.dataplane.loop import HostLoop
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.dataplane.stats import pool_stats
+from vecserver.outlet import outlive_everywhere
 from vecserver.pools.handshake import EXPIRED, HostFailed, HostReady, HostStart, receive_start, send_line
 from vecserver.pools.host import Host
 from vecserver.wire.errors import HostStartFailed, VecServerError
@@ -60,6 +61,7 @@ def main(control_fd: int) -> int:
             start = receive_start(control)
         except EOFError:
             return 1
+        outlive_everywhere()
         logs.configure("json", start.log_level, pool=start.pool)
         host = Host(start.pool, start.spec, start.caps, row_us=start.row_us)
         try:

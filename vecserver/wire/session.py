@@ -137,6 +137,7 @@ class Session:
         self.cause = "nobody does"
         """Why any other lease does not drive the pool."""
         self._request = (0, 0)
+        self._oldest = lease  # of one driver's lives that follow each other without a request in between
 
     def grant(self, cause: str = "another does", *, resumed: bool = False) -> int:
         """Give the pool to a new driver: fences off the one before, and numbering starts again.
@@ -150,7 +151,7 @@ class Session:
         self.lease += 1
         self.cause = cause
         if not resumed:
-            self.last = 0
+            self.last, self._oldest = 0, self.lease
         return self.lease
 
     def revoke(self, cause: str) -> None:
@@ -164,6 +165,9 @@ class Session:
     def check_resumable(self, point: ResumePoint) -> None:
         """Refuse a driver that wants to go on where another life of its was, unless its numbers fit.
 
+        A life that was resumed and has begun nothing since may have ended before it noted its lease: the one before it
+        is as good.
+
         Raises:
             LeaseLost: Another has had the lease since.
             EpochMismatch: The pool was made again since.
@@ -171,7 +175,7 @@ class Session:
             SequenceGap: Its number is ahead of the pool's by more than one.
         """
         at = Header(Kind.RESUME, lease=point.lease, epoch=point.epoch, seq=point.seq)
-        if point.lease != self.lease or not self.lease:
+        if not self._oldest <= point.lease <= self.lease or not point.lease:
             raise self.refusal(Verdict.FENCED, at)
         if point.epoch != self.epoch:
             raise self.refusal(Verdict.OTHER_EPOCH, at)
@@ -216,7 +220,7 @@ class Session:
 
     def begin(self, header: Header) -> None:
         """Take a request whose verdict was RUN."""
-        self.last = header.seq
+        self.last, self._oldest = header.seq, self.lease
         self._request = header.kind, header.digest
         self.running = True
 

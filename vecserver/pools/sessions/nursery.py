@@ -24,6 +24,7 @@ import msgspec
 
 from vecserver.engine.forked import fork_process
 from vecserver.engine.orphans import Orphans
+from vecserver.outlet import outlive_everywhere
 from vecserver.pools.sessions.play import PlayOptions
 from vecserver.pools.sessions.process import run_sessions
 
@@ -198,4 +199,5 @@ def _main(control_fd: int) -> None:
 
 
 if __name__ == "__main__":
+    outlive_everywhere()
     _main(int(sys.argv[1]))
