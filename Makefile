@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OLD := .venv-gymnasium-1.2
 OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
-# two files of tests at a time, whatever the machine has: many a test starts a process for each core
-TWO := --numprocesses=2 --dist=loadfile
-TEST := $(BIN)/pytest -q $(TWO)
+# three files of tests at a time, for two cores and whatever the machine has: a third of the time a test waits for processes
+THREE := --numprocesses=3 --dist=loadfile
+TEST := $(BIN)/pytest -q $(THREE)
 
-.PHONY: demo test check bench chaos serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
+.PHONY: demo test check bench chaos soak serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -24,9 +24,14 @@ slow: $(VENV)/.installed-dev
 	$(BIN)/pytest -q -m slow
 	VECSERVER_TEST_EXAMPLES=all $(BIN)/pytest -q -m "hypothesis and not slow"
 
-# Ten million steps through a bad network and 200 killed trainers; some minutes, and a report
+# Ten million steps through a bad network, a thousand killed workers, 200 killed trainers, a full disk, and the soak:
+# half an hour, and a report. What the servers log is in chaos-server.log
 chaos: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.chaos.report $(CHAOS)
+	$(BIN)/python -m tests.chaos.report $(CHAOS) 2> chaos-server.log || { tail -n 20 chaos-server.log; exit 1; }
+
+# Twenty minutes of pools that are made, stepped and deleted: a server must not grow. It is a part of `make chaos`
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos.soak $(SOAK)
 
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
 sb3: $(VENV)/.installed-sb3
@@ -38,7 +43,7 @@ openenv-check: $(VENV)/.installed-dev $(OPENENV:%=.venv-openenv-%/.installed)
 
 # The same suite with the oldest Gymnasium that trainers pin
 test-gymnasium-1.2: $(OLD)/.installed-dev
-	$(OLD)/bin/pytest -q $(TWO)
+	$(OLD)/bin/pytest -q $(THREE)
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -207,8 +207,6 @@ def _wake(
     rung = []
     with ExitStack() as stack:
         there, back = make(stack), make(stack)
-        before = signal.signal(signal.SIGCHLD, _other_ended)  # or it would be waited for for ever
-        stack.callback(signal.signal, signal.SIGCHLD, before)
         pid = os.fork()
         if pid == 0:
             try:
@@ -219,7 +217,12 @@ def _wake(
                 os._exit(1)  # whatever it raised: what is below on the stack is the parent's
         stack.callback(os.waitpid, pid, 0)
         stack.callback(os.kill, pid, signal.SIGKILL)
-        stack.callback(signal.signal, signal.SIGCHLD, before)
+        stack.callback(signal.signal, signal.SIGCHLD, signal.getsignal(signal.SIGCHLD))
+        # or it would be waited for for ever. Not before the fork: what is raised in the functions that Python calls
+        # around one is lost, and the lock that one of them was to release is held from then on
+        signal.signal(signal.SIGCHLD, _other_ended)
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            _other_ended(signal.SIGCHLD, None)
         os.sched_setaffinity(0, {placement[0]})
         end = perf_counter_ns() + int(_LONGEST_S * 1e9)
         while len(rung) < _ROUNDS and perf_counter_ns() < end:

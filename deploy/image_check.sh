@@ -99,13 +99,46 @@ if ! $build images -q "$base" >/dev/null 2>&1; then
 fi
 $build bud --format docker --isolation chroot --network host --pull-never --tag vecserver-check .
 container=$($build from --pull-never vecserver-check)
+server=
+
+# buildah hands no signal on to what it runs: this is the first process below it that is not buildah
+inside() {
+    local process=$server
+    while ps -o args= -p "$process" | grep -q ^buildah; do
+        process=$(pgrep -P "$process" | head -n 1)
+    done
+    echo "$process"
+}
+
+# end the server as `docker stop` does, and wait for it, whatever happened before
+end() {
+    trap - EXIT
+    if [ -n "$server" ] && kill -0 "$server" 2>/dev/null; then
+        local process
+        process=$(inside)
+        kill -TERM "$process" 2>/dev/null || true
+        for _ in $(seq 60); do
+            kill -0 "$server" 2>/dev/null || break
+            sleep 0.5
+        done
+        kill -KILL "$process" "$server" 2>/dev/null || true
+    fi
+    [ -z "$server" ] || wait "$server" || true
+    $build rm "$container" >/dev/null
+}
+trap end EXIT
+trap 'exit 1' INT TERM
+
 # buildah runs what it is given: the image's own entry point, with another port, for it shares this machine's
 words=$($build inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container" | tr -d '[]')
-# a session of its own: buildah does not hand on the signal that ends the server
 # shellcheck disable=SC2086 # words of a command line
-setsid $build run --isolation chroot --network host "$container" -- ${words/--port 8000/--port $port} &
+$build run --isolation chroot --network host "$container" -- ${words/--port 8000/--port $port} &
 server=$!
-trap 'kill -TERM -- "-$server" 2>/dev/null || true; wait "$server" || true; $build rm "$container" >/dev/null' EXIT
 try "$port"
 kill -0 "$server" # it was this image's server that answered
-echo "image-check: built and run with buildah in a chroot, on a base made by debootstrap"
+end
+if [ "$(python3 -c 'import socket, sys; print(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' "$port")" = 0 ]; then
+    echo "image-check: the server goes on after SIGTERM" >&2
+    exit 1
+fi
+echo "image-check: built and run with buildah in a chroot, on a base made by debootstrap; ended with SIGTERM"

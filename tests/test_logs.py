@@ -107,3 +107,23 @@ def test_a_process_logs_to_one_place(root):
     assert (first.getvalue(), second.getvalue().count("once")) == ("", 1)
     logs.configure("text")
     assert root.handlers[0].stream.fileno() == sys.stderr.fileno()
+
+
+@pytest.mark.parametrize(
+    ("logger", "text", "args", "line"),
+    [
+        (
+            "uvicorn.error",
+            '%s - "WebSocket %s" [accepted]',
+            ("h:1", "/a?sid=secret"),
+            'h:1 - "WebSocket /a" [accepted]',
+        ),
+        ("uvicorn.access", '%s - "%s %s" %d', ("h:1", "GET", "/a?b=c", 200), 'h:1 - "GET /a" 200'),
+        ("uvicorn.error", "why? %s", ("so?",), "why? so?"),
+    ],
+)
+def test_the_log_of_requests_has_no_queries(logger, text, args, line):
+    """They are the asker's; other lines stay as they are."""
+    record = logging.LogRecord(logger, logging.INFO, "", 0, text, args, None)
+    assert logs.without_queries(record)
+    assert record.getMessage() == line

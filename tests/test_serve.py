@@ -22,7 +22,7 @@ from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.sampling import of_which
 from vecserver import connection_file
-from vecserver.serve import _listen, _url
+from vecserver.serve import _listen, _own_directory, _url
 from vecserver.wire.errors import PoolLost, PortUnavailable, ServerUnreachable, VecServerError
 from vecserver_client import aio, attach, make_vec
 from vecserver_client.control import ControlClient
@@ -222,8 +222,9 @@ def test_durable_pools_are_there_after_a_restart(tmp_path):
         envs.reset(seed=1)
         first.kill()
         first.wait()
+        give_up = time.monotonic() + PATIENCE_S
         with pytest.raises(PoolLost):
-            for _ in range(2):  # over shm the first may be done before the workers are gone
+            while time.monotonic() < give_up:  # over shm a few may be done before the workers are gone
                 envs.step(np.zeros(1, np.int64))
         envs.close()
     with public_server(*declared, **state) as (second, url), ControlClient(url) as client:
@@ -318,3 +319,20 @@ def test_an_address_of_another_machine_is_refused(host, words):
 def test_the_address_told_can_be_reached(address, url):
     """A wildcard is no address to connect to: loopback is told instead."""
     assert _url(address, 7) == url
+
+
+def test_the_folder_of_a_killed_server_is_removed_by_the_next(tmp_path):
+    """One whose owner lives stays, and so does what has no owner, or is no folder of a server's."""
+    for name in ("vecserver-killed", "vecserver-new", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "vecserver-killed" / "owner").touch()
+    (tmp_path / "vecserver-killed" / "0.log").write_text("the end")
+    (tmp_path / "other" / "owner").touch()
+    (tmp_path / "vecserver-link").symlink_to(tmp_path / "other")
+    with _own_directory(tmp_path) as living:
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {living.name, "vecserver-new", "other", "vecserver-link"}
+        with _own_directory(tmp_path) as another:
+            assert living.exists()
+            assert another != living
+    assert {path.name for path in tmp_path.iterdir()} == {"vecserver-new", "other", "vecserver-link"}

@@ -17,7 +17,7 @@ from vecserver.outlet import outlive
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["FIELDS", "FORMATS", "JsonFormatter", "TextFormatter", "configure", "record_of"]
+__all__ = ["FIELDS", "FORMATS", "JsonFormatter", "TextFormatter", "configure", "record_of", "without_queries"]
 
 FORMATS: Final = ("json", "text")
 
@@ -91,19 +91,18 @@ def configure(form: str, level: str | None = None, stream: TextIO | None = None,
 
     handler = logging.StreamHandler(stream or outlive(sys.stderr, line))
     handler.setFormatter(formatter)
-    handler.addFilter(_without_query)
+    handler.addFilter(without_queries)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     if level is not None:
         root.setLevel(level.upper())
 
 
-def _without_query(record: logging.LogRecord) -> bool:
-    """Cut off what follows a ``?`` in the paths that the web server logs: a log-in link has its code there."""
-    if record.name.startswith("uvicorn") and isinstance(record.args, tuple):
-        record.args = tuple(
-            each.partition("?")[0] if isinstance(each, str) and each.startswith("/") else each for each in record.args
-        )
+def without_queries(record: logging.LogRecord) -> bool:
+    """A filter for the log of requests: what follows an address's question mark is for who is asked alone."""
+    is_request = record.name == "uvicorn.access" or (record.name == "uvicorn.error" and "WebSocket" in str(record.msg))
+    if is_request and isinstance(record.args, tuple):
+        record.args = tuple(each.partition("?")[0] if isinstance(each, str) else each for each in record.args)
     return True
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import json
 import logging
 import os
 import resource
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,9 +48,10 @@ __all__ = ["Announcement", "run"]
 
 _log = logging.getLogger(__name__)
 
-_log = logging.getLogger(__name__)
-
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
+_PREFIX: Final = "vecserver-"
+_OWNER: Final = "owner"
+"""A file in a server's directory that it keeps locked."""
 _BACKLOG: Final = 128
 _OTHER_FILES: Final = 512
 """Files that a server without sessions may have open."""
@@ -382,10 +385,31 @@ def _url(address: str, port: int, *, secure: bool = False) -> str:
 
 @contextmanager
 def _own_directory(base: Path) -> Iterator[Path]:
-    """A directory that only this user may enter, removed at the end."""
+    """A directory that only this user may enter, removed at the end; those of killed servers are removed now."""
     base.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="vecserver-", dir=base))
+    _sweep(base)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     try:
-        yield directory
+        with (directory / "owner.new").open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)  # until this process has ended, however it ends
+            (directory / "owner.new").rename(
+                directory / _OWNER
+            )  # only now: who finds it unlocked may remove the folder
+            yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(base: Path) -> None:
+    """Remove the directories of this user's servers that were killed: nobody holds the lock of their owner any more."""
+    for directory in base.glob(f"{_PREFIX}*"):
+        with suppress(OSError):  # another's, no directory, without an owner, or one whose owner lives
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+                continue
+            fd = os.open(directory / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+            finally:
+                os.close(fd)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from vecserver.wire.errors import LocalError, ServerUnreachable, Unauthorized, VecServerError
+from vecserver.wire.errors import (
+    LocalError,
+    PoolLost,
+    ServerUnreachable,
+    Unauthorized,
+    UnknownPool,
+    VecServerError,
+)
 from vecserver.wire.frames import Kind
 from vecserver_client.conversation import (
     CHECK_S,
@@ -213,10 +220,17 @@ class Connection(Conversation):
             case Reopen():
                 self._reopen()
             case CheckPool():
-                self._check_pool()
+                self._check()
             case Pause(seconds):
                 sleep(seconds)
         return None
+
+    def _check(self) -> None:
+        try:
+            self._check_pool()
+        except (PoolLost, UnknownPool):
+            self._gone = True
+            raise
 
     def _receive(self, timeout: float) -> Frames | None:
         try:
@@ -246,7 +260,7 @@ class Connection(Conversation):
                 return self._transport.send(header, ext, body, max(0.0, min(remaining, FIRST_RETRY_S)))
             except (ServerUnreachable, Unauthorized) as error:
                 if checks:
-                    self._check_pool()  # which asks for access again
+                    self._check()  # which asks for access again
                 if remaining <= FIRST_RETRY_S or is_refused:
                     raise
                 is_refused = isinstance(error, Unauthorized)

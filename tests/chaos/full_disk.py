@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from contextlib import closing
@@ -21,7 +22,7 @@ from vecserver_client import ControlClient
 
 ROWS = 4
 STEPS = 40
-LOST = "could not be written here: No space left on device"
+LOST = re.compile(r"\d+ lines \(\d+ bytes\) could not be written here: No space left on device")
 
 
 class Endured(NamedTuple):
@@ -74,9 +75,9 @@ def _losses(disk: SmallDisk) -> list[str]:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         lines = disk.log.splitlines()
-        # of the server's own lines, and of what a worker printed; a line that was cut off is no event
-        losses = [line for line in lines if LOST in line]
+        # of the server's own lines, and of what each worker printed, behind what another was just printing
+        losses = [LOST.search(json.loads(line)["message"]) for line in lines if LOST.search(line)]
         if len(losses) > 1:
-            return [json.loads(line)["message"] for line in losses]
+            return [loss[0] for loss in losses if loss]
         assert time.monotonic() < deadline, "nobody says what was lost"
         threading.Event().wait(0.05)

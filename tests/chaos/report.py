@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -96,6 +97,7 @@ class Report:
         try:
             run(self.say, *arguments)
         except AssertionError as error:
+            traceback.print_exc()
             self.failed.append(title)
             self.say(f"\n**FAILED**: {error}")
 

@@ -53,26 +53,24 @@ def test_every_combination_is_compared(modes):
     assert done.stderr.endswith("CartPole-v1: equal\n")
 
 
-def test_a_native_engine_is_compared_with_its_own_vector_environment():
+@of_which("transports", [["shm"], ["shm", "tcp"]], 0)
+def test_a_native_engine_is_compared_with_its_own_vector_environment(transports):
     """In the autoreset modes that it has; beside another engine, each has its own report."""
-    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json",
-               "--transport", "shm")  # fmt: skip
+    over = [part for transport in transports for part in ("--transport", transport)]
+    done = run("--env", "CartPole-v1", "--engine", "native", "--engine", "envs", "--steps", "60", "--json", *over)
     assert done.returncode == 0, done.stderr
     separate, native = json.loads(done.stdout)
     for report, engine, modes in ((separate, "envs", 3), (native, "native", 1)):
         assert report["result"] == "equal"
         assert len(report["modes"]) == modes
         found = {(outcome["engine"], outcome["transport"]) for mode in report["modes"] for outcome in mode["outcomes"]}
-        assert found == {(engine, "shm")}
+        assert found == {(engine, transport) for transport in transports}
     assert native["modes"][0]["autoreset_mode"] == "NextStep"
     assert native["modes"][0]["hashes"] != separate["modes"][0]["hashes"]
 
 
 def test_an_environment_that_has_no_vector_environment_is_no_success():
-    """Nor one that has it in another autoreset mode only."""
-    done = run("--env", "Pendulum-v1", "--engine", "native")
-    assert done.returncode == 2
-    assert "vector_entry_point" in done.stderr
+    """In the mode that is asked for, that is; one that has none at all is refused before anything starts."""
     done = run("--env", "CartPole-v1", "--engine", "native", "--autoreset-mode", "SameStep")
     assert done.returncode == 2
     assert "no autoreset mode SameStep" in done.stderr
@@ -135,6 +133,7 @@ def test_an_environment_that_cannot_be_made_is_skipped_with_its_reason():
         (("--env", "CartPole-v1", "--kwargs", "{"), "no JSON"),
         (("--env", "CartPole-v1", "--steps", "0"), "'--steps'"),
         (("--env", "Cartpole-v1"), "did you mean CartPole-v1"),
+        (("--env", "Pendulum-v1", "--engine", "native"), "vector_entry_point"),
         (("--env", "CartPole-v1", "--url", "http://127.0.0.1:1"), "server_unreachable"),
     ],
 )

@@ -1,4 +1,4 @@
-"""One server for all of these tests: pools are what differs between them."""
+"""One server for a module's tests: pools are what differs between them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from vecserver_client import LocalServer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[LocalServer]:
     """A private server of the test run."""
     with closing(LocalServer()) as running:

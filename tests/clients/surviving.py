@@ -35,7 +35,6 @@ class Rows:
 
     Attributes:
         lost: How often each row came back as lost.
-        dying: Rows whose worker was killed, until that shows.
     """
 
     def __init__(self, envs: VectorEnv, seed: int, reset: tuple[Any, dict[str, Any]]) -> None:
@@ -45,12 +44,24 @@ class Rows:
         self._oracles = [make_oracle(COUNT, 1, autoreset_mode=self._mode) for _ in range(envs.num_envs)]
         self._over = [False] * envs.num_envs
         self._begins = [False] * envs.num_envs
+        self._first_seeds, self._deaths = [*self._seeds], [0] * envs.num_envs
         self.lost = [0] * envs.num_envs
-        self.dying: set[int] = set()
+        self._dying: set[int] = set()
         self.last, infos = reset
         for row, oracle in enumerate(self._oracles):
             observation, info = oracle.reset(seed=self._seeds[row])
             self._compare(row, self.last[row], split(infos, envs.num_envs)[row], observation, info)
+
+    @property
+    def dying(self) -> set[int]:
+        """Rows whose worker was killed, until that shows; assigned once a death."""
+        return self._dying
+
+    @dying.setter
+    def dying(self, rows: set[int]) -> None:
+        self._dying = rows
+        for row in rows:
+            self._deaths[row] += 1
 
     def close(self) -> None:
         """Close the oracles."""
@@ -106,11 +117,15 @@ class Rows:
     def _is_anew(self, row: int, observation: Any) -> bool:
         return int(observation[0]) != self._seeds[row]
 
+    def _seed_after(self, row: int, deaths: int) -> int:
+        return int(np.random.SeedSequence(self._first_seeds[row], spawn_key=(deaths,)).generate_state(1)[0]) >> 1
+
     def _begin(self, row: int, observation: Any, info: dict[str, Any]) -> None:
         """A row in a new environment: seeded, and not as any row before it."""
-        self.dying.discard(row)
-        self._begins[row] = False
         seed = int(observation[0])
+        if not (self._begins[row] and seed == self._seed_after(row, self._deaths[row] - 1)):
+            self._dying.discard(row)  # else its worker had made the reset that was due before it was killed again
+        self._begins[row] = False
         assert seed not in self._seeds
         self._seeds[row] = seed
         self._compare(row, observation, info, *self._oracles[row].reset(seed=seed))

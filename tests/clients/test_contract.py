@@ -161,6 +161,15 @@ class TestWsInShort(Sampled, ShortContract):
     test_one_element_rewards_and_numpy_flags_are_numbers = None
     test_episode_statistics_equal_the_oracles = None
     test_episode_statistics_survive_a_reset_by_mask = None
+    # the client alone answers these, before it asks anybody: TestWs, which is slow, has them too
+    test_a_list_of_seeds_of_the_wrong_length_is_refused = None
+    test_a_mask_that_is_none_is_refused = None
+    test_attribute_values_of_the_wrong_length_are_refused = None
+    test_actions_may_be_a_list = None
+    test_box_actions_may_lie_beyond_the_bounds = None
+    test_the_caller_keeps_its_reset_options = None
+    test_waiting_for_nothing_is_refused = None
+    test_nothing_works_after_close = None
 
     @in_turn("mode, name, num_envs, kwargs", MODES, [("Count-v0", 7, {}), ("Big-v0", 3, {})])
     def test_every_result_equals_the_oracle(self, pair, mode, name, num_envs, kwargs):
@@ -254,10 +263,20 @@ class TestShmWithoutCopies(WithoutCopies):
     options: ClassVar = {"copy": False}
 
 
+@pytest.mark.slow
 class TestPart(Sampled, PartContract, ShortContract):
-    """A part over tcp."""
+    """A part over tcp; by default ``test_split.py`` shows what parts are."""
 
     options: ClassVar = {"transport": "tcp"}
+    # the same code as the whole's, and in TestPartOverTcp
+    test_actions_may_be_a_list = None
+    test_box_actions_may_lie_beyond_the_bounds = None
+    test_the_caller_keeps_its_reset_options = None
+    test_waiting_for_nothing_is_refused = None
+    test_a_missing_attribute_is_named = None
+    test_a_step_before_any_reset_is_refused = None
+    test_episode_statistics_survive_a_reset_by_mask = None
+    test_one_element_rewards_and_numpy_flags_are_numbers = None
     test_every_result_equals_the_oracle = None
     test_episode_statistics_equal_the_oracles = None
 

@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode
 import vecserver_client as vs
 from tests.clients.wires import LONG_S, exactly, greet, serve
 from tests.environments import env_id
-from tests.sampling import in_turn
+from tests.sampling import in_turn, of_which
 from vecserver.arena.plan import SLOTS
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import EnvFault, InvalidAction, LeaseLost, MalformedMessage, MessageTooLarge
@@ -36,6 +36,7 @@ TRANSPORTS = ["shm", "ipc", "tcp", "network"]
 NONE = np.zeros(2, np.int64)
 
 in_every_transport = pytest.mark.parametrize("transport", TRANSPORTS)
+in_two_transports = of_which("transport", TRANSPORTS, 0, 2)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_whatever_is_asked_in_between_the_last_three_results_stay(make, transpor
             assert np.array_equal(shown, before)
 
 
-@in_every_transport
+@in_two_transports
 def test_a_step_that_fails_counts_as_one(make, transport):
     """A step that raises and a reset behind it leave an observation as it is."""
     envs = make(transport, env_id("Raise-v0"), at=2, length=9)
@@ -116,7 +117,7 @@ def test_a_step_that_fails_counts_as_one(make, transport):
     assert np.array_equal(shown, before)
 
 
-@in_every_transport
+@in_two_transports
 def test_observations_cannot_be_written_to_and_all_else_is_the_callers(make, transport):
     """A caller that normalises in place is told at once; rewards and flags are its own."""
     envs = make(transport)
@@ -131,7 +132,7 @@ def test_observations_cannot_be_written_to_and_all_else_is_the_callers(make, tra
     assert all(each.flags.writeable for each in own)
 
 
-@in_every_transport
+@in_two_transports
 def test_what_is_nested_follows_the_same_rule(make, transport):
     """Leaves of dicts and tuples are read-only, and as they were two steps later."""
     envs = make(transport, env_id("Nested-v0"))
@@ -149,7 +150,7 @@ def test_what_is_nested_follows_the_same_rule(make, transport):
     assert not any(leaf.flags.writeable for leaf in leaves(first))
 
 
-@in_every_transport
+@in_two_transports
 def test_observations_outlive_their_environment(make, transport):
     """What was returned last can be read after ``close``: the memory stays as long as its arrays."""
     envs = make(transport)

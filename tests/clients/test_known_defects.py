@@ -240,7 +240,6 @@ NATIVE = [
 ]
 
 
-@at_a_server_too
 @pytest.mark.parametrize("env", NATIVE)
 def test_e1_e2_a_batch_that_does_not_fit_never_reaches_a_native_environment(make, env):
     """EnvPool ends its process with 5 actions for 8 rows, and takes action 7 of two; ALE waits for ever on such."""

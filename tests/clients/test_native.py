@@ -16,7 +16,7 @@ from tests.vector_environments import DEEP_TALLY, TALLY, TallyVectorEnv
 from vecserver.wire.errors import EnvFault, InvalidSpec
 
 
-@pytest.fixture(params=["local", "shm", "ipc", "tcp"])
+@pytest.fixture(params=["local", "shm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ipc", "tcp"))])
 def make(request, server):
     """Makes the subject; the caller closes it."""
     if request.param == "local":

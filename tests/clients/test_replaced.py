@@ -24,7 +24,7 @@ from tests.contract.vector_contract import in_every_mode, make_oracle
 from tests.environments import env_id
 from tests.pools.odd_environments import odd
 from tests.pools.processes import wait_for
-from tests.sampling import in_turn, of_which
+from tests.sampling import of_which
 from tests.vector_environments import TALLY
 from vecserver.wire.errors import EnvFault, InvalidSpec, PoolBroken, WorkerDied
 from vecserver_client import LocalVectorEnv
@@ -129,7 +129,7 @@ def test_a_worker_that_hangs_is_killed_at_the_deadline(make, stats, form):
     assert stats(envs)["restarts"] == {"hung": 1}
 
 
-@in_turn("form, how", ["shm", "local", "tcp", "ipc"], ["hang", "kill"])
+@of_which("form, how", [(form, how) for form in FORMS for how in ("hang", "kill")], 4, 7)
 def test_a_reset_in_which_a_worker_ends_is_run_again(make, stats, tmp_path, form, how):
     """Nobody hears of it: the rows are new either way. One outside the mask has lost its episode all the same."""
     options = {"mark": str(tmp_path / "mark"), "where": "reset", "how": how, "seed": 73}

@@ -8,6 +8,7 @@ import pytest
 
 import vecserver_client as vs
 from tests.environments import env_id
+from tests.sampling import of_which
 from vecserver.wire.errors import InvalidSpec
 
 COUNT = env_id("Count-v0")
@@ -30,7 +31,7 @@ def make(request, server):
         yield make_one
 
 
-@pytest.mark.parametrize("options", [{"workers": 2}, {"engine": "sync"}, {"engine": "async"}], ids=str)
+@of_which("options", [{"workers": 2}, {"engine": "sync"}, {"engine": "async"}], 0)
 def test_each_row_gets_its_own(make, options):
     """None is none, and the next reset has none again; with every engine, over the borders of workers."""
     envs = make(**options)

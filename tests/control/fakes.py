@@ -21,7 +21,7 @@ from vecserver.pools.results import Batch, Grant, PoolView
 from vecserver.pools.rules import TRUSTING
 from vecserver.pools.spec import Caps, PoolSpec, check_pool_name
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import EpochMismatch, InvalidSpec, LeaseHeld, PoolStopping, UnknownPool
+from vecserver.wire.errors import EpochMismatch, InvalidSpec, LeaseHeld, PoolLost, PoolStopping, UnknownPool
 from vecserver.wire.figures import EpisodeFigures, Histogram
 from vecserver.wire.layout import Layout
 from vecserver.wire.messages import PoolInfo, Stats
@@ -193,6 +193,12 @@ class FakeRegistry:
         found.format.check(arrays)
         found.batches += 1
         return Batch(*found.envs.step(arrays[0]))
+
+    def address(self, pool):
+        if pool not in self._pools:
+            raise UnknownPool(f"no pool {pool!r}", pool=pool)
+        if self.hidden.get(pool) == "lost":
+            raise PoolLost(f"pool {pool} is lost")
 
     def render(self, pool, row):
         found = self._find(pool)

@@ -160,6 +160,24 @@ def test_several_requests_may_be_under_way(server, pool):
         assert [peer.hear()[0].kind for _ in range(50)] == [Kind.PING] * 50
 
 
+def test_messages_keep_their_order_however_they_come(server, pool):
+    """In parts, several at once, with a sign of life between them, before the server has answered."""
+    with peer_of(server, pool) as peer:
+        peer.drive()
+        step, ping = peer.a_step(), peer.request(Kind.PING)
+        peer.ws.send(step)
+        peer.hear()
+        sent = [ping, step, ping, ping, step, step]  # the steps are repeats by now
+        frames = [Frame(Opcode.BINARY, message).serialize(mask=True) for message in sent]
+        frames[1] = Frame(Opcode.BINARY, step[:9], fin=False).serialize(mask=True)
+        frames[1] += Frame(Opcode.PING, b"there?").serialize(mask=True)
+        frames[1] += Frame(Opcode.CONT, step[9:]).serialize(mask=True)
+        for piece in (frames[0] + frames[1][:12], frames[1][12:] + frames[2], frames[3], frames[4] + frames[5]):
+            peer.ws.socket.sendall(piece)
+        heard = [peer.hear()[0].kind for _ in sent]
+        assert heard == [Kind.PING, Kind.STEP, Kind.PING, Kind.PING, Kind.STEP, Kind.STEP]
+
+
 @pytest.mark.parametrize(
     ("message", "code"),
     [

@@ -186,6 +186,22 @@ def test_a_process_that_sends_no_answers_is_lost(server):
         assert "no answer" in answer["data"]["message"]
 
 
+def test_whoever_asks_a_process_that_is_gone_is_told_how_it_ended():
+    """Though its socket was closed before that was known."""
+    loop = asyncio.new_event_loop()
+    try:
+        process = SessionProcess(1, loop)
+        process.connection_made(FakeTransport())
+        process.connection_lost(None)
+        answer = process.ask(1, Ask.MESSAGE, b"{}")
+        process.has_ended(-signal.SIGKILL)
+        with pytest.raises(SessionLost, match="SIGKILL"):
+            loop.run_until_complete(answer)
+        loop.run_until_complete(asyncio.sleep(0))  # in which the wait for the exit code is ended
+    finally:
+        loop.close()
+
+
 def test_a_large_answer_takes_time_in_proportion():
     """However small the pieces are in which it comes."""
     loop = asyncio.new_event_loop()

@@ -329,6 +329,33 @@ def test_a_key_of_a_server_before_is_run_by_nobody(make_registry):
     registry.delete("train")
 
 
+def test_a_maker_that_lost_its_name_keeps_nothing(make_registry, tmp_path):
+    """What another has kept under it since stays."""
+    store = PoolStore(tmp_path)
+    registry = make_registry(store=store)
+    first = registry._listing.reserve("train")
+    registry._listing.take("train")
+    view = registry.create(COUNT, "train", durable=True)
+    mine = Made(NoHost("train", "none"), COUNT, unmade(DurablePool("train", COUNT)), 0.0, 0.0, durable=True)
+    with pytest.raises(PoolStopping, match="given up"):
+        registry._publish_kept(first, mine)
+    assert [pool.name for pool in store.load()] == ["train"]
+    assert registry.get("train").epoch == view.epoch
+    registry.delete("train")
+
+
+def test_pools_of_the_start_are_held_to_the_cap(make_registry):
+    """Those beyond it are listed with the reason, and are not made; the server is ready all the same."""
+    registry = make_registry(caps=Caps(max_pools=1))
+    registry.restore([DurablePool("a", COUNT), DurablePool("b", COUNT)])
+    wait_for(lambda: registry.get("a").state == "ready" and not registry.restoring)
+    view = registry.get("b")
+    assert (view.state, view.epoch) == ("lost", 0)
+    assert "max_pools is 1" in view.reason
+    for name in ("a", "b"):
+        registry.delete(name)
+
+
 # What pools may have together
 
 
@@ -366,10 +393,14 @@ def test_a_pool_that_ended_is_buried_though_it_cannot_be_forgotten(make_registry
         raise StateUnavailable("the disk is full")
 
     monkeypatch.setattr(registry._keeper, "forget", refuse)
-    with pytest.raises(UnknownPool):
-        registry.address("train")
-    assert not ended
+    for _ in range(2):
+        with pytest.raises(PoolLost, match="silent for 60 s, and its lease_expiry is destroy"):
+            registry.address("train")
+        assert not ended
     assert registry.list() == []
+    with pytest.raises(PoolLost, match="make it again"):
+        registry.get("train")
+    assert "ended with its driver's lease" in caplog.text
     assert len(ended) == 1
     assert "the disk is full" in caplog.text
 

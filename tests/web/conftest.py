@@ -6,9 +6,9 @@ from tests.web.browsers import CHROMIUM, PATIENCE_S, WHY_NOT, chromium, serving
 
 
 @pytest.fixture(scope="module")
-def server():
-    """A server of this module's own."""
-    with serving() as running:
+def server(tmp_path_factory):
+    """A server of this module's own, that keeps durable pools in a directory of its own."""
+    with serving(VECSERVER_STATE_DIR=str(tmp_path_factory.mktemp("state"))) as running:
         yield running
 
 

@@ -18,10 +18,12 @@ from vecserver.control.web.forms import (
     Text,
     action_field,
     choice_keys,
+    infos_of,
     kwargs_of,
     parameters_of,
     read_action,
     starting_value,
+    wrappers_of,
 )
 from vecserver.pools.sessions.actions import to_action
 from vecserver.pools.sessions.schemas import schemas
@@ -130,6 +132,17 @@ def test_text_that_is_no_json_is_named():
         kwargs_of([parameter], {"map": "SF"})
     with pytest.raises(InvalidSpec, match="JSON object"):
         kwargs_of([], {}, "[1]")
+    with pytest.raises(InvalidSpec, match="wrappers is no JSON"):
+        wrappers_of("[TimeLimit")
+    with pytest.raises(InvalidSpec, match="JSON list"):
+        wrappers_of('"TimeLimit"')
     with pytest.raises(InvalidAction, match="no JSON"):
         read_action("[1")
     assert read_action("[1]") == [1]
+
+
+def test_wrappers_and_infos_are_typed():
+    """As a JSON list, and as a word or keys with commas between."""
+    assert wrappers_of(" ") == []
+    assert wrappers_of('["ClipReward", {"id": "TimeLimit"}]') == ["ClipReward", {"id": "TimeLimit"}]
+    assert [infos_of(text) for text in ("none", "lives", " lives, prob ,")] == ["none", ["lives"], ["lives", "prob"]]

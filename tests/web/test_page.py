@@ -60,9 +60,15 @@ def test_a_pool_is_made_watched_reset_and_deleted(tabs, server, make):
     page.get_by_label("Rows").fill("3")
     page.get_by_label("Workers").fill("1")
     page.get_by_label("Name").fill("watched")
+    page.get_by_text("More options").click()
+    page.get_by_label("Wrappers, as a JSON list").fill('["TimeAwareObservation"]')
+    page.get_by_label("Lease, s").fill("7.5")
+    page.get_by_text("Durable: made again").click()
     page.get_by_role("button", name="Create pool").click()
     page.wait_for_url("**/web/pools/watched")
-    assert server.http.get("/v1/pools/watched").json()["render_mode"] == "rgb_array"
+    made = server.http.get("/v1/pools/watched").json()
+    assert (made["render_mode"], made["durable"]) == ("rgb_array", True)
+    assert (made["wrappers"], made["lease_ttl"]) == (["TimeAwareObservation"], 7.5)
     expect(page.locator(".vs-wall-note")).to_contain_text("reset")
     page.get_by_label("Seed").fill("7")
     page.get_by_role("button", name="Reset").click()
@@ -92,8 +98,20 @@ def test_pools_come_and_go_in_the_list(tabs, server, make):
         expect(line.locator("svg.vs-spark")).to_be_visible()
     page.get_by_role("link", name=pool).click()
     expect(page.get_by_text("so its rows cannot be seen")).to_be_visible()
+
+
+def test_a_pool_that_is_gone_is_asked_for_nothing(tabs, server, make):
+    """Its page says so and stands still; who comes later is told by the status too."""
+    pool = make(render_mode="rgb_array")
+    server.http.post(f"/v1/pools/{pool}/reset", json={}).raise_for_status()
+    page = tabs.open(f"/web/pools/{pool}")
+    expect(page.locator("img.vs-shown").first).to_be_visible()
     server.http.delete(f"/v1/pools/{pool}").raise_for_status()
     expect(page.get_by_text("This pool is gone")).to_be_visible()
+    expect(page.locator(".vs-state")).to_have_text("gone")
+    expect(page.locator(".vs-wall")).to_have_attribute("data-ready", "no")
+    missing = server.http.get(f"/web/pools/{pool}")
+    assert (missing.status_code, "No such pool" in missing.text) == (404, True)
 
 
 def test_what_the_server_refuses_is_said_as_its_sentence(tabs):

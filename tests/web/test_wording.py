@@ -88,7 +88,9 @@ def test_code_says_what_was_done():
     assert "env_id='A-v0', kwargs={'g': 5}" in code
     assert "reset(seed=3)" in code
     assert code.count("env.step(") == 2
-    made = make_code(
-        "http://h:1", {"env_id": "A-v0", "num_envs": 2, "engine": "auto", "workers": None, "env_kwargs": {"g": 1}}
-    )
+    usual = {"engine": "auto", "workers": None, "info": "all", "restart_budget": 30, "durable": False}
+    made = make_code("http://h:1", {"env_id": "A-v0", "num_envs": 2, "env_kwargs": {"g": 1}, **usual})
     assert "make_vec('A-v0', num_envs=2, url='http://h:1', g=1)" in made
+    options = {**usual, "restart_budget": None, "wrappers": ["ClipReward"], "durable": True}
+    made = make_code("http://h:1", {"env_id": "A-v0", "num_envs": 2, **options})
+    assert "restart_budget=None, durable=True, wrappers=['ClipReward'])" in made

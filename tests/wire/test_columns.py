@@ -178,8 +178,16 @@ def test_a_run_of_rows_is_one_entry():
 
 @pytest.mark.parametrize(
     "info",
-    [{"final_obs": np.zeros(2)}, {"_x": 1}, {1: 1}, {"x": object()}, {"x": np.longdouble(1)}, {"\ud800": 1}],
-    ids=["final_obs", "a mask's name", "no text", "an object", "a long double", "a lone surrogate"],
+    [
+        {"final_obs": np.zeros(2)},
+        {"_x": 1},
+        {1: 1},
+        {"x": object()},
+        {"x": np.longdouble(1)},
+        {"x": 1 << 70},
+        {"\ud800": 1},
+    ],
+    ids=["final_obs", "a mask's name", "no text", "an object", "a long double", "a long integer", "a lone surrogate"],
 )
 def test_what_gymnasium_treats_in_another_way_goes_row_by_row(info):
     """A column is only for what every merge treats alike."""

@@ -27,6 +27,7 @@ from vecserver.wire.infos import (
     encode_rows,
     join,
     merge,
+    side_values,
     split,
 )
 
@@ -294,6 +295,14 @@ def test_a_subclass_of_array_is_merged_as_gymnasium_merges_it(kind):
     merged, dropped = _through(rows, 2)
     assert_same(merged, _by_gymnasium([(row, {"a": info["a"]}) for row, info in rows], 2))
     assert dropped == {"b": "builtins.object"}
+
+
+def test_side_values_of_a_worker_that_ended_are_none_where_they_are_not_whole():
+    """It may have been killed while it wrote them."""
+    whole = encode_rows([(0, {"steps": 1})], [b"first", b"second"])
+    assert side_values(whole, 2) == [b"first", b"second"]
+    for payload in (b"", whole[:-1], b"\xc1", whole[:1], encode_rows([(0, {"steps": 1})], [])):
+        assert side_values(payload, 2) is None
 
 
 def test_side_values_travel_beside_the_infos():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -25,6 +26,9 @@ def doctor(
         str | None, typer.Option(metavar="A-B", help="As for serve.", show_default="any free ones")
     ] = None,
     max_pools: Annotated[int | None, typer.Option(help="As for serve.", show_default="64")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="As for serve.", show_default="~/.local/state/vecserver")
+    ] = None,
     *,
     as_json: AsJson = False,
 ) -> None:
@@ -33,7 +37,7 @@ def doctor(
     Other settings are taken from the same VECSERVER_ variables as by serve. Exit code 1 when something would keep the
     server from working; what would only make it slow or small is a warning.
     """
-    findings = _examine(host=host, port=port, data_port_range=data_ports, max_pools=max_pools)
+    findings = _examine(host=host, port=port, data_port_range=data_ports, max_pools=max_pools, state_dir=state_dir)
     works = all(each.status != "fail" for each in findings)
     if as_json:
         print_json({"ok": works, "checks": [asdict(each) for each in findings]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import stat
 import sys
@@ -209,6 +210,7 @@ def serve(
         log_format=log_format or (LogFormat.TEXT if is_private or sys.stderr.isatty() else LogFormat.JSON),
         announce=None if is_private else partial(_announce, print_token=print_token is True and was_made),
     )
+    gc.freeze()  # the interpreter's last collection looks for a second at what the process's end frees at once
 
 
 def _is_socket(fd: int) -> bool:

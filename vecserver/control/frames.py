@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Final
 
 from fastapi import APIRouter, Query, Response
@@ -20,6 +21,7 @@ from vecserver.wire.errors import (
     PoolStopping,
     StillRunning,
     UnknownPool,
+    VecServerError,
 )
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Frames", "Pace", "frame_routes"]
 
-_SHARE: Final = 0.01
-"""Of a pool's time that rendering may take, at most."""
+_SHARE: Final = 0.005
+"""Of a pool's time that its frames may take, at most: a driver that takes every core feels twice as much of it."""
 
-_SHORTEST_S, _LONGEST_S = 0.1, 3.0
+_SHORTEST_S, _LONGEST_S = 0.25, 5.0
 """Between two frames of a pool: nobody looks faster, and a row that takes long to render is still seen now and then."""
 
 _CREDIT_S: Final = 0.1
@@ -68,10 +70,16 @@ class Pace:
         saved = min(_LONGEST_S, max(_SHORTEST_S, -self._credit / _SHARE))
         return max(0.0, self._ended + saved - now)
 
-    def rendered(self, began: float, ended: float) -> None:
-        """Note what a frame took."""
+    def rendered(self, began: float, ended: float, beside: float = 0.0) -> None:
+        """Note what a frame took.
+
+        Args:
+            began: When its pool was asked.
+            ended: When it had answered.
+            beside: Seconds of a core that were used after that.
+        """
         passed = 0.0 if self._ended is None else began - self._ended
-        self._credit = min(_CREDIT_S, self._credit + _SHARE * passed) - (ended - began)
+        self._credit = min(_CREDIT_S, self._credit + _SHARE * passed) - (ended - began) - beside
         self._credit = max(self._credit, -_SHARE * _LONGEST_S)  # beyond it there is no longer wait
         self._ended = ended
 
@@ -120,8 +128,13 @@ class Frames:
 
         Raises:
             StillRunning: Many wait already.
-            VecServerError: As of ``Registry.render``.
+            VecServerError: As of ``Registry.address`` and ``Registry.render``.
         """
+        try:
+            self._registry.address(pool)  # a name that somebody made up is not remembered
+        except VecServerError:
+            self._galleries.pop(pool, None)
+            raise
         gallery = self._gallery(pool)
         if gallery.waiting >= _MAX_WAITING:
             raise StillRunning(f"{_MAX_WAITING} requests wait for frames of pool {pool} already: ask again later")
@@ -137,28 +150,36 @@ class Frames:
         if known is not None:
             return known
         await asyncio.sleep(gallery.pace.wait(self._clock()))
+        # a thread of its own: pools that answer late must not take those in which the page's buttons wait for theirs
+        own = ThreadPoolExecutor(1, "frame")
         try:
-            png = await asyncio.to_thread(self._picture, gallery.pace, *key)
-        except UnknownPool:
-            self._galleries.pop(key[0], None)
-            raise
+            png = await asyncio.get_running_loop().run_in_executor(own, self._picture, gallery.pace, *key)
+        finally:
+            own.shutdown(wait=False)
         gallery.keep(key, self._clock(), png)
         return png
 
     def _picture(self, pace: Pace, pool: str, row: int, width: int | None) -> bytes:
-        began = self._clock()
+        began, beside = self._clock(), 0.0
+        ended = began
         try:
-            picture = self._registry.render(pool, row)
+            try:
+                picture = self._registry.render(pool, row)
+            finally:
+                ended = self._clock()
+            used = time.thread_time()
+            png = to_png(picture if width is None else reduced(picture, width))
+            beside = time.thread_time() - used
         finally:
-            pace.rendered(began, self._clock())
-        return to_png(picture if width is None else reduced(picture, width))
+            pace.rendered(began, ended, beside)
+        return png
 
     def _gallery(self, pool: str) -> _Gallery:
-        if pool not in self._galleries:
-            if len(self._galleries) >= _MAX_KEPT:
-                del self._galleries[next(iter(self._galleries))]
-            self._galleries[pool] = _Gallery()
-        return self._galleries[pool]
+        gallery = self._galleries.pop(pool, None) or _Gallery()
+        if len(self._galleries) >= _MAX_KEPT:
+            del self._galleries[next(iter(self._galleries))]
+        self._galleries[pool] = gallery  # behind those that nobody asked for since
+        return gallery
 
 
 def frame_routes(registry: Registry) -> APIRouter:

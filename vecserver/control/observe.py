@@ -164,6 +164,10 @@ class _PoolCollector(Collector):
         yield _gauge("vecserver_pool_num_envs", "Rows.", views, lambda view: view.info.num_envs)
         yield _gauge("vecserver_pool_workers", "Worker processes.", views, lambda view: view.info.workers)
         yield _gauge("vecserver_pool_creation_seconds", "Seconds it took to make.", views, lambda view: view.creation_s)
+        restarts = CounterMetricFamily("vecserver_pool_host_restarts", "Hosts that were made again.", labels=_LABELS)
+        for view in views:
+            restarts.add_metric((view.pool, view.info.env_id), view.restarts)
+        yield restarts
         for family in POOL_FAMILIES:
             yield _from_stats(family, views)
 

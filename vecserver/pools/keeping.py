@@ -94,6 +94,11 @@ class Keeper:
         self.restoring = {each.name for each in pools}
         return pools
 
+    def leave_out(self, pool: str) -> None:
+        """Make no attempt to make a pool that was loaded."""
+        with self._lock:
+            self.restoring.discard(pool)
+
     def check(self) -> None:
         """Make sure that pools can be kept.
 

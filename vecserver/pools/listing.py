@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from vecserver.pools.handshake import EXPIRED
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.keys import Keys
-from vecserver.wire.errors import CapExceeded, InvalidSpec, PoolStopping, UnknownPool
+from vecserver.wire.errors import CapExceeded, InvalidSpec, PoolLost, PoolStopping, UnknownPool
 
 if TYPE_CHECKING:
     from vecserver.pools.handshake import HostReady
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from vecserver.pools.spec import Caps, PoolSpec
 
 __all__ = ["Listing", "Made", "Reservation"]
+
+_MOST_ENDED: Final = 64
+"""Durable pools whose end is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Listing:
         self._lock = threading.Lock()
         self._pools: dict[str, Made] = {}
         self._starting: dict[str, Reservation] = {}
+        self._ended: OrderedDict[str, str] = OrderedDict()
         self._closed = False
         self.closing = False
 
@@ -222,6 +227,7 @@ class Listing:
                 raise PoolStopping("the pool was given up while its environments were made")
             self._check_total(made.ready.arena_bytes)
             del self._starting[pool]
+            self._ended.pop(pool, None)
             self._pools[pool] = made
 
     def put(self, pool: str, made: Made) -> None:
@@ -240,15 +246,20 @@ class Listing:
 
         Raises:
             UnknownPool: There is none of this id.
+            PoolLost: It was durable, and has ended with its driver's lease.
             PoolStopping: The server is shutting down.
         """
         with self._lock:
             made = self._pools.get(pool)
-            if made is not None and made.process.exitcode == EXPIRED:  # it is not buried yet
+            if made is not None and made.process.exitcode == EXPIRED:
+                self._note_expired(pool, made)  # it is not buried yet
                 made = None
             names = sorted(self._pools)
+            cause = self._ended.get(pool, "")
         if made is None and self.closing:
             raise PoolStopping("the server is shutting down, and its pools with it", pool=pool)
+        if made is None and cause:
+            raise PoolLost(cause, pool=pool)
         if made is None:
             known = f"there are {', '.join(names)}" if names else "there is none"
             raise UnknownPool(f"no pool has the id {pool!r}: {known}", pool=pool)
@@ -273,7 +284,21 @@ class Listing:
         """Take those off the list that have ended with their drivers' leases."""
         with self._lock:
             ended = [pool for pool, made in self._pools.items() if made.process.exitcode == EXPIRED]
-            return [(pool, self._pools.pop(pool)) for pool in ended]
+            taken = [(pool, self._pools.pop(pool)) for pool in ended]
+            for pool, made in taken:
+                self._note_expired(pool, made)
+        return taken
+
+    def _note_expired(self, pool: str, made: Made) -> None:
+        """Remember that a pool which was to stay has ended; the lock is held."""
+        if made.durable:
+            self._ended[pool] = (
+                f"the durable pool {pool} has ended: its driver was silent for {made.spec.lease_ttl:g} s, and its "
+                "lease_expiry is destroy; make it again"
+            )
+            self._ended.move_to_end(pool)
+            while len(self._ended) > _MOST_ENDED:
+                self._ended.popitem(last=False)
 
     def take(self, pool: str) -> tuple[HostProcess | None, Made | None]:
         """Take a pool off the list, and its name from whoever makes it; returns the process that makes it, too."""

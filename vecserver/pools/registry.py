@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ from vecserver.pools.starting import for_environments
 from vecserver.pools.supervision import Supervisor
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import (
+    CapExceeded,
     DeadlineExceeded,
     EpochMismatch,
     PoolLost,
@@ -125,6 +127,7 @@ class Registry:
             keys=keys,
         )
         self._start_timeout = start_timeout
+        self._keeping = threading.Lock()
         self._admission = Admission(self.caps.max_creations)
         self._supervisor = Supervisor(self._note_end)
         self._keeper = Keeper(store, self._supervisor, self._make_again)
@@ -179,18 +182,29 @@ class Registry:
 
     def _publish(self, reservation: Reservation, made: Made, instead_of: Made | None = None) -> None:
         """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
-        pool, process = reservation.pool, made.process
+        process = made.process
         assert isinstance(process, HostProcess)
         try:
             if made.durable and instead_of is None:
-                self._keeper.keep(pool, made.spec)
-            self._listing.publish(reservation, made, instead_of)
-        except VecServerError as error:
+                self._publish_kept(reservation, made)
+            else:
+                self._listing.publish(reservation, made, instead_of)
+        except VecServerError:
             self._maker.end([process])
-            if made.durable and instead_of is None and not isinstance(error, StateUnavailable):
-                self._keeper.forget(pool)
             raise
         self._supervisor.watch(process)
+
+    def _publish_kept(self, reservation: Reservation, made: Made) -> None:
+        # one at a time, and with the name in hand: else what is forgotten could be what another has kept under it since
+        with self._keeping:
+            if not self._listing.holds(reservation):
+                raise PoolStopping("the pool was given up while its environments were made")
+            self._keeper.keep(reservation.pool, made.spec)
+            try:
+                self._listing.publish(reservation, made, None)
+            except VecServerError:
+                self._keeper.forget(reservation.pool)
+                raise
 
     def restore(self, declared: Sequence[DurablePool] = ()) -> None:
         """Begin to make the durable pools; returns at once. ``restoring`` has those that were not tried yet.
@@ -198,11 +212,20 @@ class Registry:
         Args:
             declared: Those of the server's settings.
         """
-        for each in self._keeper.load(declared):
-            nobody = NoHost(each.name, "the pool was not made yet since the server started")
+        for number, each in enumerate(self._keeper.load(declared)):
+            is_allowed = number < self.caps.max_pools
+            why = "the pool was not made yet since the server started"
+            if not is_allowed:
+                most = self.caps.max_pools
+                why = f"the pool is one too many: max_pools is {most}; delete others, and start the server again"
+                _log.error("not made: %s", why, extra={"pool": each.name, "code": CapExceeded.code})
+            nobody = NoHost(each.name, why)
             made = Made(nobody, each.spec, unmade(each), time.time(), 0.0, durable=True, restored=True)
             self._listing.put(each.name, made)
-            self._keeper.lacks_host(each.name)
+            if is_allowed:
+                self._keeper.lacks_host(each.name)
+            else:
+                self._keeper.leave_out(each.name)
 
     @property
     def restoring(self) -> list[str]:
@@ -317,6 +340,8 @@ class Registry:
         buried = self._listing.take_expired()
         self._maker.end([made.process for _, made in buried], 0.0)
         for pool, made in buried:
+            about = {"pool": pool, "epoch": made.ready.epoch}
+            _log.warning("it has ended with its driver's lease, as lease_expiry says", extra=about)
             if made.durable:
                 self._forget_ended(pool)
 

@@ -137,9 +137,7 @@ class Session:
         self.cause = "nobody does"
         """Why any other lease does not drive the pool."""
         self._request = (0, 0)
-        self._oldest = (
-            lease  # of the leases that are lives of the same driver, of which no later one has begun a request
-        )
+        self._oldest = lease  # of one driver's lives that follow each other without a request in between
 
     def grant(self, cause: str = "another does", *, resumed: bool = False) -> int:
         """Give the pool to a new driver: fences off the one before, and numbering starts again.

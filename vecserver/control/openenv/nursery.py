@@ -81,11 +81,12 @@ class SessionProcess(asyncio.Protocol):
         The caller sends no other one of this session before it is done.
         """
         future = self._loop.create_future()
-        if self.lost is not None or self._transport is None:
-            future.set_exception(SessionLost(self.lost or "the session is closed"))
+        if self.lost is not None:
+            future.set_exception(SessionLost(self.lost))
             return future
         self._pending[session] = future
-        self._write(HEAD.pack(len(data), session, ask), data)
+        if self._transport is not None:  # otherwise the process is gone, and how it ended is about to be known
+            self._write(HEAD.pack(len(data), session, ask), data)
         return future
 
     def has(self, session: int) -> bool:

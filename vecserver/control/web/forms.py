@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from vecserver.pools.spec import INFOS
 from vecserver.wire.errors import InvalidAction, InvalidSpec
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "Text",
     "action_field",
     "choice_keys",
+    "infos_of",
     "kwargs_of",
     "parameters_of",
     "read_action",
     "starting_value",
+    "wrappers_of",
 ]
 
 _MOST_BUTTONS: Final = 32
@@ -220,6 +223,23 @@ def kwargs_of(parameters: list[Parameter], given: dict[str, Any], more: str = ""
     if not isinstance(others, dict):
         raise InvalidSpec('the other parameters are a JSON object, as in {"name": 1}', field="env_kwargs")
     return chosen | others
+
+
+def wrappers_of(text: str) -> list[Any]:
+    """The wrappers that were typed; none where nothing was.
+
+    Raises:
+        InvalidSpec: The text is no JSON list.
+    """
+    wrappers = _read(text, "wrappers") if text.strip() else []
+    if not isinstance(wrappers, list):
+        raise InvalidSpec('wrappers is a JSON list, as in ["TimeAwareObservation"]', field="wrappers")
+    return wrappers
+
+
+def infos_of(text: str) -> str | list[str]:
+    """Which infos are sent: one of the words for it, or keys with commas between them."""
+    return text if text in INFOS else [key.strip() for key in text.split(",") if key.strip()]
 
 
 def _read(text: str, name: str) -> Any:

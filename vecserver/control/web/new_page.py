@@ -9,6 +9,7 @@ from nicegui import ui
 
 from vecserver.control.access.scopes import Scope
 from vecserver.control.web.choosing import EnvironmentChoice
+from vecserver.control.web.more_options import MoreOptions
 from vecserver.control.web.shell import Banner, address_of, code, heading, section, shell
 from vecserver.control.web.snippets import make_code
 from vecserver.pools.spec import AUTORESET_MODES, ENGINES, PoolSpec
@@ -40,6 +41,7 @@ async def new_page(place: Place, request: Request) -> None:
             mode = ui.select(list(AUTORESET_MODES), value="NextStep", label="Autoreset mode").props(_DENSE)
             name = ui.input("Name", placeholder="one is made up").props(f"{_DENSE} stack-label")
             statistics = ui.switch("Send statistics of episodes")
+            more = MoreOptions()
 
         def options() -> dict[str, Any]:
             return {
@@ -51,6 +53,7 @@ async def new_page(place: Place, request: Request) -> None:
                 "render_mode": choice.render_mode,
                 "env_kwargs": choice.kwargs(),
                 "episode_statistics": statistics.value,
+                **more.values(),
             }
 
         async def create() -> None:
@@ -59,14 +62,16 @@ async def new_page(place: Place, request: Request) -> None:
                 with banner.explaining():
                     place.require(Scope.CREATE)
                     spec = PoolSpec(**options())
-                    view = await asyncio.to_thread(place.registry.create, spec, (name.value or "").strip() or None)
+                    view = await asyncio.to_thread(
+                        place.registry.create, spec, (name.value or "").strip() or None, durable=more.durable
+                    )
                     ui.navigate.to(f"/pools/{view.pool}")
             finally:
                 button.enable()
 
         def as_code() -> None:
             with banner.explaining():
-                shown.set_content(make_code(address_of(request), options()))
+                shown.set_content(make_code(address_of(request), options() | {"durable": more.durable}))
                 box.set_visibility(True)
 
         with ui.element("div").classes("vs-actions"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from nicegui import ui
@@ -16,17 +17,18 @@ from vecserver.pools.pictures import RENDER_MODE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fastapi import Request
+    from fastapi import Request, Response
 
     from vecserver.control.web.shell import Place
+    from vecserver.pools.results import PoolView
 
 __all__ = ["pool_page"]
 
 _LARGEST_SEED: Final = 2**62
 
 
-async def pool_page(place: Place, request: Request, pool: str) -> None:
-    """Build the page."""
+async def pool_page(place: Place, request: Request, pool: str) -> Response | None:
+    """Build the page; an answer of its own where there is no such pool."""
     await place.sampler.look()
     found = place.sampler.histories.find(pool)
     with shell(request, "Pools"):
@@ -34,13 +36,10 @@ async def pool_page(place: Place, request: Request, pool: str) -> None:
             heading("No such pool")
             ui.label(f"There is no pool {pool!r} here: it was deleted, or never made.")
             ui.link("All pools", "/")
-            return
+            return ui.context.client.build_response(request, HTTPStatus.NOT_FOUND)
         epoch = found.view.epoch
-        with ui.element("div").classes("vs-title"):
-            heading(pool)
-            state = ui.label(found.view.state).classes("vs-state")
-            ui.label(found.view.info.env_id).classes("vs-muted")
-        banner = Banner()
+        state = _title(pool, found.view)
+        condition, banner = Banner(), Banner()  # the pool's own, and that of the last button
         figures = Figures()
         _actions(place, pool, banner)
         with section("Rows"):
@@ -63,20 +62,39 @@ async def pool_page(place: Place, request: Request, pool: str) -> None:
         def refresh() -> None:
             history = place.sampler.histories.find(pool)
             if history is None:
-                banner.say("This pool is gone: it was deleted.")
+                condition.say("This pool is gone: it was deleted.")
+                _show_state(state, "gone")
+                if wall is not None:
+                    wall.rest("")
                 return
             if history.view.epoch != epoch:  # made again, perhaps with other rows
                 ui.navigate.reload()
                 return
-            state.set_text(history.view.state)
-            state.classes(replace=f"vs-state vs-state-{history.view.state}")
+            _show_state(state, history.view.state)
             if history.view.reason:
-                banner.say(history.view.reason)
+                condition.say(history.view.reason)
+            else:
+                condition.clear()
             for part in parts:
                 part.show(history)
 
         refresh()
         while_seen(place, refresh)
+    return None
+
+
+def _title(pool: str, view: PoolView) -> ui.label:
+    with ui.element("div").classes("vs-title"):
+        heading(pool)
+        state = ui.label()
+        ui.label(view.info.env_id).classes("vs-muted")
+    _show_state(state, view.state)
+    return state
+
+
+def _show_state(label: ui.label, state: str) -> None:
+    label.set_text(state)
+    label.classes(replace=f"vs-state vs-state-{state}")
 
 
 def _actions(place: Place, pool: str, banner: Banner) -> None:

@@ -128,12 +128,22 @@ class Wall:
     def show(self, history: History) -> None:
         """Say whether there is anything to see; the browser asks for the frames itself."""
         stats = history.view.stats
-        ready = "yes" if stats is not None and stats.resets and stats.state == "ready" else "no"
-        if self._wall.props["data-ready"] == ready:
-            return
-        self._wall.props["data-ready"] = ready
-        self._wall.update()
-        self._note.set_text(_NOT_RESET if stats is not None and not stats.resets else "")
+        if stats is None or stats.state != "ready":
+            self.rest("")
+        elif not stats.resets:
+            self.rest(_NOT_RESET)
+        else:
+            self._tell("yes", "")
+
+    def rest(self, why: str) -> None:
+        """Have the browser ask for no frames, and say why."""
+        self._tell("no", why)
+
+    def _tell(self, ready: str, note: str) -> None:
+        self._note.set_text(note)
+        if self._wall.props["data-ready"] != ready:
+            self._wall.props["data-ready"] = ready
+            self._wall.update()
 
 
 def how_to_see(view: PoolView) -> None:

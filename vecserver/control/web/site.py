@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.gzip import GZipMiddleware
 from nicegui import app as nicegui_app
 from nicegui import core, ui
@@ -79,8 +79,8 @@ def _register(place: Place) -> None:
         await pools_page(place.seen_by(request), request)
 
     @ui.page("/pools/{pool}", title="Pool – vecserver")
-    async def pool(request: Request, pool: str) -> None:
-        await pool_page(place.seen_by(request), request, pool)
+    async def pool(request: Request, pool: str) -> Response | None:
+        return await pool_page(place.seen_by(request), request, pool)
 
     @ui.page("/new", title="New pool – vecserver")
     async def new(request: Request) -> None:

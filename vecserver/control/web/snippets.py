@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Final
 
+from vecserver.pools.spec import PoolSpec
+
 __all__ = ["attach_code", "make_code", "play_code"]
+
+_USUAL: Final = {**asdict(PoolSpec(env_id="", num_envs=1)), "durable": False}
+"""The options of a pool of which nothing is said."""
 
 _MOST_STEPS: Final = 200
 """Steps that are written out; a longer episode's code repeats its last ones as a list would."""
@@ -32,7 +38,7 @@ def make_code(url: str, options: dict[str, Any]) -> str:
     others = {
         name: value
         for name, value in options.items()
-        if name not in (*first, "env_kwargs", "name") and value not in (None, "auto", "NextStep")
+        if name not in (*first, "env_kwargs") and value != _USUAL.get(name)
     }
     arguments = [repr(first["env_id"]), f"num_envs={first['num_envs']}", f"url={url!r}"]
     arguments += [f"{name}={value!r}" for name, value in others.items()]
