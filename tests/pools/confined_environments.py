@@ -24,7 +24,8 @@ class ConfinedEnv(gym.Env):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        return 0, {"seen": json.dumps(_seen())}
+        looks = _LOOKS if options is None else {name: _LOOKS[name] for name in options["look"]}
+        return 0, {"seen": json.dumps({name: look() for name, look in looks.items()})}
 
     def step(self, action: Any):
         if action == TAKE_MEMORY:
@@ -38,20 +39,22 @@ class ConfinedEnv(gym.Env):
         return 1, 0.0, False, False, {}
 
 
-def _seen() -> dict[str, Any]:
-    descriptors = {}
+def _descriptors() -> dict[str, str]:
+    found = {}
     for fd in sorted(Path("/proc/self/fd").iterdir(), key=lambda path: int(path.name)):
         try:
-            descriptors[fd.name] = str(fd.readlink())
+            found[fd.name] = str(fd.readlink())
         except OSError:  # the folder's own, which is closed again
             continue
-    return {
-        "descriptors": descriptors,
-        "variables": [*os.environ],
-        "began_with": Path("/proc/self/environ").read_text(),
-        "limits": {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS},
-        "user": [os.getuid(), os.getgid(), os.getgroups(), os.environ.get("HOME")],
-    }
+    return found
 
+
+_LOOKS = {
+    "descriptors": _descriptors,
+    "variables": lambda: [*os.environ],
+    "began_with": lambda: Path("/proc/self/environ").read_text(),
+    "limits": lambda: {name: resource.getrlimit(getattr(resource, name)) for name in LIMITS},
+    "user": lambda: [os.getuid(), os.getgid(), os.getgroups(), os.environ.get("HOME")],
+}
 
 gym.register("Confined-v0", ConfinedEnv, disable_env_checker=True)
