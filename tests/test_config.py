@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from dataclasses import replace
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_a_port_range_is_read_from_text(monkeypatch, text, ports):
         ({"max_pools": 0}, "max_pools is 0"),
         ({"start_timeout": float("inf")}, "start_timeout"),
         ({"runtime_dir": "/" + "x" * 80}, "too long"),
+        ({"allow_kwarg": ("xml_file",)}, "no environment's id and an argument"),
+        ({"worker_memory": 1024}, "worker_memory"),
+        ({"worker_user": "nobody-of-this-name"}, "only root|no user"),
+        ({"worker_user": "root"}, "only root|that is root"),
+        ({"request_rate": 0}, "request_rate"),
+        ({"max_ext_bytes": 1 << 30}, "max_ext_bytes"),
         ({"prot": 1}, "prot"),
     ],
 )
@@ -86,6 +93,32 @@ def test_pools_are_declared_by_text_and_file(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             load(**given)
+
+
+def test_lists_are_written_with_commas(monkeypatch):
+    """In a variable; and they are what decides about environments, the operator's own among them."""
+    monkeypatch.setenv("VECSERVER_ALLOW_ENV", "gymnasium, ALE/*")
+    monkeypatch.setenv("VECSERVER_ALLOW_MODULE", "my_envs")
+    rules = load().rules
+    assert (rules.allow_env, rules.allow_module, rules.allow_kwarg) == (("gymnasium", "ALE/*"), ("my_envs",), ())
+    assert load(allow_env=("Ant-*",), openenv_env="Ant-v5").rules.allow_env == ("Ant-*",)
+    with pytest.raises(ValueError, match=r"--allow-env 'CartPole-v1'"):
+        load(allow_env=("Ant-*",))
+    with pytest.raises(ValueError, match="--allow-module other"):
+        load(pool=("name=a,env=other:Env-v0,num_envs=1",))
+    with pytest.raises(ValueError, match=r"--allow-kwarg 'Ant-v5:xml_file'"):
+        load(pool=('name=a,env=Ant-v5,num_envs=1,kwargs={"xml_file": "x"}',))
+
+
+def test_only_root_names_a_user_for_workers(monkeypatch):
+    """Who is not root is told so; the account is looked up by name."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(ValueError, match="only root may run processes as another user"):
+        load(worker_user="daemon")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found = pwd.getpwnam("daemon")
+    user = load(worker_user="daemon").worker_limits.user
+    assert (user.uid, user.gid, user.home) == (found.pw_uid, found.pw_gid, found.pw_dir)
 
 
 def test_the_state_dir_is_the_users_own(monkeypatch):

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from tests.contract.compare import assert_same
+from vecserver.config import Settings
 from vecserver.engine.wrappers import ALLOWED_WRAPPERS, REFUSED_WRAPPERS
 from vecserver.pools.spec import ENGINES
 from vecserver.wire import codec, frames, infos, messages, websocket
@@ -317,3 +318,33 @@ def test_every_engine_is_described():
     """In the table of docs/engines.md."""
     rows = _table((DOCS / "engines.md").read_text(), "engine")
     assert {row[0].strip("`") for row in rows} == set(ENGINES)
+
+
+def test_the_limits_are_those_of_the_settings():
+    """Each has a row with its default and a code that exists, and there are no others."""
+    rows = _table((DOCS / "operations.md").read_text().split("\n## Limits\n")[1], "setting")
+    named = {row[0].strip("`"): row for row in rows}
+    limits = {name for name in Settings.model_fields if name.startswith("max_") or name.endswith(("_rate", "_timeout"))}
+    assert named.keys() == limits | {"openenv_sessions"}
+    for name, (_, default, refused, code) in named.items():
+        assert refused
+        assert code.strip("`") in ERRORS, name
+        if name != "max_total_arena_bytes":
+            number, *unit = default.split()
+            factor = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}[unit[0]] if unit else 1
+            assert int(number) * factor == Settings.model_fields[name].default, name
+
+
+def test_the_settings_about_environments_are_described():
+    """What is allowed, and what processes may use: names and defaults."""
+    text = (DOCS / "operations.md").read_text()
+    shown = {}
+    for title in ("Which environments", "What environments may use"):
+        for row in _table(text.split(f"\n## {title}\n")[1], "setting"):
+            name = row[0].strip("`").split()[0].removeprefix("--").removeprefix("VECSERVER_").lower().replace("-", "_")
+            shown[name] = row[1].strip("`")
+    known = {name for name in Settings.model_fields if name.startswith(("allow_", "worker_", "pass_"))}
+    assert shown.keys() == known
+    for name, text in shown.items():
+        default = Settings.model_fields[name].default
+        assert text == ("none" if default in (None, ()) else default[0] if isinstance(default, tuple) else str(default))

@@ -212,7 +212,14 @@ def test_durable_pools_are_there_after_a_restart(tmp_path):
     """Those of the command line, of a file and of POST /v1/pools; the driver of before is told, and attaches again."""
     pools = tmp_path / "pools.toml"
     pools.write_text(f'[pools.eval]\nenv = "{odd("Noisy-v0")}"\nnum_envs = 1\nworkers = 1\n')
-    declared = ("--pool", "name=train,env=CartPole-v1,num_envs=2,workers=1", "--pools", str(pools))
+    declared = (
+        "--allow-module",
+        "tests.*",
+        "--pool",
+        "name=train,env=CartPole-v1,num_envs=2,workers=1",
+        "--pools",
+        str(pools),
+    )
     state = {"VECSERVER_STATE_DIR": str(tmp_path / "state")}
     with public_server(*declared, **state) as (first, url), ControlClient(url) as client:
         make_vec("CartPole-v1", 1, workers=1, url=url, pool="kept", durable=True).close()

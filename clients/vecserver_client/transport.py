@@ -102,6 +102,7 @@ class ZmqTransport:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, _HIGH_WATER)
         self._socket.setsockopt(zmq.RCVHWM, _HIGH_WATER)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, max(MAX_EXT, max_body))  # of a frame, before there is memory for it
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a message waits here, not in the queue of a peer that never came
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, _HEARTBEAT_MS)
         self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS)

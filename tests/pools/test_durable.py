@@ -223,7 +223,7 @@ def test_nothing_is_made_of_a_pool_that_was_deleted(make_registry, tmp_path):
     )
     gate.unlink()
     kill_host(view)
-    wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g")).process)
+    wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g", 1)).process)
     registry.delete("g")
     assert registry.list() == []
     again = registry.create(COUNT, "g", durable=True)
@@ -248,7 +248,7 @@ def test_a_server_ends_while_it_makes_pools(tmp_path):
     gated = PoolSpec(env_id=odd("Gated-v0"), num_envs=1, env_kwargs={"gate": str(tmp_path / "never")})
     with open_registry(grace=0.1) as registry:
         registry.restore([DurablePool("g", gated)])
-        wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g")).process)
+        wait_for(lambda: (registry._listing.held("g")[0] or Reservation("g", 1)).process)
 
 
 def test_a_server_without_a_store_keeps_nothing(make_registry):

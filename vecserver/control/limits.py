@@ -64,7 +64,7 @@ class Rates:
         self._each = each
         self._total = total
         self._clock = clock
-        self._all = (_BURST_S * total, clock())
+        self._all = (_full(total), clock())
         self._by_client: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> None:
@@ -74,7 +74,7 @@ class Rates:
             TooManyRequests: It is one too many.
         """
         now = self._clock()
-        mine = _filled(self._by_client.pop(client, (_BURST_S * self._each, now)), self._each, now)
+        mine = _filled(self._by_client.pop(client, (_full(self._each), now)), self._each, now)
         everyone = _filled(self._all, self._total, now)
         is_mine_low, is_total_low = mine < 1.0, everyone < 1.0
         spent = 0.0 if is_mine_low or is_total_low else 1.0
@@ -88,9 +88,13 @@ class Rates:
             raise _refusal("total_request_rate", "in all", self._total, everyone)
 
 
+def _full(rate: float) -> float:
+    return max(1.0, _BURST_S * rate)
+
+
 def _filled(bucket: tuple[float, float], rate: float, now: float) -> float:
     left, since = bucket
-    return min(max(1.0, _BURST_S * rate), left + (now - since) * rate)
+    return min(_full(rate), left + (now - since) * rate)
 
 
 def _refusal(cap: str, whose: str, rate: float, left: float) -> TooManyRequests:

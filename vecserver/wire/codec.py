@@ -19,9 +19,7 @@ Where both ends are one program, ``FOREIGN`` says what to do with everything els
 
 from __future__ import annotations
 
-import math
 import re
-import threading
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -83,13 +81,16 @@ FOREIGN: ContextVar[Foreign | None] = ContextVar("foreign", default=None)
 protocol: where it is None, as in every server and towards every server, the extension type it uses is unknown."""
 
 
-class _Purse(threading.local):
-    """What a value that is being encoded may still come to, in bytes; without an end but within ``spending``."""
+class _Purse:
+    """What the values that are being encoded may still come to, in bytes."""
 
-    left: float = math.inf
+    __slots__ = ("left",)
+
+    def __init__(self, limit: float) -> None:
+        self.left = limit
 
 
-_PURSE: Final = _Purse()
+_PURSE: Final[ContextVar[_Purse | None]] = ContextVar("purse", default=None)
 
 
 @contextmanager
@@ -99,21 +100,24 @@ def spending(limit: float) -> Iterator[None]:
     It is counted while they are looked at and not afterwards: a few lists that hold each other ten times a level are
     small where they come from, and more than a memory holds when they are written out.
     """
-    before, _PURSE.left = _PURSE.left, limit
+    token = _PURSE.set(_Purse(limit))
     try:
         yield
     finally:
-        _PURSE.left = before
+        _PURSE.reset(token)
 
 
 def spend(size: int, path: str) -> None:
-    """Count so many bytes.
+    """Count so many bytes, within ``spending``.
 
     Raises:
         Unportable: They are too many.
     """
-    left = _PURSE.left = _PURSE.left - size
-    if left < 0:
+    purse = _PURSE.get()
+    if purse is None:
+        return
+    purse.left -= size
+    if purse.left < 0:
         raise Unportable(f"{path} is too large, or what comes before it")
 
 
