@@ -42,7 +42,10 @@ async def watch(url: str, pool: str) -> None:
         query = f"EIO=4&transport=websocket&client_id={client_id}&next_message_id=0&implicit_handshake=true"
         query += f"&document_id={client_id}&tab_id={client_id}&old_tab_id=null"
         address = f"{url.replace('http', 'ws')}/web/_nicegui_ws/socket.io/?{query}"
-        async with connect(address, proxy=None, max_size=None, additional_headers=mine) as socket, asyncio.TaskGroup() as group:
+        async with (
+            connect(address, proxy=None, max_size=None, additional_headers=mine) as socket,
+            asyncio.TaskGroup() as group,
+        ):
             group.create_task(listen(socket))
             group.create_task(look(client, pool))
 
