@@ -15,6 +15,7 @@ FROM python:${PYTHON}
 # tini is process 1: it collects the processes of pools whose host was killed
 RUN apt-get update && apt-get install --yes --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home vecserver \
+    && install -d -m 755 -o vecserver -g vecserver /home/vecserver/tokens \
     && install -d -m 700 -o vecserver -g vecserver /home/vecserver/.local /home/vecserver/.local/state /home/vecserver/.local/state/vecserver
 COPY --from=build /opt/vecserver /opt/vecserver
 ENV PATH=/opt/vecserver/bin:$PATH PYTHONUNBUFFERED=1
@@ -23,6 +24,6 @@ WORKDIR /home/vecserver
 EXPOSE 8000 9000-9063
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python3", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/health'); assert c.getresponse().status == 200"]
-ENTRYPOINT ["tini", "-g", "--", "vecserver", "serve", "--host", "0.0.0.0", "--port", "8000", "--data-ports", "9000-9063"]
-# there are no credentials yet: publish the port to this machine alone, or to a network that you trust
+ENTRYPOINT ["tini", "-g", "--", "vecserver", "serve", "--host", "0.0.0.0", "--port", "8000", "--data-ports", "9000-9063", "--print-token"]
+# HTTP takes a token; the pools' ports do not: publish those to this machine alone, or to a network that you trust
 CMD ["--insecure"]

@@ -10,17 +10,23 @@ cd "$(dirname "$0")/.."
 base=python:3.11-slim
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
+VECSERVER_TOKEN=$(python3 -c 'import secrets; print(secrets.token_urlsafe(32))')
+export VECSERVER_TOKEN
+
 # try PORT: waits until the server is healthy, at most 30 s; then asks it all that is to work
 try() {
     python3 - "$1" <<'PYTHON'
 import json
+import os
 import sys
 import time
 import urllib.error
 import urllib.request
 
 url = f"http://127.0.0.1:{sys.argv[1]}"
-ask = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+opener.addheaders = [("Authorization", f"Bearer {os.environ['VECSERVER_TOKEN']}")]
+ask = opener.open
 
 
 def post(path, body):
@@ -63,7 +69,7 @@ PYTHON
 
 if docker info >/dev/null 2>&1; then
     docker build --quiet --tag vecserver-check .
-    container=$(docker run --detach --rm --publish "127.0.0.1:$port:8000" vecserver-check)
+    container=$(docker run --detach --rm --env VECSERVER_TOKEN --publish "127.0.0.1:$port:8000" vecserver-check)
     trap 'docker stop --time 5 "$container" >/dev/null' EXIT
     try "$port"
     health=starting
@@ -132,7 +138,7 @@ trap 'exit 1' INT TERM
 # buildah runs what it is given: the image's own entry point, with another port, for it shares this machine's
 words=$($build inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container" | tr -d '[]')
 # shellcheck disable=SC2086 # words of a command line
-$build run --isolation chroot --network host "$container" -- ${words/--port 8000/--port $port} &
+$build run --isolation chroot --network host --env VECSERVER_TOKEN "$container" -- ${words/--port 8000/--port $port} &
 server=$!
 try "$port"
 kill -0 "$server" # it was this image's server that answered

@@ -229,10 +229,19 @@ def _read(name: str) -> dict[str, str] | None:
         try:
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = json.loads(os.read(fd, _MAX_BYTES))
-            return {key: str(said[key]) for key in ("bound", "url", "token")}
-        except KeyError:
-            raise ValueError("no connection file") from None
+            return _said(os.read(fd, _MAX_BYTES))
         return None
     finally:
         os.close(fd)
+
+
+def _said(text: bytes) -> dict[str, str]:
+    """What a file says.
+
+    Raises:
+        ValueError: It says something else.
+    """
+    said = json.loads(text)
+    if not isinstance(said, dict) or said.keys() != {"bound", "url", "token"}:
+        raise ValueError("no connection file")
+    return {key: str(value) for key, value in said.items()}

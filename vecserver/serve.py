@@ -164,7 +164,8 @@ def run(
         config = uvicorn.Config(
             app,
             log_config=None,
-            log_level=log_level,
+            # at debug the headers and frames of every WebSocket would be logged, tokens with them
+            log_level="info" if log_level == "debug" else log_level,
             # the same ones whatever else is installed: with the extra `web` come others, which uvicorn would prefer,
             # and the other parser lets requests with two Host headers through
             loop="asyncio",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,8 @@ import yaml
 
 from tests.control.test_metrics import DOCUMENTED
 from vecserver.cli.serve import serve
+from vecserver.control.access.scopes import Scope
+from vecserver.control.access.tokens import digest_of, read_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -20,7 +25,7 @@ DASHBOARD = json.loads((ROOT / "deploy/grafana/vecserver.json").read_text())
 SERVICES = pytest.mark.parametrize("service", COMPOSE["services"].values(), ids=COMPOSE["services"])
 KNOWN_KEYS = {
     *("build", "image", "restart", "stop_grace_period", "ports", "read_only", "tmpfs", "cap_drop", "security_opt"),
-    *("depends_on", "command", "user", "volumes", "environment"),
+    *("depends_on", "command", "user", "volumes", "environment", "entrypoint"),
 }
 
 
@@ -100,12 +105,33 @@ def test_prometheus_scrapes_the_server():
     assert job["static_configs"] == [{"targets": ["vecserver:8000"]}]
     assert job["metrics_path"] == "/metrics"
     assert set(config) <= {"global", "scrape_configs"}
+    assert job["authorization"] == {"credentials_file": "/etc/prometheus/tokens/prometheus"}
 
 
-def test_compose_has_three_services_and_their_volumes():
+def test_prometheus_has_a_token_that_the_server_takes(tmp_path):
+    """What ``tokens`` runs makes both ends of it, in the volume that both mount, once."""
+    services = COMPOSE["services"]
+    (line,) = services["tokens"]["command"]
+    (tmp_path / "tokens").mkdir()
+    run = (*services["tokens"]["entrypoint"], line)
+    paths = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    (tmp_path / "vecserver").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m vecserver "$@"\n')
+    (tmp_path / "vecserver").chmod(0o700)
+    for _ in range(2):
+        subprocess.run(run, cwd=tmp_path, check=True, env={**os.environ, "PATH": paths})
+        (token,) = read_tokens(tmp_path / "tokens/tokens.toml")
+        secret = (tmp_path / "tokens/prometheus").read_text().strip()
+        assert (token.name, token.scope, token.sha256) == ("prometheus", Scope.READ, digest_of(secret))
+    (at_server,) = (volume for volume in services["vecserver"]["volumes"] if volume.startswith("tokens:"))
+    (at_prometheus,) = (volume for volume in services["prometheus"]["volumes"] if volume.startswith("tokens:"))
+    assert services["vecserver"]["command"][-1] == at_server.split(":")[1] + "/tokens.toml"
+    assert at_prometheus.split(":")[1] == "/etc/prometheus/tokens"
+
+
+def test_compose_has_its_services_and_their_volumes():
     """Each volume that is mounted is declared, and each file is there."""
     assert set(COMPOSE) == {"name", "services", "volumes"}
-    assert set(COMPOSE["services"]) == {"vecserver", "prometheus", "grafana"}
+    assert set(COMPOSE["services"]) == {"tokens", "vecserver", "prometheus", "grafana"}
     mounted = [volume.split(":") for service in COMPOSE["services"].values() for volume in service.get("volumes", [])]
     named = {source for source, *_ in mounted if not source.startswith(".")}
     assert named == set(COMPOSE["volumes"])
@@ -125,7 +151,7 @@ def test_a_service_is_shut_in(service):
     image, _, tag = service["image"].rpartition(":")
     assert image
     assert re.fullmatch(r"v?\d+\.\d+\.\d+", tag)
-    for port in service["ports"]:
+    for port in service.get("ports", ()):
         assert port.startswith("127.0.0.1:"), port
         assert port.split(":")[1] == port.split(":")[2], "a client takes the port from the server"
     assert service["read_only"] is True

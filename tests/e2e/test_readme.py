@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from vecserver_client import LocalServer
+from vecserver_client.credentials import authorization
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,7 +40,7 @@ def test_the_curl_lines_of_the_readme_work():
     assert len(lines) >= 4
     with closing(LocalServer()) as server, httpx.Client(trust_env=False, timeout=60) as http:
         for line in lines:
-            method, url, headers, body = parse_curl(line)
+            method, url, headers, body = parse_curl(line, server.token)
             answer = http.request(
                 method, url.replace("localhost:8000", server.url.removeprefix("http://")), headers=headers, content=body
             )
@@ -48,7 +49,7 @@ def test_the_curl_lines_of_the_readme_work():
                 assert answer.json()["rewards"] == [1.0, 1.0]
 
 
-def parse_curl(line: str) -> tuple[str, str, dict[str, str], str | None]:
+def parse_curl(line: str, token: str) -> tuple[str, str, dict[str, str], str | None]:
     """Method, address, headers and body of a curl command line, as far as the README uses them."""
     words = iter(shlex.split(line)[1:])
     method, url, headers, body = None, "", {}, None
@@ -57,6 +58,9 @@ def parse_curl(line: str) -> tuple[str, str, dict[str, str], str | None]:
             method = next(words)
         elif word == "-H":
             name, _, value = next(words).partition(":")
+            if name == "@$auth":  # what `vecserver token header` wrote
+                headers |= authorization(token)
+                continue
             headers[name] = value.strip()
         elif word == "-d":
             body = next(words)

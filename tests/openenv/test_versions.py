@@ -13,6 +13,7 @@ import pytest
 
 import vecserver_client as vs
 from tests.test_serve import server
+from vecserver_client.credentials import choose
 
 pytestmark = pytest.mark.openenv
 
@@ -84,7 +85,8 @@ def test_their_client_plays_a_pool(version):
     actions = [1, 0, 1]
     with server("--log-level", "warning") as running, vs.ControlClient(running.url) as control:
         pool = control.create_pool(env_id="CartPole-v1", num_envs=3)["pool"]
-        url = f"{running.url}/vec/{pool}"
+        # no release since 0.2 has another way that they all share: the websockets package sends it as a header
+        url = f"{running.url.replace('//', f'//:{choose(running.url, None)[1]}@')}/vec/{pool}"
         found = json.loads(
             run(version, "python", str(ROOT / "tests/openenv/their_client.py"), url, json.dumps(actions))
         )

@@ -28,12 +28,14 @@ def drive(url: str, pool: str, pause: float, stop: threading.Event) -> None:
     envs.close()
 
 
-def shoot(browser, url: str, folder: Path) -> None:
+def shoot(browser, server, folder: Path) -> None:
     """All of them."""
 
     def tab(path: str, scheme: str, size: dict):
-        page = browser.new_context(color_scheme=scheme, **size).new_page()
-        page.goto(f"{url}{path}")
+        context = browser.new_context(color_scheme=scheme, **size)
+        server.log_in(context)
+        page = context.new_page()
+        page.goto(f"{server.url}{path}")
         return page
 
     def keep(page, name: str, seconds: float) -> None:
@@ -76,7 +78,7 @@ def main(folder: Path) -> int:
         for thread in threads:
             thread.start()
         try:
-            shoot(browser, server.url, folder)
+            shoot(browser, server, folder)
         finally:
             stop.set()
             for thread in threads:

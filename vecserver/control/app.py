@@ -82,10 +82,10 @@ def create_app(
     routers += [relay_routes(registry), vec_routes(registry)]
     if sessions is not None:
         routers += [http_routes(sessions), websocket_route(sessions)]
+    if access is not None:
+        routers.append(access_routes(access))
     for router in routers:
         app.include_router(router)
-    if access is not None:
-        app.include_router(access_routes(access))
     if page is not None:
         app.add_route(PATH, to_page, include_in_schema=False)
         app.mount(PATH, page)
