@@ -48,6 +48,7 @@ def test_openapi_lists_the_routes(http):
         ("POST", "/v1/pools/{pool}/reset"),
         ("POST", "/v1/pools/{pool}/step"),
         ("POST", "/v1/pools/{pool}/lease"),
+        ("POST", "/v1/pools/{pool}/access"),
         ("GET", "/v1/pools/{pool}/stats"),
         ("GET", "/v1/pools/{pool}/frame"),
         ("GET", "/v1/envs"),

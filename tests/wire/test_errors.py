@@ -32,6 +32,7 @@ NUMBERS = {
     "unknown_pool": 24,
     "unknown_route": 25,
     "method_refused": 26,
+    "unauthorized": 27,
     "pool_broken": 30,
     "pool_lost": 31,
     "pool_stopping": 32,

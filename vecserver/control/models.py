@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vecserver.pools.results import Grant, PoolView
 
 __all__ = [
+    "AccessAnswer",
+    "AccessRequest",
     "BatchAnswer",
     "LeaseAnswer",
     "LeaseRequest",
