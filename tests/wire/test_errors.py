@@ -32,7 +32,6 @@ NUMBERS = {
     "unknown_pool": 24,
     "unknown_route": 25,
     "method_refused": 26,
-    "unauthorized": 27,
     "pool_broken": 30,
     "pool_lost": 31,
     "pool_stopping": 32,
@@ -58,6 +57,7 @@ NUMBERS = {
     "version_mismatch": 63,
     "deadline_exceeded": 70,
     "server_unreachable": 71,
+    "unauthorized": 80,
 }
 
 classes = pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)

@@ -304,7 +304,7 @@ class AccessRequest(_Request):
     key: str | None = Field(
         None,
         max_length=40,
-        description="The client's public key, 40 characters of Z85; needed where the port has CURVE",
+        description="The client's public key, 40 characters of Z85; where the port has CURVE, nobody comes in without",
     )
 
 

@@ -15,13 +15,13 @@
     │   ├── UnknownEnv             no such environment id; the nearest ones
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
-    │   ├── Unauthorized           a ticket, a key or a lease that is not the asker's
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
     │   ├── ResetNeeded            no episode is under way in this session
     │   ├── SessionLost            a session's process is gone; says how it ended
     │   ├── LeaseHeld, LeaseLost
     │   ├── SequenceStale, SequenceGap, SequenceConflict, EpochMismatch, StillRunning
     │   ├── PortUnavailable, HostStartFailed, StateUnavailable, NotReady
+    │   ├── Unauthorized           no ticket, key or lease of the asker's own
     │   └── InternalError          a defect of the server
     ├── ProtocolError              bytes that are no message of this protocol
     │   ├── MalformedMessage, MessageTooLarge, VersionMismatch
@@ -224,12 +224,6 @@ class MethodRefused(RemoteError):
     code, number, http_status = "method_refused", 26, 405
 
 
-class Unauthorized(RemoteError):
-    """The asker did not show what lets it in, or shows what is another's; nothing was done."""
-
-    code, number, http_status = "unauthorized", 27, 401
-
-
 class PoolBroken(RemoteError):
     """The pool cannot step any more; ``details["reason"]`` says why. Delete it, or make another."""
 
@@ -336,6 +330,12 @@ class NotReady(RemoteError):
     """The server is still making its durable pools, each for the first time since its start."""
 
     code, number, http_status = "not_ready", 53, 503
+
+
+class Unauthorized(RemoteError):
+    """The asker did not show what lets it in, or shows what is another's; nothing was done."""
+
+    code, number, http_status = "unauthorized", 80, 401
 
 
 class InternalError(RemoteError):

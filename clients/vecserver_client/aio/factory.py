@@ -21,7 +21,6 @@ from vecserver_client.aio.curve import LoopCurve
 from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
-from vecserver_client.credentials import credentials_of, fresh_keys
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import (
     check_epoch,
@@ -32,11 +31,12 @@ from vecserver_client.factory import (
     verdict_on_pool,
 )
 from vecserver_client.local_server import LocalServer
+from vecserver_client.passes import credentials_of, fresh_keys
 from vecserver_client.transport import ZmqTransport
 
 if TYPE_CHECKING:
     from vecserver_client.aio.transport import AsyncTransport
-    from vecserver_client.credentials import Credentials
+    from vecserver_client.passes import Credentials
     from vecserver_client.transport import Transport
 
 __all__ = ["attach", "make_vec"]
