@@ -73,6 +73,15 @@ def test_pages_are_framed_by_nobody_else():
             assert "content-security-policy" not in client.get("/healthz").headers
 
 
+def test_a_server_that_encrypts_nothing_says_so(http, registry):
+    """To whoever asks whether it is ready, and in its metrics."""
+    assert "insecure" not in http.get("/readyz").json()
+    assert "vecserver_insecure 0.0" in http.get("/metrics").text
+    registry.insecure = True
+    assert http.get("/readyz").json()["insecure"] is True
+    assert "vecserver_insecure 1.0" in http.get("/metrics").text
+
+
 def test_health_answers_while_every_thread_waits(http, registry):
     """/healthz and /readyz need none of the threads that wait for pools."""
     registry.gate.clear()
