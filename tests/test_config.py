@@ -9,7 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from tests import leaks
+from vecserver import config
 from vecserver.config import Settings, is_loopback, load
+from vecserver.pools.access import access_through, gate_of
+from vecserver.pools.curve import new_keys, write_keys
 from vecserver.pools.spec import Caps
 
 SHORT = os.environ[leaks.RUNTIME_DIR]  # as a user's is: the path of a socket ends at 108 bytes
@@ -138,13 +141,45 @@ def test_a_wrong_variable_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "gpu1", "127.0.0.1.evil.example", ""])
-def test_a_host_beyond_loopback_needs_insecure(host):
-    """An address that others can reach is refused with the reason, unless insecure is said."""
+def test_a_host_beyond_loopback_has_keys(host, monkeypatch):
+    """An address that others can reach is encrypted to; where that cannot be, it is refused with what to do."""
     assert not is_loopback(host)
     if host:
-        with pytest.raises(ValueError, match="ask for no credentials and encrypt nothing"):
+        first, second = (load(host=host).curve_keys() for _ in range(2))
+        assert first != second
+        assert load(host=host, insecure=True).curve_keys() is None
+        monkeypatch.setattr(config, "has_curve", lambda: False)
+        with pytest.raises(ValueError, match="no CURVE to encrypt with: install pyzmq .* or say --insecure"):
             load(host=host)
         assert load(host=host, insecure=True).host == host
+
+
+def test_keys_of_a_file_are_taken_on_loopback_too(tmp_path):
+    """They are the file's, each time; a file that others can read is refused, and so is what is no key."""
+    keys = new_keys()
+    secret, public = write_keys(tmp_path, keys)
+    assert (secret.stat().st_mode & 0o777, public.stat().st_mode & 0o777) == (0o600, 0o644)
+    assert load(curve_key=secret).curve_keys() == keys
+    assert load().curve_keys() is None
+    with pytest.raises(ValueError, match="exclude each other"):
+        load(curve_key=secret, insecure=True)
+    with pytest.raises(ValueError, match="can be read by others"):
+        load(curve_key=public)
+    secret.write_text("nothing of the kind")
+    with pytest.raises(ValueError, match="holds no secret key"):
+        load(curve_key=secret)
+    with pytest.raises(ValueError, match="cannot be read as a key"):
+        load(curve_key=tmp_path / "missing")
+
+
+def test_no_repr_shows_a_secret():
+    """Of keys and of what is made from them, in any message of the server's that holds them."""
+    keys = new_keys()
+    gate = gate_of(keys)
+    shown = repr([keys, gate, access_through(gate_of(None), None), access_through(gate, keys.public)])
+    assert keys.secret not in shown
+    assert gate.ticket not in shown
+    assert "by ticket" in shown
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])

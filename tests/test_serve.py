@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -298,6 +298,25 @@ def test_a_server_says_how_to_begin():
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("insecure", [False, True])
+def test_a_server_for_other_machines_encrypts_or_says_that_it_does_not(insecure):
+    """Its pools' tcp ports; a client needs nothing but the address."""
+    running = Server("--host", "0.0.0.0", *["--insecure"] * insecure)
+    try:
+        with (
+            ControlClient(running.url) as control,
+            closing(make_vec("CartPole-v1", 2, url=running.url, transport="tcp")) as envs,
+        ):
+            envs.reset(seed=1)
+            (pool,) = control.list_pools()
+            access = control.ask_access(pool["pool"], None)
+    finally:
+        said = running.end()
+    assert [access["ticket"] is None, access["server_key"] is None] == [not insecure, insecure]
+    assert ("INSECURE" in said) is insecure
+    assert access["ticket"] is None or access["ticket"] not in said
 
 
 def test_two_servers_cannot_have_one_port():

@@ -261,9 +261,11 @@ class Connection(Conversation):
             except (ServerUnreachable, Unauthorized) as error:
                 if checks:
                     self._check()  # which asks for access again
-                if remaining <= FIRST_RETRY_S or is_refused:
+                if is_refused or (remaining <= FIRST_RETRY_S and isinstance(error, ServerUnreachable)):
                     raise
-                is_refused = isinstance(error, Unauthorized)
+                if isinstance(error, Unauthorized):
+                    is_refused = True
+                    self._reopen()
                 remaining = deadline - monotonic()
             except BaseException:  # an interrupt between two frames, say: the rest must not be taken for a message
                 self._reopen()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from vecserver.wire.frames import Buffer
-    from vecserver_client.peer_credentials import Credentials
+    from vecserver_client.passes import Credentials
     from vecserver_client.transport import Frames
 
 __all__ = ["DirectTransport", "address_of", "checked_message", "unreachable"]

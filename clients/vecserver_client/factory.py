@@ -35,7 +35,7 @@ from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
-from vecserver_client.peer_credentials import credentials_of, fresh_keys
+from vecserver_client.passes import credentials_of, fresh_keys
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import AutoresetMode
 
     from vecserver.wire import messages
-    from vecserver_client.peer_credentials import Credentials
+    from vecserver_client.passes import Credentials
     from vecserver_client.transport import Transport
 
 __all__ = [

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Protocol
 
 import zmq
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vecserver.wire.frames import Buffer
-    from vecserver_client.peer_credentials import Credentials
+    from vecserver_client.passes import Credentials
 
 __all__ = ["Frames", "MockTransport", "Transport", "ZmqTransport"]
 
@@ -110,7 +109,7 @@ class ZmqTransport:
         self._refusals: zmq.Socket[bytes] | None = None
         if credentials is not None:
             credentials.apply(self._socket)
-            # libzmq would try again for ever, and say nothing
+            # libzmq gives such a connection up, and says it nowhere else
             address = f"inproc://refusals-{next(_MONITORS)}"
             self._socket.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
             self._refusals = context.socket(zmq.PAIR)
@@ -149,9 +148,6 @@ class ZmqTransport:
             poller.register(self._refusals, zmq.POLLIN)
         ready = dict(poller.poll(int(timeout * 1000)))
         if self._refusals is not None and self._socket not in ready and self._refusals in ready:
-            with suppress(zmq.Again):
-                while True:
-                    self._refusals.recv_multipart(zmq.NOBLOCK)
             raise Unauthorized(f"{self._endpoint} does not let this client in: its ticket or key is not known there")
         return bool(ready)
 

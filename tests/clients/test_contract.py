@@ -6,6 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 import pytest
+import zmq
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import vecserver_client as vs
@@ -215,6 +216,62 @@ class TestNetwork(ShortContract):
     def test_its_socket_is_zeromqs(self, subject):
         """The choice is really another one here."""
         assert type(subject(COUNT, 1)._pool_link._connection._transport) is ZmqTransport
+
+
+class CurveContract(ShortContract):
+    """A pool of the module's other server, whose tcp ports speak CURVE."""
+
+    options: ClassVar = {"transport": "tcp"}
+
+    @pytest.fixture(autouse=True)
+    def _connect(self, curve_server):
+        self.url = curve_server.url
+
+
+class TestCurveInShort(CurveContract):
+    """Encrypted: samples of what could depend on it."""
+
+    test_a_reused_observation_buffer_changes_nothing = None
+    test_one_element_rewards_and_numpy_flags_are_numbers = None
+    test_episode_statistics_equal_the_oracles = None
+    test_episode_statistics_survive_a_reset_by_mask = None
+    test_every_result_equals_the_oracle = None
+
+    @in_every_mode
+    @pytest.mark.parametrize(("name", "num_envs", "kwargs"), [("Mixed-v0", 5, {})])
+    def test_values_of_no_fixed_size_equal_the_oracle(self, pair, mode, name, num_envs, kwargs):
+        """Values in the slot and beside it are the same to the bit."""
+        super().test_values_of_no_fixed_size_equal_the_oracle(pair, mode, name, num_envs, kwargs)
+
+    def test_it_is_encrypted(self, subject):
+        """The client has asked for it by itself."""
+        transport = subject(COUNT, 1)._pool_link._connection._transport
+        assert transport._socket.getsockopt(zmq.MECHANISM) == zmq.CURVE
+
+
+@pytest.mark.slow
+class TestCurve(RemoteContract):
+    """Encrypted: the whole contract."""
+
+    options: ClassVar = {"transport": "tcp"}
+
+    @pytest.fixture(autouse=True)
+    def _connect(self, curve_server):
+        self.url = curve_server.url
+
+
+@pytest.mark.slow
+class TestPartOverCurve(PartContract, CurveContract):
+    """A part over tcp that is encrypted."""
+
+
+@pytest.mark.slow
+class TestEventLoopOverCurve(CurveContract):
+    """``vecserver_client.aio`` over tcp that is encrypted."""
+
+    def make(self, env_id, num_envs, *, autoreset_mode: AutoresetMode = NEXT_STEP, **env_kwargs) -> VectorEnv:
+        options = {"url": self.url, "transport": "tcp", "autoreset_mode": autoreset_mode}
+        return LoopedVectorEnv(env_id, num_envs, **options, **env_kwargs)
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from vecserver.wire.errors import (
     MessageTooLarge,
     PoolLost,
     ServerUnreachable,
+    Unauthorized,
     VersionMismatch,
 )
 from vecserver.wire.frames import Flag, Header, Kind
@@ -208,7 +209,7 @@ def test_a_socket_that_demands_security_is_named(context, secure, name):
         router.bind("tcp://127.0.0.1:*")
         with (
             within(NOT_LONG_S),
-            pytest.raises(MalformedMessage, match=f"demands the security mechanism {name}"),
+            pytest.raises(Unauthorized, match=f"demands the security mechanism {name}"),
             connected(router.getsockopt_string(zmq.LAST_ENDPOINT)),
         ):
             pass

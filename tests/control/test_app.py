@@ -48,6 +48,7 @@ def test_openapi_lists_the_routes(http):
         ("POST", "/v1/pools/{pool}/reset"),
         ("POST", "/v1/pools/{pool}/step"),
         ("POST", "/v1/pools/{pool}/lease"),
+        ("POST", "/v1/pools/{pool}/access"),
         ("GET", "/v1/pools/{pool}/stats"),
         ("GET", "/v1/pools/{pool}/frame"),
         ("GET", "/v1/envs"),
@@ -70,6 +71,15 @@ def test_pages_are_framed_by_nobody_else():
         with serving(create_app(FakeRegistry(), loopback_only=loopback_only)) as client:
             assert client.get("/docs").headers.get("content-security-policy") == said
             assert "content-security-policy" not in client.get("/healthz").headers
+
+
+def test_a_server_that_encrypts_nothing_says_so(http, registry):
+    """To whoever asks whether it is ready, and in its metrics."""
+    assert "insecure" not in http.get("/readyz").json()
+    assert "vecserver_insecure 0.0" in http.get("/metrics").text
+    registry.insecure = True
+    assert http.get("/readyz").json()["insecure"] is True
+    assert "vecserver_insecure 1.0" in http.get("/metrics").text
 
 
 def test_health_answers_while_every_thread_waits(http, registry):

@@ -212,6 +212,15 @@ def test_a_request_may_name_the_incarnation_that_it_is_meant_for(http, registry,
     assert http.post("/v1/pools/cart/reset", json={}, headers=key | {"Pool-Epoch": epoch}).status_code == 200
 
 
+def test_access_is_a_ticket_or_a_key(http, cartpole):
+    """Whichever the pool's tcp port asks for; what is no key at all is refused before anybody is asked."""
+    assert http.post("/v1/pools/cart/access", json={}).json() == {"ticket": "a ticket", "server_key": None}
+    given = http.post("/v1/pools/cart/access", json={"key": "c" * 40})
+    assert (given.status_code, given.json()) == (200, {"ticket": None, "server_key": "k" * 40})
+    assert http.post("/v1/pools/cart/access", json={"key": "c" * 41}).status_code == 422
+    assert http.post("/v1/pools/nobody/access", json={}).json()["code"] == "unknown_pool"
+
+
 def test_a_lease_is_given_and_taken(http, cartpole):
     """Whoever has it is named; force takes it."""
     first = http.post("/v1/pools/cart/lease", json={"driver": "ann"})

@@ -28,6 +28,7 @@ from vecserver.wire.actions import ActionFormat
 from vecserver.wire.errors import ERRORS, UnknownPool
 from vecserver.wire.frames import Flag, Header, Kind, digest_of
 from vecserver.wire.websocket import join, part
+from vecserver.wire.zmtp import GREETING, READY, ROUTER_READY
 from vecserver_client.ws import WebSocketWire
 
 PATIENCE_S = 30.0
@@ -346,6 +347,14 @@ def test_a_host_with_all_the_connections_it_takes_says_so(server, pool):
             for _ in range(140):
                 crowd.append(socket.socket(socket.AF_UNIX))
                 crowd[-1].connect(path)
+                crowd[-1].sendall(GREETING + READY)  # one that says nothing would make way
+                crowd[-1].settimeout(30.0)
+                try:
+                    ends = crowd[-1].recv(len(GREETING + ROUTER_READY), socket.MSG_WAITALL)
+                except ConnectionError:
+                    ends = b""
+                if not ends:
+                    break
             with peer_of(server, pool) as late:
                 assert late.closed()[0] == 1013
             first.ask(Kind.PING)

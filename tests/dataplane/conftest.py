@@ -28,7 +28,7 @@ def context():
 def peer(context):
     """Opens sockets to a pool, closed after the test."""
     with ExitStack() as stack:
-        yield lambda endpoint, **options: stack.enter_context(Peer(context, endpoint, **options))
+        yield lambda endpoint, ticket="", **options: stack.enter_context(Peer(context, endpoint, ticket, **options))
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def driver(context, registry):
     with ExitStack() as stack:
 
         def open_driver(view, transport="tcp", **options):
-            ticket = registry.access(view.pool).ticket
+            ticket = registry.access(view.pool).ticket if transport == "tcp" else ""
             return stack.enter_context(Driver(context, view, transport, ticket, **options))
 
         yield open_driver

@@ -202,6 +202,7 @@ class Desk:
         seq: int = 0,
         peer: bytes = b"driver",
         lease: int | None = None,
+        key: bytes | None = b"",
         **fields: Any,
     ) -> Answer | None:
         """Sends one message; the answer, or None when it comes later. The lease is the last one granted."""
@@ -209,15 +210,15 @@ class Desk:
         digest = 0 if kind == Kind.ATTACH else zlib.crc32(data + body)  # there it would be a tag
         defaults = {"epoch": EPOCH, "digest": digest, "body_length": len(body)}
         header = Header(kind, seq=seq, lease=self.lease if lease is None else lease, **defaults | fields)
-        return self.send_frames([header.pack(), data, body], peer)
+        return self.send_frames([header.pack(), data, body], peer, key)
 
-    def send_frames(self, frames: list[bytes], peer: bytes = b"driver") -> Answer | None:
-        reply = self.dispatcher.message(peer, frames)
+    def send_frames(self, frames: list[bytes], peer: bytes = b"driver", key: bytes | None = b"") -> Answer | None:
+        reply = self.dispatcher.message(peer, frames, key)
         return None if reply is None else Answer.of(reply)
 
-    def attach(self, client: str = "trainer", **options: Any) -> messages.Attached:
+    def attach(self, client: str = "trainer", key: bytes = b"", **options: Any) -> messages.Attached:
         """Becomes the driver."""
-        answer = self.send(Kind.ATTACH, messages.Attach(client=client, **options), lease=0, epoch=0)
+        answer = self.send(Kind.ATTACH, messages.Attach(client=client, **options), lease=0, epoch=0, key=key)
         attached = messages.decode(answer.ext, messages.Attached)
         self.lease = attached.lease
         return attached

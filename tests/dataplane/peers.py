@@ -15,7 +15,7 @@ from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import Flag, Header, Kind
 from vecserver.wire.layout import Layout, SlotViews
 from vecserver.wire.spaces import space_from_json
-from vecserver_client.peer_credentials import Credentials
+from vecserver_client.passes import Credentials
 
 LONG_MS = 30_000
 

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tests.environments import env_id
 from tests.wire.strategies import broken, fixed
+from vecserver.arena.passing import Peer
 from vecserver.dataplane import connection, plain_router
 from vecserver.dataplane.connection import Connection
 from vecserver.dataplane.dispatch import Reply
@@ -679,3 +680,62 @@ def test_a_large_answer_over_tcp_is_with_the_kernel_in_pieces(room):
     assert conn.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * plain_router._IN_FLIGHT  # it counts twice
     answer = wire([b"answer", b"", body])
     assert room.read(peer, len(answer)) == answer
+
+
+# Who comes in
+
+
+@pytest.fixture
+def guarded():
+    with ExitStack() as stack:
+        yield Room(stack, "a ticket")
+
+
+def test_a_ticket_opens_the_tcp_port_to_any_zeromq(guarded, context):
+    """Shown by PLAIN, beside any name; another ticket, or none, gets nothing, and hears no answer."""
+    host, port = guarded.tcp.getsockname()
+    with ExitStack() as stack:
+        peers = []
+        for ticket in ("a ticket", "another", ""):
+            peer = stack.enter_context(context.socket(zmq.DEALER))
+            peer.setsockopt(zmq.LINGER, 0)
+            if ticket:
+                peer.plain_username, peer.plain_password = b"anybody", ticket.encode()
+            peer.connect(f"tcp://{host}:{port}")
+            peer.send_multipart([ticket.encode(), b"", b""])
+            peers.append(peer)
+        name, frames = guarded.next()
+        assert bytes(frames[0]) == b"a ticket"
+        assert guarded.heard() == []
+        guarded.router.send(Reply(name, b"h", b"", b"b"))
+        assert peers[0].poll(30_000)
+        assert not any(peer.poll(0) for peer in peers[1:])
+
+
+def test_a_unix_socket_asks_the_kernel_and_no_ticket(guarded, monkeypatch, caplog):
+    """A process of the same user comes in as it is; another user's does not, whatever it says."""
+    guarded.ask(guarded.greeted("ipc"))
+    monkeypatch.setattr(plain_router, "peer_of", lambda _sock: Peer(1, os.geteuid() + 1, 0))
+    stranger = guarded.connect("ipc", GREETING + READY)
+    assert guarded.heard() == []
+    assert guarded.is_ended(stranger)
+    assert f"belongs to user {os.geteuid() + 1}" in caplog.text
+
+
+def test_connections_that_say_nothing_keep_nobody_out(guarded, clock):
+    """Of those that are not let in yet the oldest makes way; those that are let in stay."""
+    driver = guarded.connect(first=shown("a ticket"))
+    guarded.heard()
+    exactly(driver, len(GREETING) + 10 + len(ROUTER_READY))
+    silent = []
+    for _ in range(2 * plain_router._MAX_STRANGERS):
+        clock.now += 0.001
+        silent.append(guarded.connect())
+        guarded.heard()
+    assert len(guarded.router._by_fd) == 1 + plain_router._MAX_STRANGERS
+    assert read_all(silent[0]) == len(GREETING)  # and the end
+    guarded.ask(driver)
+    late = guarded.connect(first=shown("a ticket"))
+    guarded.heard()
+    exactly(late, len(GREETING) + 10 + len(ROUTER_READY))
+    guarded.ask(late)

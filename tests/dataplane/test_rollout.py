@@ -243,7 +243,7 @@ def test_a_server_that_closes_does_not_wait_for_the_end_of_a_rollout(driver, con
         registry = stack.enter_context(open_registry())
         thread = stack.enter_context(ThreadPoolExecutor(1))
         view = registry.create(PoolSpec(env_id=env_id("Count-v0"), num_envs=2, env_kwargs={"length": 10**9}))
-        peer = driver(view)
+        peer = driver(view, "ipc")
         peer.reset(seed=1)
         ext, body = peer.format.encode([np.array([1, 2])])
         digest = digest_of(ext, body)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vecserver.pools.results import Grant, PoolView
 
 __all__ = [
+    "AccessAnswer",
+    "AccessRequest",
     "BatchAnswer",
     "LeaseAnswer",
     "LeaseRequest",
@@ -311,7 +313,7 @@ class AccessRequest(_Request):
     key: str | None = Field(
         None,
         max_length=40,
-        description="The client's public key, 40 characters of Z85; needed where the port has CURVE",
+        description="The client's public key, 40 characters of Z85; where the port has CURVE, nobody comes in without",
     )
 
 

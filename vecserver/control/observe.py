@@ -254,7 +254,7 @@ def observe_routes(pools: Registry, metrics: CollectorRegistry, sessions: Sessio
             raise PoolStopping("the server is shutting down")
         if pools.restoring:
             raise NotReady(f"durable pools are being made: {', '.join(pools.restoring)}", pools=pools.restoring)
-        return {"status": "ready", "insecure": pools.insecure}
+        return {"status": "ready"} | ({"insecure": True} if pools.insecure else {})
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     def scrape() -> Response:

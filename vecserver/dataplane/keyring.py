@@ -51,6 +51,7 @@ class Keyring:
 
     def note(self, key: bytes) -> bool:
         """A message has come from one with this key; whether it may still come in."""
+        self._look_at_driver()
         if key not in self._heard:
             return False
         self._note(key)
@@ -65,9 +66,12 @@ class Keyring:
 
     def tidy(self) -> None:
         """Forget the keys whose time is over; called now and then."""
-        before, self._driver = self._driver, self._driver_key()
-        if before and not self._driver:  # it has given the pool back
-            self._heard.pop(before, None)
+        self._look_at_driver()
         end = self._clock() - self._ttl
         for key in [key for key, heard in self._heard.items() if heard < end and key != self._driver]:
             del self._heard[key]
+
+    def _look_at_driver(self) -> None:
+        before, self._driver = self._driver, self._driver_key()
+        if before and not self._driver:  # it has given the pool back
+            self._heard.pop(before, None)

@@ -37,6 +37,7 @@ _TIDY_S: Final = 1.0
 _MAX_GROWTH: Final = 512 << 20
 """Bytes by which the process may grow between two looks, and what it may keep of it: libzmq holds a message until its
 last frame is there, however many there are. Beyond it the socket is made anew, and clients connect again."""
+_BIND_AGAIN_S: Final = 0.02
 _STATUS: Final = Path("/proc/self/status")
 
 _HEARTBEAT_MS: Final = 10_000
@@ -76,6 +77,7 @@ class ZmqRouter:
         self._is_skipping = False
         self._next_tidy, self._refused = 0.0, 0
         self._usual_bytes = _own_bytes()
+        self._unbound = ""  # where it listened before it was made anew, until it does again
         self.fds = (self._epoll.fileno(),)
 
     def _opened(self) -> zmq.Socket[bytes]:
@@ -159,19 +161,32 @@ class ZmqRouter:
         if self._zap.refused > self._refused:
             _log.warning("refused %d connections that showed no good key or ticket", self._zap.refused - self._refused)
             self._refused = self._zap.refused
-        if _own_bytes() - self._usual_bytes > _MAX_GROWTH:
+        if self._unbound:
+            self._bind_again()
+            return
+        now = _own_bytes()
+        self._usual_bytes = min(self._usual_bytes, now)
+        if now - self._usual_bytes > _MAX_GROWTH:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Have libzmq forget what it holds: everybody connects again, and asks again."""
         _log.warning("messages without an end take more than %d MiB: all connections end", _MAX_GROWTH >> 20)
-        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._unbound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self._epoll.unregister(int(self._socket.getsockopt(zmq.FD)))
         self._socket.close(linger=0)
         self._socket, self._is_skipping = self._opened(), False
-        if "[" in endpoint:
+        self._bind_again()
+
+    def _bind_again(self) -> None:
+        if "[" in self._unbound:
             self._socket.setsockopt(zmq.IPV6, 1)
-        self._socket.bind(endpoint)
+        try:
+            self._socket.bind(self._unbound)
+        except zmq.ZMQError:  # libzmq's thread has not let go of it yet
+            self._next_tidy = monotonic() + _BIND_AGAIN_S
+            return
+        self._unbound = ""
         self._usual_bytes = _own_bytes()
 
     def send(self, reply: Reply) -> None:

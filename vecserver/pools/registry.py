@@ -304,7 +304,7 @@ class Registry:
 
         Raises:
             UnknownPool: No pool has this id.
-            InvalidSpec: The key is none, or is wanted.
+            InvalidSpec: The key is none.
             PoolLost: The host is gone.
             DeadlineExceeded: The host does not listen.
         """

@@ -18,7 +18,6 @@
     │   ├── RequestTooSlow         its headers or its body did not arrive in time
     │   ├── CapExceeded            a limit of the server; names it
     │   ├── UnknownPool, UnknownRoute, MethodRefused
-    │   ├── Unauthorized           a ticket, a key or a lease that is not the asker's
     │   ├── PoolBroken, PoolLost, PoolStopping, WorkerDied, PoolSplit
     │   ├── ResetNeeded            no episode is under way in this session
     │   ├── SessionLost            a session's process is gone; says how it ended
@@ -362,7 +361,7 @@ class NotReady(RemoteError):
 
 
 class Unauthorized(RemoteError):
-    """The asker did not show what lets it in: the server's token, or a pool's ticket or key; nothing was done."""
+    """The asker did not show what lets it in, the server's token or a pool's ticket or key, or shows another's; nothing was done."""
 
     code, number, http_status = "unauthorized", 80, 401
 

@@ -158,9 +158,11 @@ class AsyncConnection(Conversation):
                 error.details["perhaps_sent"] = perhaps_sent
                 if checks:
                     await self._check_pool()  # which asks for access again
-                if remaining <= FIRST_RETRY_S or is_refused:
+                if is_refused or (remaining <= FIRST_RETRY_S and isinstance(error, ServerUnreachable)):
                     raise
-                is_refused = isinstance(error, Unauthorized)
+                if isinstance(error, Unauthorized):
+                    is_refused = True
+                    self._reopen()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -31,12 +31,12 @@ from vecserver_client.factory import (
     verdict_on_pool,
 )
 from vecserver_client.local_server import LocalServer
-from vecserver_client.peer_credentials import credentials_of, fresh_keys
+from vecserver_client.passes import credentials_of, fresh_keys
 from vecserver_client.transport import ZmqTransport
 
 if TYPE_CHECKING:
     from vecserver_client.aio.transport import AsyncTransport
-    from vecserver_client.peer_credentials import Credentials
+    from vecserver_client.passes import Credentials
     from vecserver_client.transport import Transport
 
 __all__ = ["attach", "make_vec"]

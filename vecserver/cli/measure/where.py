@@ -34,7 +34,7 @@ from vecserver.pools.starting import for_environments
 from vecserver_client.connection import Connection
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name
-from vecserver_client.peer_credentials import Credentials
+from vecserver_client.passes import Credentials
 from vecserver_client.shm import BorrowedArena
 from vecserver_client.vector_env import RemoteVectorEnv
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from vecserver.wire.errors import TransportUnavailable
 from vecserver.wire.opening import TICKET_NAME
 
 if TYPE_CHECKING:
@@ -78,7 +79,15 @@ def credentials_of(access: Mapping[str, Any], keys: KeyPair | None) -> Credentia
     Args:
         access: Its answer to ``POST /v1/pools/{pool}/access``.
         keys: The client's, which the server was told the public one of.
+
+    Raises:
+        TransportUnavailable: The port speaks CURVE, and this installation does not.
     """
     if access["server_key"]:
+        if keys is None:
+            raise TransportUnavailable(
+                "the pool's tcp port is encrypted, and this installation's libzmq has no CURVE: install pyzmq from its "
+                "own wheels (pip install --force-reinstall --only-binary :all: pyzmq), or take transport='ws'"
+            )
         return Credentials(server_key=access["server_key"].encode(), keys=keys)
     return Credentials(ticket=access["ticket"])
