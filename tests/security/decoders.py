@@ -157,7 +157,12 @@ def _stream(mutator: Mutator, frames: list[bytes]) -> bytes:
 
 def _listen(data: bytes) -> None:
     """What a host makes of all bytes of a connection, in pieces."""
-    incoming, rng, left, greeted = zmtp.Incoming((1 << 10, 1 << 16, 1 << 16, 1 << 10)), random.Random(len(data)), data, False
+    incoming, rng, left, greeted = (
+        zmtp.Incoming((1 << 10, 1 << 16, 1 << 16, 1 << 10)),
+        random.Random(len(data)),
+        data,
+        False,
+    )
     while left:
         room = incoming.room()
         count = min(len(room), len(left), rng.choice((1, 7, 64, 1 << 16)))
@@ -251,17 +256,27 @@ def _answer_of_http(data: bytes) -> None:
 
 
 MIXED = spaces.Dict(
-    a=spaces.Text(3), b=spaces.Tuple([spaces.Discrete(4, start=-1), spaces.Sequence(spaces.Box(0, 1, (2,)), stack=True)])
+    a=spaces.Text(3),
+    b=spaces.Tuple([spaces.Discrete(4, start=-1), spaces.Sequence(spaces.Box(0, 1, (2,)), stack=True)]),
 )
 PLAIN = spaces.Dict(a=spaces.MultiBinary(3), b=spaces.Box(-1, 1, (2, 2), np.float32), c=spaces.MultiDiscrete([3, 9]))
 EVERY = spaces.Dict(
-    graph=spaces.Graph(spaces.Discrete(2), spaces.Box(0, 1)), one=spaces.OneOf([spaces.Text(3), spaces.Discrete(2)]), **MIXED
+    graph=spaces.Graph(spaces.Discrete(2), spaces.Box(0, 1)),
+    one=spaces.OneOf([spaces.Text(3), spaces.Discrete(2)]),
+    **MIXED,
 )
 VALUES = [
-    {"a": [1, 2.5, None, True], "b": (b"bytes", "text", {1: 2**70}), "c": np.arange(6.0).reshape(2, 3), "d": np.float32(1)},
+    {
+        "a": [1, 2.5, None, True],
+        "b": (b"bytes", "text", {1: 2**70}),
+        "c": np.arange(6.0).reshape(2, 3),
+        "d": np.float32(1),
+    },
     [np.array(["x", "yz"]), np.array([None, (1,)], object), np.datetime64("2020-01-01"), EVERY.sample()],
 ]
-STACKS = StackFormat.of(Layout.of(spaces.Box(0, 255, (4, 8, 8), np.uint8), ROWS), spaces.Box(0, 255, (4, 8, 8), np.uint8))
+STACKS = StackFormat.of(
+    Layout.of(spaces.Box(0, 255, (4, 8, 8), np.uint8), ROWS), spaces.Box(0, 255, (4, 8, 8), np.uint8)
+)
 POOL = {
     "env_id": "CartPole-v1",
     "num_envs": 4,

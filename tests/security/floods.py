@@ -156,11 +156,12 @@ def main(name: str, endpoint: str, url: str) -> None:
     poll.register(sys.stdin, select.POLLIN)
     with ExitStack() as undo:
         flood = FLOODS[name](endpoint, url, undo)
-        print("begun", flush=True)
+        sys.stdout.write("begun\n")
+        sys.stdout.flush()
         while not poll.poll(PAUSE_MS):
             with suppress(OSError):
                 flood.step()
-        print(flood.count, flush=True)
+        sys.stdout.write(f"{flood.count}\n")
 
 
 @contextmanager
@@ -222,9 +223,7 @@ def two_pools(server: vs.LocalServer, control: vs.ControlClient) -> Iterator[tup
             control.delete_pool(pool["pool"], force=True)
 
 
-def flooded_rate(
-    name: str, server: vs.LocalServer, control: vs.ControlClient, *, pairs: int, seconds: float
-) -> Ratio:
+def flooded_rate(name: str, server: vs.LocalServer, control: vs.ControlClient, *, pairs: int, seconds: float) -> Ratio:
     """Take a driver's rate without and with a flood, in turns."""
     with two_pools(server, control) as (envs, pool):
         before = own_memory(pool["host_pid"]) + own_memory(server.pid)

@@ -67,7 +67,9 @@ def examine(schema: Any, examples: int, headers: dict[str, str], *, seed: int | 
     return found
 
 
-def _send(operation: Any, mode: GenerationMode, examples: int, headers: dict[str, str], found: Found, seed: Any) -> None:
+def _send(
+    operation: Any, mode: GenerationMode, examples: int, headers: dict[str, str], found: Found, seed: Any
+) -> None:
     documented = set(operation.definition.raw["responses"])
 
     @settings(

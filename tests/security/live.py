@@ -19,7 +19,6 @@ from pathlib import Path
 from time import monotonic
 
 import gymnasium
-import msgspec
 import numpy as np
 import zmq
 from gymnasium.vector.utils import batch_space
@@ -351,7 +350,9 @@ def pools(registry: Registry) -> Iterator[dict[str, PoolView]]:
     """The pools that are tried, by what they are called in reports."""
     made = {
         "shared": registry.create(PoolSpec(env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2)),
-        "driven": registry.create(PoolSpec(env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2, restart_budget=None)),
+        "driven": registry.create(
+            PoolSpec(env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2, restart_budget=None)
+        ),
         "driven, side values": registry.create(
             PoolSpec(env_id=env_id("Mixed-v0"), num_envs=ROWS, engine="envs", workers=2, restart_budget=None)
         ),

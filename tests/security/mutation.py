@@ -15,7 +15,26 @@ import msgspec
 from vecserver.wire.frames import Header, Kind, digest_of
 from vecserver.wire.zmtp import encode
 
-EDGES = (0, 1, 2, 3, 7, 127, 128, 255, 256, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**48, 2**62, 2**63, 2**64 - 1)
+EDGES = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    2**15,
+    2**16 - 1,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**48,
+    2**62,
+    2**63,
+    2**64 - 1,
+)
 """Where counts, lengths and numbers go wrong."""
 ODD_INTEGERS = (*EDGES, -1, -2, -128, -(2**31), -(2**63))
 ODD_VALUES: tuple[Any, ...] = (
@@ -24,9 +43,22 @@ ODD_VALUES: tuple[Any, ...] = (
 )
 WIDTHS = {"kind": 1, "flags": 1, "status": 2, "slot": 2, "rows": 4, "lease": 8, "epoch": 8, "seq": 8, "t_steps": 4}
 WIDTHS |= {"digest": 4, "body_length": 8, "clock": 8}
-CLAIMS = (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x01")
+CLAIMS = (
+    b"\xdd\xff\xff\xff\xff",
+    b"\xdf\xff\xff\xff\xff",
+    b"\xc6\xff\xff\xff\xff",
+    b"\xdb\xff\xff\xff\xff",
+    b"\xc9\xff\xff\xff\xff\x01",
+)
 """How lists, maps, bytes, texts and extensions of four thousand million parts begin in msgpack."""
-CLAIMS += (b"\xdc\xff\xff", b"\xde\xff\xff", b"\xc5\xff\xff", b"\xda\xff\xff", b"\xc8\xff\xff\x01", b"\xdd\x04\x00\x00\x00")
+CLAIMS += (
+    b"\xdc\xff\xff",
+    b"\xde\xff\xff",
+    b"\xc5\xff\xff",
+    b"\xda\xff\xff",
+    b"\xc8\xff\xff\x01",
+    b"\xdd\x04\x00\x00\x00",
+)
 MAX_DEEP = 3000
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.control.fakes import FakeRegistry
+from tests.security.http_contract import HOST, examine, of_app
 from vecserver.control.app import create_app
 from vecserver.pools.spec import Caps
 from vecserver.wire.errors import EnvCreationFailed, VecServerError
-
-pytest.importorskip("schemathesis", reason="in the extra `security`")
 
 EXAMPLES = 6
 
@@ -28,8 +25,6 @@ class _Registry(FakeRegistry):
 
 def test_every_answer_is_one_that_the_document_has():
     """Right and wrong requests to every operation: no error of the server, no status or body without a description."""
-    from tests.security.http_contract import HOST, examine, of_app
-
     registry = _Registry(Caps(max_num_envs=4, max_pools=4))
     try:
         found = examine(of_app(create_app(registry)), EXAMPLES, HOST)

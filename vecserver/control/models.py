@@ -70,7 +70,9 @@ class PoolRequest(_Request):
         description='Gymnasium\'s wrappers, the first innermost: names, or `{"id": name, "kwargs": {…}}`',
         examples=[["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]],
     )
-    info: str | Annotated[list[str], _ONE_FAULT] = Field("all", description="Infos to send: `all`, `episode`, `none`, or a list of keys")
+    info: str | Annotated[list[str], _ONE_FAULT] = Field(
+        "all", description="Infos to send: `all`, `episode`, `none`, or a list of keys"
+    )
     episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
     step_timeout: float = Field(60.0, description="Seconds that a worker may take for a batch before it is replaced")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
@@ -90,7 +92,9 @@ class PoolRequest(_Request):
 class ResetRequest(_Request):
     """Which rows to reset, and how."""
 
-    seed: Seed | Annotated[list[Seed | None], _ONE_FAULT] | None = Field(None, description="One seed (row i gets seed + i), or one a row")
+    seed: Seed | Annotated[list[Seed | None], _ONE_FAULT] | None = Field(
+        None, description="One seed (row i gets seed + i), or one a row"
+    )
     mask: Annotated[list[bool], _ONE_FAULT] | None = Field(None, description="Rows to reset; null for all")
     options: dict[str, Any] | Annotated[list[dict[str, Any] | None], _ONE_FAULT] | None = Field(
         None, description="Passed to each environment's `reset`; or one object, or null, a row"
