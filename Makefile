@@ -33,7 +33,7 @@ security: $(VENV)/.installed-dev
 # Known vulnerabilities of the versions in constraints.txt; needs the network, and a database of them that answers
 audit: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
-	$(BIN)/pip-audit --disable-pip --no-deps --requirement constraints.txt || \
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt || \
 	  { echo "not audited, or with findings: what is above says which; without the network there is no audit" >&2; exit 1; }
 
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
