@@ -8,7 +8,7 @@ OPENENV := 0.1.1 0.2.1 0.3.0 0.10.0
 THREE := --numprocesses=3 --dist=loadfile
 TEST := $(BIN)/pytest -q $(THREE)
 
-.PHONY: demo test check bench chaos soak serve slow verify sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
+.PHONY: demo test check bench chaos soak serve slow verify security audit sb3 openenv-check test-gymnasium-1.2 screenshots image-check clean
 
 demo: $(VENV)/.installed
 	$(BIN)/vecserver demo
@@ -32,6 +32,16 @@ chaos: $(VENV)/.installed-dev
 # Twenty minutes of pools that are made, stepped and deleted: a server must not grow. It is a part of `make chaos`
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.chaos.soak $(SOAK)
+
+# A million mutated messages, every decoder, the HTTP interface, floods; some minutes, and a report
+security: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.security.report $(SECURITY)
+
+# Known vulnerabilities of the versions in constraints.txt; needs the network, and a database of them that answers
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt || \
+	  { echo "not audited, or with findings: what is above says which; without the network there is no audit" >&2; exit 1; }
 
 # Stable-Baselines3, and PyTorch with it: gigabytes, where no smaller build of it is at hand
 sb3: $(VENV)/.installed-sb3

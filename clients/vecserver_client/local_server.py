@@ -39,7 +39,7 @@ class LocalServer:
         self._owner = os.getpid()
         self._life, theirs = socket.socketpair()
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
                 [
                     sys.executable,
                     "-m",

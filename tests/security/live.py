@@ -40,6 +40,8 @@ BATCH = 50
 """Messages that go out on each connection before its answers are waited for."""
 HANG_S = 60.0
 """Longer than a host takes for a batch on the slowest machine: each environment's step takes microseconds."""
+STEP_S = 5.0
+"""A worker that a mutated argument keeps busy for longer is replaced: that is no hang of a host."""
 ROWS = 3
 
 
@@ -145,17 +147,25 @@ class Sender:
     def _attach(self, line: Line) -> dict[str, int]:
         """Become the driver: with new numbers, whatever the last round has done."""
         ask = messages.encode(messages.Attach(force=True, client="sender"))
-        line.outbox += _wire([Header(Kind.ATTACH, digest=next(self._tags)).pack(), ask, b""])
         attached: list[messages.Attached] = []
+        refused = True
 
         def take(header: Header, ext: bytes) -> None:
+            nonlocal refused
             if header.kind == Kind.ATTACH and header.flags & Flag.ANSWER:
                 attached.append(messages.decode(ext, messages.Attached))
+            refused = refused or header.kind == Kind.ERROR
 
         deadline = monotonic() + HANG_S
         while not attached:  # it waits for the command that runs
             if monotonic() > deadline:
                 raise Hanging(f"the pool was not given within {HANG_S:g} s")
+            if line.sock is None:
+                line.connect()
+                refused = True
+            if refused:  # at first, and where as many others wait as may
+                line.outbox += _wire([Header(Kind.ATTACH, digest=next(self._tags)).pack(), ask, b""])
+                refused = False
             self._await(line)
             self._settle([line], take)
         return {"lease": attached[-1].lease, "epoch": attached[-1].epoch}
@@ -351,10 +361,19 @@ def pools(registry: Registry) -> Iterator[dict[str, PoolView]]:
     made = {
         "shared": registry.create(PoolSpec(env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2)),
         "driven": registry.create(
-            PoolSpec(env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2, restart_budget=None)
+            PoolSpec(
+                env_id="CartPole-v1", num_envs=ROWS, engine="envs", workers=2, step_timeout=STEP_S, restart_budget=None
+            )
         ),
         "driven, side values": registry.create(
-            PoolSpec(env_id=env_id("Mixed-v0"), num_envs=ROWS, engine="envs", workers=2, restart_budget=None)
+            PoolSpec(
+                env_id=env_id("Mixed-v0"),
+                num_envs=ROWS,
+                engine="envs",
+                workers=2,
+                step_timeout=STEP_S,
+                restart_budget=None,
+            )
         ),
     }
     try:

@@ -130,7 +130,7 @@ def pool_routes(registry: Registry) -> APIRouter:
         status_code=204,
         summary="Delete a pool",
         response_class=Response,
-        responses=problems(UnknownPool, StateUnavailable),
+        responses=problems(UnknownPool, StateUnavailable, InvalidSpec),
     )
     def delete_pool(pool: str, *, force: Force = False) -> None:
         registry.delete(pool, force=force)

@@ -149,7 +149,7 @@ _WITH_KEPT: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
 """Kinds whose answer is worth something to a driver that was started anew, and whose ext has values."""
 
 _MAX_PLAIN_EXT: Final = 1 << 20
-"""Bytes of the ext of a request that holds no values of environments: what is in it is decoded at once and may wait."""
+"""Bytes of the ext of a request without values of environments: what is in it is decoded at once, and may wait."""
 
 _NOBODY: Final = b"\0nobody"
 """The peer of what the host asks itself: its router knows no such one."""
@@ -256,10 +256,8 @@ class Dispatcher:
         try:
             header, ext, body = split(frames, self._host.info.max_request, self._host.max_ext)
             if len(ext) > _MAX_PLAIN_EXT and header.kind not in _WITH_KEPT:
-                raise MessageTooLarge(
-                    f"an ext of {len(ext)} bytes; at most {_MAX_PLAIN_EXT} are taken for this kind",
-                    limit=_MAX_PLAIN_EXT,
-                )
+                limit = _MAX_PLAIN_EXT
+                raise MessageTooLarge(f"an ext of {len(ext)} bytes; this kind has {limit} at most", limit=limit)
         except VecServerError as error:
             self.counts.refuse(error.code)
             return self._error(peer, _salvage(frames), error)

@@ -47,7 +47,7 @@ class HostProcess:
             raise HostStartFailed(f"a host process could not be started: {error}") from None
         try:
             with theirs, self.log.path.open("ab") as log:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
                     [*command, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=log,

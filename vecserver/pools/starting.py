@@ -121,7 +121,7 @@ def by_exec(fds: Sequence[int], *, own_program: bool = False) -> Started:
         own_program: Whether the environments are this very program's: the worker then finds the same modules, and
             prints where the program prints.
     """
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
         [sys.executable, *(["-P"] if own_program else []), "-m", "vecserver.engine", str(os.getpid()), *map(str, fds)],
         stdin=subprocess.DEVNULL,
         # what environments print must not mix with what the host says

@@ -76,7 +76,7 @@ class FreshRun:
 
     def __init__(self, question: Question, autoreset_mode: str, actions: Sequence[Any]) -> None:
         asked = pack([asdict(question), autoreset_mode, list(actions)])
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
             [sys.executable, "-m", "vecserver.cli.equality.fresh", str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -280,7 +280,7 @@ def _serve_openenv(env_id: str, rows: str, port: str) -> None:
 
 def _served(serve: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A server of a peer in a process of its own: this file, told which."""
-    return subprocess.Popen([sys.executable, "-W", "ignore", __file__, serve, *arguments], stdin=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-W", "ignore", __file__, serve, *arguments], stdin=subprocess.DEVNULL)  # noqa: S603
 
 
 def _eventually(server: subprocess.Popen[bytes], connect: Callable[[], Any]) -> Any:

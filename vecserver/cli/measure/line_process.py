@@ -33,7 +33,7 @@ class LineProcess:
     """
 
     def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-        self._process = subprocess.Popen(
+        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

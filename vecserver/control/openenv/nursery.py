@@ -278,7 +278,7 @@ class Nursery:
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and nothing of a request
                     [sys.executable, "-m", "vecserver.pools.sessions.nursery", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=sys.stderr,  # what environments print must not mix with what the server says
