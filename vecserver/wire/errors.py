@@ -361,7 +361,7 @@ class NotReady(RemoteError):
 
 
 class Unauthorized(RemoteError):
-    """The asker did not show what lets it in, the server's token or a pool's ticket or key, or shows another's; nothing was done."""
+    """The asker shows no token, ticket or key that lets it in, or one that is another's; nothing was done."""
 
     code, number, http_status = "unauthorized", 80, 401
 
