@@ -29,6 +29,7 @@ from vecserver.control.guards import MAX_BODY_BYTES
 from vecserver.control.openenv.sessions import Sessions
 from vecserver.control.shortcut import ShortcutProtocol
 from vecserver.control.web.mount import WebPage
+from vecserver.pools.handshake import OWNER_FILE
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
 from vecserver.wire.errors import PortUnavailable
@@ -43,8 +44,6 @@ __all__ = ["run"]
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _PREFIX: Final = "vecserver-"
-_OWNER: Final = "owner"
-"""A file in a server's directory that it keeps locked."""
 _BACKLOG: Final = 128
 _REQUEST_LOGS: Final = ("uvicorn.access", "uvicorn.error")
 """Where uvicorn logs requests, and WebSockets."""
@@ -313,9 +312,7 @@ def _own_directory(base: Path) -> Iterator[Path]:
     try:
         with (directory / "owner.new").open("w") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX)  # until this process has ended, however it ends
-            (directory / "owner.new").rename(
-                directory / _OWNER
-            )  # only now: who finds it unlocked may remove the folder
+            (directory / "owner.new").rename(directory / OWNER_FILE)  # now: who finds it unlocked removes the folder
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -328,7 +325,7 @@ def _sweep(base: Path) -> None:
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
-            fd = os.open(directory / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(directory / OWNER_FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)
