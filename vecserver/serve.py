@@ -34,6 +34,7 @@ from vecserver.control.connections import connection_class
 from vecserver.control.openenv.sessions import Sessions
 from vecserver.control.shortcut import ShortcutProtocol
 from vecserver.control.web.mount import WebPage
+from vecserver.pools.handshake import OWNER_FILE
 from vecserver.pools.registry import Registry
 from vecserver.pools.store import PoolStore
 from vecserver.wire.errors import PortUnavailable
@@ -50,8 +51,6 @@ _log = logging.getLogger(__name__)
 
 _HOST_COMMAND: Final = (sys.executable, "-m", "vecserver.dataplane")
 _PREFIX: Final = "vecserver-"
-_OWNER: Final = "owner"
-"""A file in a server's directory that it keeps locked."""
 _BACKLOG: Final = 128
 _OTHER_FILES: Final = 512
 """Files that a server without sessions may have open."""
@@ -114,12 +113,6 @@ def run(
         url = _url(address, port, secure=settings.tls_cert is not None)
         token, access = _access(settings, port)
         local = stack.enter_context(_told_to_local_users(address, url, token))
-        if settings.insecure and not is_loopback(settings.host):
-            _log.warning(
-                "--insecure: on %s batches cross the network unencrypted, and whoever reaches a pool's port may drive "
-                "the pool",
-                settings.host,
-            )
 
         def on_ready() -> None:
             if parent is not None:
@@ -136,10 +129,10 @@ def run(
             caps=settings.caps,
             start_timeout=settings.start_timeout,
             grace=settings.grace,
-            # what belongs to one program ends with it, and must not make another server's pools
             rules=settings.rules,
             limits=settings.worker_limits,
             passed=settings.pass_env,
+            # what belongs to one program ends with it, and must not make another server's pools
             store=None if parent_fd is not None else PoolStore(settings.state_dir),
             keys=settings.curve_keys(),
             insecure=settings.insecure and not is_loopback(settings.host),
@@ -393,9 +386,7 @@ def _own_directory(base: Path) -> Iterator[Path]:
     try:
         with (directory / "owner.new").open("w") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX)  # until this process has ended, however it ends
-            (directory / "owner.new").rename(
-                directory / _OWNER
-            )  # only now: who finds it unlocked may remove the folder
+            (directory / "owner.new").rename(directory / OWNER_FILE)  # now: who finds it unlocked removes the folder
             yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -408,7 +399,7 @@ def _sweep(base: Path) -> None:
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
-            fd = os.open(directory / _OWNER, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = os.open(directory / OWNER_FILE, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)

@@ -31,18 +31,18 @@ FIELDS = ("observations", "rewards", "terminations", "truncations", "infos")
 class LoopedEnvs(LoopedVectorEnv):
     """The asyncio client at another endpoint, by blocking calls."""
 
-    def __init__(self, url: str, pool: dict, name: str, endpoint: str) -> None:
+    def __init__(self, url: str, token: str, pool: dict, name: str, endpoint: str) -> None:
         self._runner = asyncio.Runner()
         try:
-            self.envs = self._runner.run(self._attach(url, pool, name, endpoint))
+            self.envs = self._runner.run(self._attach(url, token, pool, name, endpoint))
         except BaseException:
             self._runner.close()
             raise
         for shared in SHARED:
             setattr(self, shared, getattr(self.envs, shared))
 
-    async def _attach(self, url: str, pool: dict, name: str, endpoint: str):
-        made = aio_factory._Made(url, None)
+    async def _attach(self, url: str, token: str, pool: dict, name: str, endpoint: str):
+        made = aio_factory._Made(url, token)
         control = await made.reach_server()
         return await aio_factory._drive(made, control, elsewhere(pool, name, endpoint), name, force=False)
 
@@ -81,9 +81,9 @@ def behind(proxy: FaultProxy, server: LocalServer, control: ControlClient, pool:
         url, endpoint = server.url, proxy.endpoint
         if transport == "ws":
             url, endpoint = endpoint.replace("tcp://", "http://"), pool["endpoints"]["ws"]
-            control = stack.enter_context(ControlClient(url))
+            control = stack.enter_context(ControlClient(url, server.token))
         if looped:
-            yield stack.enter_context(closing(LoopedEnvs(url, pool, transport, endpoint)))
+            yield stack.enter_context(closing(LoopedEnvs(url, server.token, pool, transport, endpoint)))
         else:
             yield stack.enter_context(attached(control, pool, transport, endpoint))
 

@@ -100,7 +100,7 @@ def test_steps_over_http_with_a_key_are_taken_once(server, control, make_pool):
 
     with FaultProxy(server.url, faults, seed, splitter=None) as proxy:
         url = proxy.endpoint.replace("tcp://", "http://")
-        with ControlClient(url, timeout=0.3) as client:
+        with ControlClient(url, server.token, timeout=0.3) as client:
             reset = ask(lambda: client.reset_pool(pool["pool"], seed, key="reset"))
             np.testing.assert_array_equal(reset, oracle.reset(seed=seed)[0])
             for number in range(40):

@@ -19,7 +19,7 @@ def test_a_port_in_use_is_one_clear_line(vecserver):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--host", "0.0.0.0"), "credentials"),
+        (("--curve-key", "/nowhere/key"), "/nowhere/key cannot be read as a key"),
         (("--data-ports", "9-8"), "before it begins"),
         (("--port", "70000"), "port is 70000"),
         (("--parent-fd", "99"), "no open socket"),

@@ -299,8 +299,9 @@ def test_a_worker_that_dies_for_good_is_named_to_every_part(make, form):
         second.step_wait()
     with pytest.raises((WorkerDied, PoolBroken), match="worker 1"):
         first.step(actions_of(first, 0))
-    with pytest.raises(PoolBroken):
-        envs.join()
+    envs.join()
+    with pytest.raises(PoolBroken, match="worker 1"):
+        envs.step(actions_of(envs, 0))
     envs.close()
     assert monotonic() - began < 30.0  # a step may take sixty
 

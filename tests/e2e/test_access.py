@@ -172,4 +172,4 @@ def test_insecure_is_loud():
         about = httpx.get(f"{server.url}/v1", headers=headers(server.url), trust_env=False).json()
         assert (about["insecure"], about["scope"]) == (True, "admin")
         assert httpx.get(f"{server.url}/v1/pools", trust_env=False).status_code == 401
-        assert "--insecure: on 0.0.0.0 batches cross the network unencrypted" in server.end()
+        assert "INSECURE: whoever is on the network" in server.end()

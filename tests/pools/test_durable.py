@@ -333,7 +333,7 @@ def test_a_maker_that_lost_its_name_keeps_nothing(make_registry, tmp_path):
     """What another has kept under it since stays."""
     store = PoolStore(tmp_path)
     registry = make_registry(store=store)
-    first = registry._listing.reserve("train")
+    first = registry._listing.reserve("train", 1)
     registry._listing.take("train")
     view = registry.create(COUNT, "train", durable=True)
     mine = Made(NoHost("train", "none"), COUNT, unmade(DurablePool("train", COUNT)), 0.0, 0.0, durable=True)

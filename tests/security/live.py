@@ -304,7 +304,7 @@ class Honest:
     """A driver whose every batch is compared with Gymnasium's own environments."""
 
     def __init__(self, context: zmq.Context, view: PoolView) -> None:
-        self._driver = Driver(context, view, "ipc")
+        self._driver = Driver(context, view, "ipc", ticket="")
         self._oracle = gymnasium.make_vec(view.spec.env_id, view.spec.num_envs, vectorization_mode="sync")
         self._rng = np.random.default_rng(1)
         self.batches = 0

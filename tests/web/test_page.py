@@ -112,6 +112,8 @@ def test_a_pool_that_is_gone_is_asked_for_nothing(tabs, server, make):
     expect(page.locator(".vs-wall")).to_have_attribute("data-ready", "no")
     missing = server.http.get(f"/web/pools/{pool}")
     assert (missing.status_code, "No such pool" in missing.text) == (404, True)
+    assert len(tabs.complaints) <= 1, "the frame that was asked for when it went"
+    tabs.complaints.clear()
 
 
 def test_what_the_server_refuses_is_said_as_its_sentence(tabs):

@@ -27,7 +27,15 @@ from vecserver.dataplane.server_line import ServerLine
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.dataplane.stats import pool_stats
 from vecserver.outlet import outlive_everywhere
-from vecserver.pools.handshake import EXPIRED, HostFailed, HostReady, HostStart, receive_start, send_line
+from vecserver.pools.handshake import (
+    EXPIRED,
+    OWNER_FILE,
+    HostFailed,
+    HostReady,
+    HostStart,
+    receive_start,
+    send_line,
+)
 from vecserver.pools.host import Host
 from vecserver.wire.errors import HostStartFailed, VecServerError
 from vecserver.wire.stacks import StackFormat
@@ -89,8 +97,11 @@ def _is_closed(control: socket.socket) -> bool:
 def _clear_away(log_path: Path) -> None:
     """Remove what the server would have removed: it is gone."""
     log_path.unlink(missing_ok=True)
+    directory = log_path.parent
     with suppress(OSError):  # other pools of that server are still leaving; the last one succeeds
-        log_path.parent.rmdir()
+        if [path.name for path in directory.iterdir()] == [OWNER_FILE]:
+            (directory / OWNER_FILE).unlink(missing_ok=True)
+        directory.rmdir()
     connection_file.sweep()
 
 

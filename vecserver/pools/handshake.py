@@ -16,10 +16,22 @@ from vecserver.wire.messages import PoolInfo  # noqa: TC001
 if TYPE_CHECKING:
     import socket
 
-__all__ = ["EXPIRED", "HostFailed", "HostReady", "HostStart", "receive_answer", "receive_start", "send_line"]
+__all__ = [
+    "EXPIRED",
+    "OWNER_FILE",
+    "HostFailed",
+    "HostReady",
+    "HostStart",
+    "receive_answer",
+    "receive_start",
+    "send_line",
+]
 
 EXPIRED: Final = 86
 """Exit status of a host whose pool has ended with its driver's lease."""
+
+OWNER_FILE: Final = "owner"
+"""In a server's directory: it keeps this file locked while it lives."""
 
 _CHUNK: Final = 65536
 

@@ -93,6 +93,7 @@ ROUTES: Final = (
     Rule("DELETE", "/v1/pools/{pool}", Scope.CREATE),
     Rule("GET", "/v1/pools/{pool}/stats", Scope.READ),
     Rule("GET", "/v1/pools/{pool}/frame", Scope.READ),
+    Rule("POST", "/v1/pools/{pool}/access", Scope.USE),
     Rule("POST", "/v1/pools/{pool}/lease", Scope.USE),
     Rule("POST", "/v1/pools/{pool}/reset", Scope.USE),
     Rule("POST", "/v1/pools/{pool}/step", Scope.USE),
