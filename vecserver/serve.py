@@ -25,7 +25,7 @@ import uvicorn
 
 from vecserver import logs
 from vecserver.config import SECRET_VARIABLES
-from vecserver.connection_file import ConnectionFile, is_loopback
+from vecserver.connection_file import ConnectionFile, is_loopback, sweep
 from vecserver.control.access.gate import Access
 from vecserver.control.access.scopes import LOGIN_PATH, Scope
 from vecserver.control.access.tokens import Token, Tokens, digest_of, new_token
@@ -213,6 +213,7 @@ def _told_to_local_users(
     address: str, url: str, token: str
 ) -> AbstractContextManager[ConnectionFile] | AbstractContextManager[None]:
     """This user's programs find the token by themselves, where there is a place for it."""
+    sweep()
     try:
         return ConnectionFile(address, url, token)
     except OSError as error:

@@ -14,7 +14,6 @@ from tests.openenv.served import HARMFUL, PATIENCE_S, Player, code_of, serving
 from tests.sampling import of_which
 from tests.test_serve import own_directories
 from tests.test_serve import server as own_server
-from vecserver.pools.handshake import OWNER_FILE
 
 
 @of_which("number", [signal.SIGKILL, signal.SIGTERM], 0)
@@ -37,7 +36,6 @@ def test_sessions_end_with_their_server(number):
         running.wait()
         await_end(everyone)
         for left in own_directories():  # a killed server without pools has nobody who removes it, but the next one
-            assert [path.name for path in left.iterdir()] == [OWNER_FILE]
             shutil.rmtree(left)
 
 
