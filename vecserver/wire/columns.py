@@ -16,9 +16,9 @@ from vecserver.wire.codec import numeric_dtype, pack, unpack
 from vecserver.wire.errors import MalformedMessage, Unportable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["COLUMN_ROWS", "Columns", "columns_from", "merge_columns", "rows_of", "to_entries"]
+__all__ = ["COLUMN_ROWS", "Columns", "columns_from", "joined", "merge_columns", "rows_of", "to_entries"]
 
 COLUMN_ROWS: Final = -5
 """The row of an entry that holds the infos of a run of rows as columns: ``[first row, end row, schema, data]``."""
@@ -57,12 +57,30 @@ class Column(NamedTuple):
         name: ``float``, ``int``, ``bool``, ``numpy`` for numpy's scalars, or ``array``.
         dtype: Of the column.
         shape: Of one row's value.
+        size: Elements of one row's value.
+        row_bytes: Bytes of them.
     """
 
     key: str
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    size: int
+    row_bytes: int
+
+
+class Schema(NamedTuple):
+    """What a run's columns are.
+
+    Attributes:
+        columns: One a key.
+        row_bytes: Bytes of a row in all of them.
+        widest: Bytes that a row of the widest would have if none of its axes were empty.
+    """
+
+    columns: tuple[Column, ...]
+    row_bytes: int
+    widest: int
 
 
 class Columns(NamedTuple):
@@ -70,7 +88,7 @@ class Columns(NamedTuple):
 
     first: int
     end: int
-    schema: tuple[Column, ...]
+    schema: Schema
     arrays: list[np.ndarray[Any, Any]]
 
 
@@ -107,11 +125,9 @@ def _is_plain(key: str) -> bool:
 
 def _encode(run: list[tuple[int, dict[str, Any]]]) -> list[Any] | None:
     """A run as columns; None where its values do not fit after all."""
-    keys = [*run[0][1]]
-    if not all(type(key) is str and _is_plain(key) for key in keys):
-        return None
-    schema, data = [], []
-    for key, values in zip(keys, zip(*(info.values() for _, info in run), strict=True), strict=True):
+    keys = run[0][1].keys()
+    kinds, data = [], []
+    for values in zip(*(info.values() for _, info in run), strict=True):
         kind = type(values[0])
         array: np.ndarray[Any, Any]
         if kind is np.ndarray:
@@ -124,13 +140,23 @@ def _encode(run: list[tuple[int, dict[str, Any]]]) -> list[Any] | None:
                 array = np.array(values, kind)
             except OverflowError:  # integers beyond 64 bits
                 return None
-        schema.append([key, _NAME_OF[kind], array.dtype.str, [*array.shape[1:]]])
+        kinds.append((_NAME_OF[kind], array.dtype, array.shape[1:]))
         data.append(array.tobytes())
+    schema = _packed((*keys,), (*kinds,))
+    return None if schema is None else [run[0][0], run[-1][0] + 1, schema, b"".join(data)]
+
+
+@lru_cache(maxsize=64)
+def _packed(keys: tuple[Any, ...], kinds: tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]) -> bytes | None:
+    """The schema of a run; None where its keys are no plain ones, or are too many."""
+    if not all(type(key) is str and _is_plain(key) for key in keys):
+        return None
+    columns = zip(keys, kinds, strict=True)
     try:
-        packed = pack(schema)
+        packed = pack([[key, name, dtype.str, [*shape]] for key, (name, dtype, shape) in columns])
     except Unportable:  # a key with a lone surrogate
         return None
-    return [run[0][0], run[-1][0] + 1, packed, b"".join(data)] if len(packed) <= _MAX_SCHEMA else None
+    return packed if len(packed) <= _MAX_SCHEMA else None
 
 
 def columns_from(parts: Any, num_envs: int) -> Columns:
@@ -141,31 +167,33 @@ def columns_from(parts: Any, num_envs: int) -> Columns:
     """
     match parts:
         case [int(first), int(end), bytes(schema), bytes(data)] if 0 <= first < end <= num_envs:
-            columns = _schema(schema)
+            known = _schema(schema)
         case _:
             raise MalformedMessage(f"the ext holds an entry that is no columns of {num_envs} rows")
-    sizes = [(end - first) * prod(column.shape) * column.dtype.itemsize for column in columns]
-    if sum(sizes) != len(data):
-        raise MalformedMessage(f"columns of {end - first} rows have {sum(sizes)} bytes, not {len(data)}")
+    count = end - first
+    if known.row_bytes * count != len(data):
+        raise MalformedMessage(f"columns of {count} rows have {known.row_bytes * count} bytes, not {len(data)}")
+    if known.widest * num_envs > _MAX_BYTES:
+        raise MalformedMessage("no array of infos has such a shape")  # one without elements
     arrays = []
     at = 0
-    for column, size in zip(columns, sizes, strict=True):
-        if prod(n or 1 for n in column.shape) * column.dtype.itemsize * num_envs > _MAX_BYTES:
-            raise MalformedMessage(f"no array of infos has the shape {column.shape}")  # one without elements
-        arrays.append(np.frombuffer(data[at : at + size], column.dtype).reshape(end - first, *column.shape))
-        at += size
-    return Columns(first, end, columns, arrays)
+    for column in known.columns:
+        array = np.frombuffer(data, column.dtype, count * column.size, at)
+        arrays.append(array.reshape(count, *column.shape) if column.shape else array)
+        at += count * column.row_bytes
+    return Columns(first, end, known, arrays)
 
 
 @lru_cache(maxsize=64)
-def _schema(data: bytes) -> tuple[Column, ...]:
+def _schema(data: bytes) -> Schema:
     entries = unpack(data) if len(data) <= _MAX_SCHEMA else None
     if not isinstance(entries, list):
         raise MalformedMessage("the schema of an info's columns is none")
     columns = tuple(_column(entry) for entry in entries)
     if not columns or len({column.key for column in columns}) != len(columns):
         raise MalformedMessage("the schema of an info's columns names none, or one twice")
-    return columns
+    widest = max(prod(n or 1 for n in column.shape) * column.dtype.itemsize for column in columns)
+    return Schema(columns, sum(column.row_bytes for column in columns), widest)
 
 
 def _column(entry: Any) -> Column:
@@ -173,7 +201,8 @@ def _column(entry: Any) -> Column:
         case [str(key), str(name), str(dtype), list(shape)] if _is_plain(key) and all(
             type(n) is int and n >= 0 for n in shape
         ):
-            column = Column(key, name, numeric_dtype(dtype), tuple(shape))
+            of, size = numeric_dtype(dtype), prod(shape)
+            column = Column(key, name, of, tuple(shape), size, size * of.itemsize)
             plain = _PLAIN.get(name)
             one = name == _ONE and dtype in _DTYPES and dtype != "|b1"
             if ((plain and column.dtype == plain) or one) and not shape:
@@ -185,8 +214,8 @@ def _column(entry: Any) -> Column:
 
 def rows_of(columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     """The infos row by row, as the environments gave them; the caller's own."""
-    each = [_values(column, array) for column, array in zip(columns.schema, columns.arrays, strict=True)]
-    keys = [column.key for column in columns.schema]
+    each = [_values(column, array) for column, array in zip(columns.schema.columns, columns.arrays, strict=True)]
+    keys = [column.key for column in columns.schema.columns]
     for row, *values in zip(range(columns.first, columns.end), *each, strict=True):
         yield row, dict(zip(keys, values, strict=True))
 
@@ -206,10 +235,10 @@ def merge_columns(infos: dict[str, Any], columns: Columns, num_envs: int) -> Ite
         Nothing; or, where they meet values of another kind under their keys, nothing was added, and these are the rows
         to be added one by one.
     """
-    if not all(_is_alike(infos, column) for column in columns.schema):
+    if not all(_is_alike(infos, column) for column in columns.schema.columns):
         return rows_of(columns)
     rows = slice(columns.first, columns.end)
-    for column, array in zip(columns.schema, columns.arrays, strict=True):
+    for column, array in zip(columns.schema.columns, columns.arrays, strict=True):
         key, mask = column.key, f"_{column.key}"
         if key not in infos:
             infos[key] = np.zeros((num_envs, *column.shape), column.dtype)
@@ -217,6 +246,26 @@ def merge_columns(infos: dict[str, Any], columns: Columns, num_envs: int) -> Ite
         infos[key][rows] = array
         infos[mask][rows] = True
     return ()
+
+
+def joined(runs: Sequence[Columns], num_envs: int) -> dict[str, Any] | None:
+    """Merge the infos of all rows at once, as ``merge_columns`` would run by run.
+
+    Returns:
+        None where the runs are not those of rows 0 to ``num_envs - 1`` in order, with one schema.
+    """
+    schema, end = runs[0].schema, 0
+    for run in runs:
+        if run.first != end or run.schema is not schema:  # equal ones are the same, as long as they are remembered
+            return None
+        end = run.end
+    if end != num_envs:
+        return None
+    infos: dict[str, Any] = {}
+    for column, *arrays in zip(schema.columns, *(run.arrays for run in runs), strict=True):
+        infos[column.key] = np.concatenate(arrays, dtype=column.dtype)  # by itself it would turn another byte order
+        infos[f"_{column.key}"] = np.ones(num_envs, np.bool_)
+    return infos
 
 
 def _is_alike(infos: dict[str, Any], column: Column) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 
 from vecserver.wire.codec import FOREIGN, MAX_DEPTH, pack, portable, spend, spending, unpack
-from vecserver.wire.columns import COLUMN_ROWS, columns_from, merge_columns, rows_of, to_entries
+from vecserver.wire.columns import COLUMN_ROWS, columns_from, joined, merge_columns, rows_of, to_entries
 from vecserver.wire.errors import EnvFault, MalformedMessage, Unportable
 from vecserver.wire.shard_infos import ShardInfos
 
@@ -268,7 +268,12 @@ def merge(
     side: list[bytes] = []
     shards = ShardInfos(num_envs)
     rows: Iterable[tuple[int, dict[str, Any]]]
-    for row, info in _entries(ext, num_envs):
+    payloads = _payloads(ext)
+    if payloads and all(map(_are_columns, payloads)):
+        whole = joined([columns_from(entries[0][1], num_envs) for entries in payloads], num_envs)
+        if whole is not None:
+            return whole, dropped, side
+    for row, info in _entries(payloads, num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
         elif row == SIDE_ROWS:
@@ -336,7 +341,7 @@ def by_row(
     dropped: dict[str, str] = {}
     side: list[bytes] = []
     shards = ShardInfos(num_envs)
-    for row, info in _entries(ext, num_envs):
+    for row, info in _entries(_payloads(ext), num_envs):
         if row == DROPPED_ROW:
             dropped.update(info)
         elif row == SIDE_ROWS:
@@ -386,10 +391,22 @@ def split(infos: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _entries(ext: bytes | bytearray | memoryview, num_envs: int) -> Iterator[tuple[int, Any]]:
+def _payloads(ext: bytes | bytearray | memoryview) -> list[list[Any]]:
     payloads = unpack(ext) if len(ext) else []
     if not isinstance(payloads, list) or not all(isinstance(payload, list) for payload in payloads):
         raise MalformedMessage("the ext holds no infos")
+    return payloads
+
+
+def _are_columns(entries: list[Any]) -> bool:
+    """Whether a payload is one run of columns, as most are of environments that always say the same few numbers."""
+    match entries:
+        case [[int(row), _]]:
+            return row == COLUMN_ROWS
+    return False
+
+
+def _entries(payloads: list[list[Any]], num_envs: int) -> Iterator[tuple[int, Any]]:
     for entry in chain.from_iterable(payloads):
         match entry:
             case [int(row), dict(info)] if type(row) is int and (
