@@ -26,12 +26,12 @@ from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
 from vecserver.wire.zmtp import fresh
 from vecserver_client.bodies import BodyRing
+from vecserver_client.borrowed import BorrowedArena
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
 from vecserver_client.passes import credentials_of, fresh_keys
-from vecserver_client.shm import BorrowedArena
 from vecserver_client.transport import ZmqTransport
 from vecserver_client.vector_env import RemoteVectorEnv
 from vecserver_client.verdicts import check_epoch, check_not_lost, verdict_on_pool

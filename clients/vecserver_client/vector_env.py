@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer
     from vecserver_client.arrivals import Arrivals
     from vecserver_client.bodies import BodyRing
+    from vecserver_client.borrowed import BorrowedArena
     from vecserver_client.link import Answer, Divisible, Link, LinkToPart, ResumableMessenger
-    from vecserver_client.shm import BorrowedArena
 
 __all__ = ["ArenaVectorEnv", "Options", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
 
