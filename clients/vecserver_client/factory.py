@@ -32,8 +32,8 @@ from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
 from vecserver_client.passes import credentials_of, fresh_keys
+from vecserver_client.remote_vector_env import RemoteVectorEnv
 from vecserver_client.transport import ZmqTransport
-from vecserver_client.vector_env import RemoteVectorEnv
 from vecserver_client.verdicts import check_epoch, check_not_lost, verdict_on_pool
 from vecserver_client.ways import LOOPBACK, check_way, reachable_endpoint
 

@@ -36,7 +36,7 @@ from vecserver_client.connection import Connection
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name
 from vecserver_client.passes import Credentials
-from vecserver_client.vector_env import RemoteVectorEnv
+from vecserver_client.remote_vector_env import RemoteVectorEnv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
