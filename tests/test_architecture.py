@@ -32,7 +32,7 @@ PICKLES = {"vecserver.engine.pickled"}
 PICKLERS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_settings"}
 HEAVY = {"torch", "ray", "jax", "tensorflow", "stable_baselines3", "tensordict", "torchrl"}
-SHOWS_DATES = {"vecserver.pools.registry"}
+SHOWS_DATES = {"vecserver.pools.upkeep"}
 """Modules that keep a moment for people to read; all others measure durations, with a clock that never jumps."""
 
 

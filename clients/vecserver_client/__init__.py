@@ -17,8 +17,8 @@ from vecserver_client.control import ControlClient
 from vecserver_client.factory import attach, make_vec
 from vecserver_client.local import LocalVectorEnv
 from vecserver_client.local_server import LocalServer
+from vecserver_client.remote_vector_env import RemoteVectorEnv
 from vecserver_client.transport import MockTransport, Transport
-from vecserver_client.vector_env import RemoteVectorEnv
 
 __all__ = [
     "Connection",

@@ -7,7 +7,6 @@ import secrets
 import socket
 from contextlib import ExitStack, suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -17,12 +16,8 @@ from vecserver.wire.errors import (
     InvalidSpec,
     MalformedMessage,
     PoolBroken,
-    PoolLost,
-    PoolStopping,
-    ServerUnreachable,
     TransportUnavailable,
     Unauthorized,
-    UnknownPool,
     VecServerError,
 )
 from vecserver.wire.layout import Layout
@@ -31,14 +26,16 @@ from vecserver.wire.spaces import space_from_json
 from vecserver.wire.stacks import FEATURE, StackFormat
 from vecserver.wire.zmtp import fresh
 from vecserver_client.bodies import BodyRing
+from vecserver_client.borrowed import BorrowedArena
 from vecserver_client.connection import Connection
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
 from vecserver_client.local_server import LocalServer
 from vecserver_client.passes import credentials_of, fresh_keys
-from vecserver_client.shm import BorrowedArena
+from vecserver_client.remote_vector_env import RemoteVectorEnv
 from vecserver_client.transport import ZmqTransport
-from vecserver_client.vector_env import RemoteVectorEnv
+from vecserver_client.verdicts import check_epoch, check_not_lost, verdict_on_pool
+from vecserver_client.ways import LOOPBACK, check_way, reachable_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,23 +46,11 @@ if TYPE_CHECKING:
     from vecserver_client.passes import Credentials
     from vecserver_client.transport import Transport
 
-__all__ = [
-    "TRANSPORTS",
-    "attach",
-    "check_epoch",
-    "check_not_lost",
-    "check_way",
-    "driver_name",
-    "make_vec",
-    "reachable_endpoint",
-    "verdict_on_pool",
-]
+__all__ = ["TRANSPORTS", "attach", "driver_name", "make_vec"]
 
 TRANSPORTS: Final = ("shm", "ipc", "tcp", "ws")
 """Every transport, in the order that ``auto`` tries them."""
 
-_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-_WILDCARDS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised in an address, not bound
 _CHECK_TIMEOUT: Final = 2.0
 """Seconds for the server to say whether a silent pool exists."""
 
@@ -74,9 +59,6 @@ _GIVE_BACK_TIMEOUT: Final = 2.0
 
 _REACH_TIMEOUT: Final = 5.0
 """Seconds that a transport may take to answer an attach before the next one is tried."""
-
-_KNOCK_TIMEOUT: Final = 2.0
-"""Seconds for a port to take a connection where there is another way: a firewall that drops it says nothing."""
 
 
 def make_vec(
@@ -295,10 +277,11 @@ def _drive(
     for name in names:
         try:
             credentials = _let_in(control, pool["pool"]) if name == "tcp" else None
+            endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
             if transport == "auto":
-                check_way(name, pool["endpoints"], control.url, credentials)
+                check_way(name, endpoint, control.url, credentials)
             connection, attached, arena = _reach(
-                context, control, name, pool, driver, bodies, credentials, force=force, resume=resume
+                context, control, name, endpoint, pool, driver, bodies, credentials, force=force, resume=resume
             )
         except (TransportUnavailable, TimeoutError) as error:
             reasons.append(f"{name}: {error}")
@@ -346,6 +329,7 @@ def _reach(
     context: zmq.Context[zmq.Socket[bytes]],
     control: ControlClient,
     name: str,
+    endpoint: str,
     pool: dict[str, Any],
     driver: str,
     bodies: BodyRing | None,
@@ -354,7 +338,6 @@ def _reach(
     force: bool,
     resume: ResumePoint | None,
 ) -> tuple[Connection, messages.Attached, BorrowedArena | None]:
-    endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
     door = None
     if name == "shm":  # steps go there, and everything else over ipc
         door, endpoint = endpoint, reachable_endpoint("ipc", pool["endpoints"], control.url)
@@ -398,41 +381,6 @@ def _check_pool(control: ControlClient, pool: str, epoch: str, credentials: Cred
             control.ask_access(pool, credentials.key, timeout=_CHECK_TIMEOUT)
 
 
-def check_not_lost(pool: dict[str, Any]) -> None:
-    """Make sure that a pool has a host, before anybody looks for it.
-
-    Raises:
-        PoolLost: It has none; says why, and when a durable one is made again.
-    """
-    if pool["state"] == "lost":
-        raise PoolLost(f"pool {pool['pool']} is lost: {pool['reason']}", pool=pool["pool"])
-
-
-def verdict_on_pool(answer: dict[str, Any] | VecServerError, pool: str, epoch: str, url: str) -> VecServerError | None:
-    """What the server's answer about a silent pool means: PoolLost or UnknownPool where it is known to be gone.
-
-    Args:
-        answer: The pool as ``ControlClient.get_pool`` gives it, or the error that it raised.
-        pool: Its id.
-        epoch: The incarnation that is asked about.
-        url: The server's address.
-    """
-    match answer:
-        case UnknownPool():
-            return answer
-        case PoolStopping():
-            return PoolLost(f"pool {pool} is lost with its episodes: {answer.message}", pool=pool)
-        case ServerUnreachable(details={"refused": True}):  # otherwise it may be the network
-            return PoolLost(f"the server at {url} is gone, and pool {pool} with it", pool=pool)
-        case {"state": "lost", "reason": reason}:
-            return PoolLost(f"pool {pool} is lost with its episodes: {reason}", pool=pool)
-        case {"epoch": other, "last_loss": reason} if other != epoch:
-            return PoolLost(
-                f"pool {pool} was lost with its episodes, and made again: attach again. {reason}".rstrip(), pool=pool
-            )
-    return None  # it lives, or the trouble is the control plane's own
-
-
 def _opener(
     context: zmq.Context[zmq.Socket[bytes]],
     endpoint: str,
@@ -443,7 +391,7 @@ def _opener(
 ) -> Callable[[], Transport]:
     """What opens a connection to an endpoint: on one machine a plain socket, across a network ZeroMQ's own thread."""
     encrypts = credentials is not None and credentials.encrypts
-    if endpoint.startswith("ipc://") or (urlsplit(endpoint).hostname in _LOOPBACK and not encrypts):
+    if endpoint.startswith("ipc://") or (urlsplit(endpoint).hostname in LOOPBACK and not encrypts):
         return partial(DirectTransport, endpoint, max_body, memory, credentials=credentials)
     return partial(ZmqTransport, context, endpoint, max_body, memory, credentials=credentials)
 
@@ -455,67 +403,3 @@ def _web_opener(
 
     # no partial, whose repr would show a token
     return lambda: WebSocketTransport(endpoint, control.headers, max_body, memory)
-
-
-def check_way(name: str, endpoints: dict[str, str], url: str, credentials: Credentials | None = None) -> None:
-    """Find out soon that a transport's way is closed, where another one may be tried.
-
-    Args:
-        name: The transport.
-        endpoints: What the server says of the pool's addresses.
-        url: The server's own address.
-        credentials: What the pool's tcp port asks for.
-
-    Raises:
-        TransportUnavailable: It is, or it is none to take unasked.
-    """
-    if name != "tcp":
-        return
-    if urlsplit(url).scheme == "https" and not (credentials is not None and credentials.encrypts):
-        raise TransportUnavailable("the server's address is https://, and the pool's tcp port encrypts nothing")
-    address = urlsplit(reachable_endpoint(name, endpoints, url))
-    try:
-        socket.create_connection((address.hostname, address.port), _KNOCK_TIMEOUT).close()
-    except OSError as error:
-        raise TransportUnavailable(f"the pool's port takes no connection: {error}") from None
-
-
-def check_epoch(attached: messages.Attached, pool: dict[str, Any], endpoint: str) -> None:
-    """Make sure that the pool that answers is the one that was meant.
-
-    Raises:
-        TransportUnavailable: It is not: where only the HTTP port is forwarded, this machine may have another there.
-    """
-    if str(attached.epoch) != pool["epoch"]:
-        raise TransportUnavailable(f"another pool answers at {endpoint}")
-
-
-def reachable_endpoint(name: str, endpoints: dict[str, str], url: str) -> str:
-    """The pool's endpoint for a transport, as this machine reaches it.
-
-    Args:
-        name: ``shm``, ``ipc``, ``tcp`` or ``ws``.
-        endpoints: What the server says of the pool's addresses.
-        url: The server's own address.
-
-    Raises:
-        TransportUnavailable: There is none, or no way to it.
-    """
-    endpoint = endpoints.get(name)
-    if endpoint is None:
-        raise TransportUnavailable(f"the pool has no {name} endpoint")
-    if name == "ws":  # behind the address as this machine knows it, whatever lies in between
-        return f"ws{url.removeprefix('http')}{endpoint}"
-    host = urlsplit(url).hostname or ""
-    if name in ("ipc", "shm"):
-        path = Path(endpoint.removeprefix(f"{name}://"))
-        if host not in _LOOPBACK or not os.access(path, os.W_OK):
-            raise TransportUnavailable("the pool's socket is on another machine, or another user's")
-        return endpoint
-    address = urlsplit(endpoint)
-    bound = address.hostname or ""
-    if bound in _LOOPBACK and host not in _LOOPBACK:
-        raise TransportUnavailable(f"the pool listens on {bound} only; start the server with another --host")
-    if bound in _WILDCARDS or host not in _LOOPBACK:
-        return f"tcp://[{host}]:{address.port}" if ":" in host else f"tcp://{host}:{address.port}"
-    return endpoint

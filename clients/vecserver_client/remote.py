@@ -9,7 +9,7 @@ from gymnasium.error import Error
 from vecserver_client.factory import make_vec
 
 if TYPE_CHECKING:
-    from vecserver_client.vector_env import RemoteVectorEnv
+    from vecserver_client.remote_vector_env import RemoteVectorEnv
 
 __all__ = ["make_remote", "refuse_single"]
 

@@ -30,7 +30,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from vecserver_client.vector_env import RemoteVectorEnv
+    from vecserver_client.remote_vector_env import RemoteVectorEnv
 
 __all__ = ["VecServerVecEnv", "make_vec"]
 

@@ -1,4 +1,4 @@
-"""A pool as a ``gymnasium.vector.VectorEnv``, wherever its arena lives, and ``RemoteVectorEnv`` over a server's."""
+"""A pool as a ``gymnasium.vector.VectorEnv``, wherever its arena lives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import weakref
 from enum import Enum
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import gymnasium
 import numpy as np
@@ -20,18 +20,15 @@ from gymnasium.vector.utils import batch_differing_spaces, batch_space
 from vecserver.wire import messages
 from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, PoolSplit, TransportUnavailable, VersionMismatch
+from vecserver.wire.errors import EnvFault, PoolSplit
 from vecserver.wire.infos import by_row, merge
-from vecserver.wire.layout import Layout, assemble
+from vecserver.wire.layout import assemble
 from vecserver.wire.session import REPLACEMENT_S
 from vecserver.wire.side import SideLeaves
-from vecserver.wire.spaces import space_from_json
-from vecserver.wire.stacks import FEATURE, StackFormat
+from vecserver_client.arguments import callable_name, mask_and_options, seed_of_each
 from vecserver_client.batches import joined_infos, joined_observations
 from vecserver_client.division import Division, no_division
 from vecserver_client.faults import as_original
-from vecserver_client.link import PoolLink
-from vecserver_client.shm import ShmLink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -40,21 +37,17 @@ if TYPE_CHECKING:
     from gymnasium.spaces import Space
 
     from vecserver.wire.frames import Buffer
+    from vecserver_client.arguments import Options
     from vecserver_client.arrivals import Arrivals
-    from vecserver_client.bodies import BodyRing
-    from vecserver_client.link import Answer, Divisible, Link, LinkToPart, ResumableMessenger
-    from vecserver_client.shm import BorrowedArena
+    from vecserver_client.link import Answer, Divisible, Link, LinkToPart
 
-__all__ = ["ArenaVectorEnv", "Options", "RemoteVectorEnv", "StepReturn", "warn_of_end", "warn_of_pending"]
-
-_REFUSED_CALLS: Final = frozenset({"reset", "step", "close"})
+__all__ = ["ArenaVectorEnv", "Pending", "StepReturn", "warn_of_end", "warn_of_pending"]
 
 Array = np.ndarray[Any, Any]
 StepReturn = tuple[Any, Array, Array, Array, dict[str, Any]]
-Options = dict[str, Any] | list[dict[str, Any] | None] | None
 
 
-class _Pending(Enum):
+class Pending(Enum):
     """What was asked and not answered yet; the values are Gymnasium's names."""
 
     NOTHING = "default"
@@ -126,7 +119,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         self._side = SideLeaves(self.single_observation_space) or None
         self._is_nested = isinstance(self.single_observation_space, Dict | Tuple)
         self._actions = ActionFormat(self.single_action_space, self.num_envs)
-        self._pending = _Pending.NOTHING
+        self._pending = Pending.NOTHING
         self._whole: ArenaVectorEnv | None = None
 
     def __enter__(self) -> Self:
@@ -136,10 +129,10 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """Nothing: its finalizer gives back what nobody closed, and one half made has nothing to close."""
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, _tb: TracebackType | None) -> None:
-        unwanted = kind is not None and self._pending is not _Pending.NOTHING
+        unwanted = kind is not None and self._pending is not Pending.NOTHING
         if unwanted:  # a program that fails must not wait for it; its own error says enough
             for each in (self, *self._parts):
-                each._pending = _Pending.NOTHING  # noqa: SLF001 - one of its own
+                each._pending = Pending.NOTHING  # noqa: SLF001 - one of its own
         self.close(terminate=unwanted)
 
     def step(self, actions: Any) -> StepReturn:
@@ -169,7 +162,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         """
         self._check_free("step_async")
         arrays = self._actions.coerce(actions)
-        self._pending = _Pending.STEP
+        self._pending = Pending.STEP
         try:
             self._link.begin_step(arrays, self.patience)
         except BaseException:
@@ -182,7 +175,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         Args:
             timeout: Seconds; None for ``patience``. After a DeadlineExceeded the step is still pending.
         """
-        answer = self._finish(_Pending.STEP, "step", timeout)
+        answer = self._finish(Pending.STEP, "step", timeout)
         observations, infos = self._read(answer)
         views = answer.views
         assert views is not None
@@ -212,20 +205,14 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def reset_async(self, seed: int | list[int | None] | None = None, options: Options = None) -> None:
         """Begin to reset rows; ``reset_wait`` returns the result."""
         self._check_free("reset_async")
-        mask = None
-        if isinstance(options, list | tuple):
-            if len(options) != self.num_envs:
-                raise ValueError(f"a list of options must have one entry a row: got {len(options)} for {self.num_envs}")
-        elif options is not None and "reset_mask" in options:
-            mask = _checked_mask(options["reset_mask"], self.num_envs)
-            options = {key: value for key, value in options.items() if key != "reset_mask"}
+        mask, options = mask_and_options(options, self.num_envs)
         with self._link.values():
             packed = messages.pack_options(options)
-        self._begin(_Pending.RESET, messages.Reset(_seeds(seed, self.num_envs), mask, packed))
+        self._begin(Pending.RESET, messages.Reset(seed_of_each(seed, self.num_envs), mask, packed))
 
     def reset_wait(self, timeout: float | None = None) -> tuple[Any, dict[str, Any]]:
         """Wait for the reset that was begun; ``timeout`` as in ``step_wait``."""
-        return self._read(self._finish(_Pending.RESET, "reset", timeout))
+        return self._read(self._finish(Pending.RESET, "reset", timeout))
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Call a method of every row's environment, or read an attribute; one result a row.
@@ -242,11 +229,11 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def call_async(self, name: str, *args: Any, **kwargs: Any) -> None:
         """Begin to call every row; ``call_wait`` returns the results."""
         self._check_free("call_async")
-        self._begin(_Pending.CALL, messages.Call(_callable_name(name), self._packed([list(args), kwargs])))
+        self._begin(Pending.CALL, messages.Call(callable_name(name), self._packed([list(args), kwargs])))
 
     def call_wait(self, timeout: float | None = None) -> tuple[Any, ...]:
         """Wait for the call that was begun; ``timeout`` as in ``step_wait``."""
-        return self._joined(self._finish(_Pending.CALL, "call", timeout).ext)
+        return self._joined(self._finish(Pending.CALL, "call", timeout).ext)
 
     def call_rows(self, rows: list[int], name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """As ``call``, for some rows; one result for each.
@@ -266,8 +253,8 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def call_rows_async(self, rows: list[int], name: str, *args: Any, **kwargs: Any) -> None:
         """Begin to call some rows; ``call_wait`` returns the results."""
         self._check_free("call_rows_async")
-        request = messages.Call(_callable_name(name), self._packed([list(args), kwargs]), rows=rows)
-        self._begin(_Pending.CALL, request)
+        request = messages.Call(callable_name(name), self._packed([list(args), kwargs]), rows=rows)
+        self._begin(Pending.CALL, request)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """Read an attribute of every row's environment."""
@@ -295,7 +282,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         each = list(values) if isinstance(values, list | tuple) else [values] * count
         if len(each) != count:
             raise ValueError(f"`values` must have one entry a row: got {len(each)} for {count} environments")
-        self._begin(_Pending.CALL, messages.Call(name, self._packed(each), assign=True, rows=rows))
+        self._begin(Pending.CALL, messages.Call(name, self._packed(each), assign=True, rows=rows))
 
     def render(self, rows: Sequence[int] | None = None) -> tuple[Any, ...]:
         """The frames of rows, as their environments render them.
@@ -338,11 +325,11 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             PoolSplit: It is split already.
             LocalError: It is a part itself.
         """
-        if self._pending is not _Pending.SPLIT or self._parts:
+        if self._pending is not Pending.SPLIT or self._parts:
             self._check_free("split")
         if self._division is None:
             raise no_division()
-        self._pending = _Pending.SPLIT
+        self._pending = Pending.SPLIT
         try:
             return self._division.split(parts, self.step_timeout, self._make_part)
         except BaseException:
@@ -360,11 +347,11 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         if self.closed:
             raise ClosedEnvironmentError(f"`join` after a call to `close()` of `{type(self).__name__}`")
         if self._division is not None and (
-            self._pending is _Pending.SPLIT or (self._pending is _Pending.NOTHING and self._division.torn)
+            self._pending is Pending.SPLIT or (self._pending is Pending.NOTHING and self._division.torn)
         ):
             self._division.join(self.step_timeout)
             self._given_up.clear()
-            self._pending = _Pending.NOTHING
+            self._pending = Pending.NOTHING
 
     def send(self, actions: Any, rows: Any = None) -> None:
         """Begin to step rows, each worker's for themselves; ``recv`` returns results as they come.
@@ -448,7 +435,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     @property
     def pending_call(self) -> str | None:
         """The name of the call that was begun and not waited for; None where there is none."""
-        return None if self._pending is _Pending.NOTHING else self._pending.value
+        return None if self._pending is Pending.NOTHING else self._pending.value
 
     def _make_part(self, part: LinkToPart) -> ArenaVectorEnv:
         observations, action_space = self._spaces
@@ -480,13 +467,13 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             terminate: Do not wait for it.
         """
         deadline = monotonic() + (self.patience if timeout is None else timeout)
-        pending, self._pending = self._pending, _Pending.NOTHING
+        pending, self._pending = self._pending, Pending.NOTHING
         try:
             if self._division is not None:
                 self._division.close(timeout, terminate=terminate)
-            if pending is _Pending.SPLIT:
+            if pending is Pending.SPLIT:
                 terminate = terminate or self._link.pending
-            elif pending is not _Pending.NOTHING:
+            elif pending is not Pending.NOTHING:
                 self._wait_out(pending.value, None if terminate else deadline - monotonic())
         finally:  # where warnings are errors too
             if self._finalizer.alive:
@@ -505,15 +492,15 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
     def _check_free(self, name: str) -> None:
         if self.closed:
             raise ClosedEnvironmentError(f"`{name}` after a call to `close()` of `{type(self).__name__}`")
-        if self._pending is _Pending.SPLIT:
+        if self._pending is Pending.SPLIT:
             raise PoolSplit(f"`{name}` while it is split into {len(self._parts)} parts: use these, or `join` first")
-        if self._pending is not _Pending.NOTHING:
+        if self._pending is not Pending.NOTHING:
             raise AlreadyPendingCallError(
                 f"`{name}` while a call to `{self._pending.value}` is pending: `{self._pending.value}_wait` first",
                 self._pending.value,
             )
 
-    def _begin(self, pending: _Pending, request: messages.Reset | messages.Call) -> None:
+    def _begin(self, pending: Pending, request: messages.Reset | messages.Call) -> None:
         self._pending = pending
         try:
             self._link.begin(request, self.patience)
@@ -521,7 +508,7 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             self._note_pending()
             raise
 
-    def _finish(self, pending: _Pending, name: str, timeout: float | None) -> Answer:
+    def _finish(self, pending: Pending, name: str, timeout: float | None) -> Answer:
         if self.closed:
             raise ClosedEnvironmentError(f"`{name}_wait` after a call to `close()` of `{type(self).__name__}`")
         if self._pending is not pending:
@@ -531,13 +518,13 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
         except BaseException:
             self._note_pending()
             raise
-        self._pending = _Pending.NOTHING
+        self._pending = Pending.NOTHING
         return answer
 
     def _note_pending(self) -> None:
         """After an exception: what was not begun, or has ended, is not pending any more."""
         if not self._link.pending:
-            self._pending = _Pending.NOTHING
+            self._pending = Pending.NOTHING
 
     def _packed(self, value: Any) -> bytes:
         with self._link.values():
@@ -578,87 +565,6 @@ class ArenaVectorEnv(VectorEnv[Any, Any, Any]):
             raise as_original(fault) from None
 
 
-def _described(info: messages.PoolInfo) -> tuple[Sequence[Space[Any]], Space[Any]]:
-    rows = info.row_observation_spaces or [info.observation_space]
-    return [space_from_json(space) for space in rows], space_from_json(info.action_space)
-
-
-class RemoteVectorEnv(ArenaVectorEnv):
-    """Drives a pool of a server; made by ``make_vec`` and ``attach``.
-
-    Args:
-        connection: An attached connection.
-        attached: The pool's answer to the attach.
-        transport: Name of the transport, for people.
-        release: As ``ArenaVectorEnv``'s: removes what was made for it.
-        arena: The pool's, where it is on loan to this process: it is then stepped there.
-        bodies: The memory that the connection receives bodies into, where observations are not to be copied; None
-            where everything that is returned is to be the caller's own.
-        dedup: ``frames`` to have stacks of frames packed where they travel.
-
-    Raises:
-        VersionMismatch: The pool lays out its slots in another way than this release.
-    """
-
-    def __init__(
-        self,
-        connection: ResumableMessenger,
-        attached: messages.Attached,
-        transport: str,
-        release: Callable[[bool], None],
-        arena: BorrowedArena | None = None,
-        bodies: BodyRing | None = None,
-        dedup: str | None = None,
-    ) -> None:
-        info = attached.info
-        rows, action_space = _described(info)
-        layout = Layout.of(rows[0], info.num_envs)
-        actions = ActionFormat(action_space, info.num_envs)
-        stacks = StackFormat.of(layout, rows[0]) if dedup else None
-        offered = arena is None and FEATURE in attached.features
-        pool_link = PoolLink(connection, layout, actions, info.workers, bodies, stacks if offered else None)
-        link = pool_link if arena is None else ShmLink(pool_link, arena, layout, actions, copy=bodies is None)
-        super().__init__(
-            link,
-            release,
-            num_envs=info.num_envs,
-            spaces=(rows, action_space),
-            metadata=info.metadata,
-            autoreset_mode=info.autoreset_mode,
-            render_mode=info.render_mode,
-            step_timeout=info.step_timeout,
-            divisible=link,
-        )
-        self.pool = info.pool
-        self.transport = transport
-        self.spec = gymnasium.registry.get(info.env_id)
-        self._pool_link = pool_link
-        self._messenger = connection
-        if (taken_up := connection.pending_kind) is not None:  # of the process whose place this one takes
-            self._pending = _Pending[taken_up.name]
-        if layout.hash != info.layout_hash:
-            self._finalizer()
-            raise VersionMismatch("the pool lays out its results in another way: install the same release on both ends")
-
-    @property
-    def resume_token(self) -> str:
-        """Where this driver is: with it ``attach`` goes on in another process when this one is gone.
-
-        It may be one call old: a call begun since it was taken, answered or not, is pending in that process.
-
-        Raises:
-            TransportUnavailable: Over shm, where steps have no numbers.
-        """
-        if self.transport == "shm":
-            raise TransportUnavailable("steps over shm have no numbers to go on with: drive over ipc, tcp or ws")
-        return str(self._messenger.point)
-
-    def stats(self) -> messages.Stats:
-        """The pool's counters: batches, environment steps, episodes, memory."""
-        self._check_free("stats")
-        return self._pool_link.stats(self.step_timeout)
-
-
 def warn_of_pending(name: str, *, gives_up: bool) -> None:
     """Say that ``close`` was called too early."""
     what = "giving it up" if gives_up else "waiting for it first"
@@ -680,33 +586,3 @@ def _give_back(
         link.close(timeout)
     finally:
         release(unwanted)
-
-
-def _callable_name(name: str) -> str:
-    if name in _REFUSED_CALLS:
-        raise ValueError(f"`{name}` cannot be called through `call`: use `{name}` of the vector environment itself")
-    return name
-
-
-def _seeds(seed: Any, num_envs: int) -> list[int | None] | None:
-    if seed is None:
-        return None
-    if isinstance(seed, int | np.integer):
-        return [int(seed) + row for row in range(num_envs)]
-    seeds = [None if one is None else int(one) for one in seed]
-    if len(seeds) != num_envs:
-        raise ValueError(f"a list of seeds must have one entry a row: got {len(seeds)} for num_envs={num_envs}")
-    return seeds
-
-
-def _checked_mask(mask: Any, num_envs: int) -> list[bool]:
-    if not isinstance(mask, np.ndarray):
-        raise TypeError(f"`options['reset_mask']` must be a numpy array, got {type(mask)}")
-    if mask.shape != (num_envs,):
-        raise ValueError(f"`options['reset_mask']` must have shape `({num_envs},)`, got {mask.shape}")
-    if mask.dtype != np.bool_:
-        raise TypeError(f"`options['reset_mask']` must have `dtype=np.bool_`, got {mask.dtype}")
-    if not mask.any():
-        raise ValueError(f"`options['reset_mask']` must have at least one True, got reset_mask={mask}")
-    selected: list[bool] = mask.tolist()
-    return selected

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.dataplane.desks import TTL_S, Desk
 from tests.wire.strategies import fixed
-from vecserver.dataplane.dispatch import Reply
+from vecserver.dataplane.requests import Reply
 from vecserver.pools.host import Outcome
 from vecserver.wire.errors import DeadlineExceeded, LeaseHeld, LeaseLost, SequenceStale, ServerUnreachable
 from vecserver.wire.frames import Header, Kind

@@ -21,7 +21,8 @@ from vecserver.wire.errors import (
     UnknownEnv,
     UnknownPool,
 )
-from vecserver_client.factory import check_not_lost, reachable_endpoint, verdict_on_pool
+from vecserver_client.verdicts import check_not_lost, verdict_on_pool
+from vecserver_client.ways import reachable_endpoint
 
 
 @pytest.fixture

@@ -168,7 +168,7 @@ def test_infos_that_come_late_come_whole(make, monkeypatch):
             envs.step_async(actions)
             wait_for(drive.driver.words_done)
             with monkeypatch.context() as patched, pytest.raises(DeadlineExceeded):
-                patched.setattr("vecserver_client.shm.receive", too_late)
+                patched.setattr("vecserver_client.borrowed.receive", too_late)
                 envs.step_wait(timeout=0)
             assert_same_batch(envs.step_wait(), oracle.step(actions), "step")
         assert not drive.arena.is_over()
@@ -200,7 +200,7 @@ def test_auto_takes_the_next_transport_where_the_arena_is_out_of_reach(server, m
     def refuse(_peer: object) -> None:
         raise PermissionError("another user's")
 
-    monkeypatch.setattr("vecserver_client.shm.check_same_user", refuse)
+    monkeypatch.setattr("vecserver_client.borrowed.check_same_user", refuse)
     with vs.make_vec(COUNT, 2, url=server.url, workers=1) as envs:
         assert envs.transport == "ipc"
         envs.reset(seed=1)

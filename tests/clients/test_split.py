@@ -39,7 +39,7 @@ from vecserver.wire.errors import (
     VecServerError,
     WorkerDied,
 )
-from vecserver_client import factory, link, local, shm, vector_env
+from vecserver_client import factory, link, local_link, shm, vector_env
 
 COUNT = env_id("Count-v0")
 NEXT_STEP = AutoresetMode.NEXT_STEP
@@ -469,12 +469,12 @@ def test_a_split_that_was_interrupted_can_be_joined(make, form, moment, monkeypa
     envs.reset(seed=5)
     before = envs.step(actions_of(envs, 0))
     where, name = {
-        "sent": (local._ArenaLink if form == "local" else link.PoolLink, "finish"),
+        "sent": (local_link.ArenaLink if form == "local" else link.PoolLink, "finish"),
         "answered": (link, "LinkToPart"),
         "linked": (vector_env.ArenaVectorEnv, "_make_part"),
     }[moment]
     if moment == "answered":
-        for module in (link, shm, local):
+        for module in (link, shm, local_link):
             monkeypatch.setattr(module, name, lambda *_: _interrupt(0, None))
     else:
         monkeypatch.setattr(where, name, lambda *_: _interrupt(0, None))

@@ -43,7 +43,7 @@ from vecserver.wire.errors import (
 )
 from vecserver.wire.frames import Flag, Header, Kind
 from vecserver.wire.websocket import MAX_REQUEST, close_of, join
-from vecserver_client import factory
+from vecserver_client import factory, ways
 from vecserver_client.aio.ws import LoopWebSocket
 from vecserver_client.ws import WebSocketTransport
 
@@ -626,7 +626,7 @@ def test_auto_falls_back_to_the_http_port(blocked, how):
     """Where the data port takes no connection: soon, and it says so."""
     if how == "dropped":
         blocked.port = blocked.dropping
-    with within(factory._KNOCK_TIMEOUT + NOT_LONG_S):
+    with within(ways._KNOCK_TIMEOUT + NOT_LONG_S):
         envs = vs.make_vec(COUNT, 2, url=blocked.url, token=blocked.token)
     with envs:
         assert envs.transport == "ws"
@@ -650,10 +650,9 @@ def test_auto_falls_back_where_something_else_has_the_data_port(blocked):
 
 def test_auto_does_not_leave_https():
     """The pools' tcp ports encrypt nothing: only who asks for tcp gets it."""
-    endpoints = {"tcp": "tcp://0.0.0.0:5555", "ws": "/v1/pools/p/ws"}
     with pytest.raises(TransportUnavailable, match="encrypts nothing"):
-        factory.check_way("tcp", endpoints, "https://gpu1")
-    factory.check_way("ws", endpoints, "https://gpu1")
+        ways.check_way("tcp", "tcp://gpu1:5555", "https://gpu1")
+    ways.check_way("ws", "wss://gpu1/v1/pools/p/ws", "https://gpu1")
 
 
 @pytest.mark.parametrize(
@@ -667,13 +666,13 @@ def test_auto_does_not_leave_https():
 )
 def test_the_websocket_is_behind_the_servers_own_address(url, endpoint):
     """Whatever lies in between: another host, a path, TLS."""
-    assert factory.reachable_endpoint("ws", {"ws": "/v1/pools/p/ws"}, url) == endpoint
+    assert ways.reachable_endpoint("ws", {"ws": "/v1/pools/p/ws"}, url) == endpoint
 
 
 def test_a_pool_of_an_older_server_has_none():
     """It is said, and not tried."""
     with pytest.raises(TransportUnavailable, match="no ws endpoint"):
-        factory.reachable_endpoint("ws", {"tcp": "tcp://127.0.0.1:1"}, "http://127.0.0.1:8000")
+        ways.reachable_endpoint("ws", {"tcp": "tcp://127.0.0.1:1"}, "http://127.0.0.1:8000")
 
 
 def test_its_library_is_loaded_where_it_is_used():

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from vecserver.dataplane.counts import Counts, Moment
-from vecserver.dataplane.dispatch import Reply
+from vecserver.dataplane.requests import Reply
 from vecserver.dataplane.splitting import PoolDispatcher
 from vecserver.pools.host import Outcome
 from vecserver.wire import messages

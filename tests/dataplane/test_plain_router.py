@@ -24,8 +24,8 @@ from tests.wire.strategies import broken, fixed
 from vecserver.arena.passing import Peer
 from vecserver.dataplane import connection, plain_router
 from vecserver.dataplane.connection import Connection
-from vecserver.dataplane.dispatch import Reply
 from vecserver.dataplane.plain_router import PlainRouter
+from vecserver.dataplane.requests import Reply
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire import messages
 from vecserver.wire.errors import MalformedMessage, MessageTooLarge, Unauthorized

@@ -16,8 +16,8 @@ from tests.environments import env_id
 from tests.pools.processes import Watched, processor_time
 from tests.pools.registries import open_registry
 from vecserver.dataplane import loop as loop_module
-from vecserver.dataplane.dispatch import Reply
 from vecserver.dataplane.loop import HostLoop
+from vecserver.dataplane.requests import Reply
 from vecserver.pools.host import Outcome
 from vecserver.pools.spec import PoolSpec
 from vecserver.wire.errors import PoolBroken, WorkerDied

@@ -338,7 +338,7 @@ def test_a_maker_that_lost_its_name_keeps_nothing(make_registry, tmp_path):
     view = registry.create(COUNT, "train", durable=True)
     mine = Made(NoHost("train", "none"), COUNT, unmade(DurablePool("train", COUNT)), 0.0, 0.0, durable=True)
     with pytest.raises(PoolStopping, match="given up"):
-        registry._publish_kept(first, mine)
+        registry._upkeep._publish_kept(first, mine)
     assert [pool.name for pool in store.load()] == ["train"]
     assert registry.get("train").epoch == view.epoch
     registry.delete("train")

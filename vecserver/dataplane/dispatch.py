@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final
 
 from vecserver.dataplane.counts import Counts, Moment
+from vecserver.dataplane.requests import SEQUENCED, Queue, Reply, Request, Running
 from vecserver.dataplane.tenancy import Tenancy
 from vecserver.wire import messages
 from vecserver.wire.errors import (
@@ -24,7 +24,6 @@ from vecserver.wire.errors import (
     SequenceConflict,
     SequenceGap,
     SequenceStale,
-    StillRunning,
     Unauthorized,
     VecServerError,
 )
@@ -33,107 +32,17 @@ from vecserver.wire.session import ResumePoint, Session, Verdict
 from vecserver.wire.stacks import FEATURE, Given
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Sequence
 
+    from vecserver.dataplane.ports import PoolPort
     from vecserver.pools.host import Outcome
-    from vecserver.wire.messages import PoolInfo, Stats
+    from vecserver.wire.messages import Stats
     from vecserver.wire.stacks import StackFormat
 
-__all__ = ["Dispatcher", "PoolPort", "Reply", "Request", "Running"]
-
-_MAX_WAITING: Final = 16
-"""Requests that may wait for the command that runs; observers beyond it are told to come again. The driver's next one
-waits in any case: nobody who looks keeps it from stepping."""
+__all__ = ["Dispatcher"]
 
 _log = logging.getLogger(__name__)
 _EMPTY: Final = b""
-
-
-class Reply(NamedTuple):
-    """One message to one peer."""
-
-    peer: bytes
-    header: bytes
-    ext: bytes
-    body: bytes | memoryview
-
-
-class LendingPort(Protocol):
-    """What the dispatch needs to know of a driver that has the arena itself."""
-
-    @property
-    def lent(self) -> bool:
-        """Whether there is one."""
-
-    def claim(self) -> bool:
-        """Take the arena for a command; False where it is not to be had now: ``resume`` is called when it is."""
-
-    def release(self) -> None:
-        """Give it back, if it was taken."""
-
-    def recall(self) -> None:
-        """Have it back for good."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether chores are under way or wait."""
-
-    def add(self, chore: Generator[None, None, None]) -> None:
-        """Have a chore done when it is its turn."""
-
-
-class PoolPort(Protocol):
-    """What the dispatch needs of a host."""
-
-    info: PoolInfo
-    max_ext: int
-    broken: VecServerError | None
-
-    @property
-    def lending(self) -> LendingPort:
-        """Who has the arena, where it is not the host."""
-
-    def begin_step(self, ext: Buffer, body: Buffer) -> None:
-        """Begin to step, or refuse the batch."""
-
-    def begin_reset(self, request: messages.Reset) -> None:
-        """Begin to reset rows, or refuse."""
-
-    def begin_call(self, request: messages.Call) -> None:
-        """Begin to call every row, or refuse."""
-
-    def begin_render(self, rows: list[int] | None) -> None:
-        """Begin to render rows, or refuse."""
-
-    def slot_body(self, slot: int) -> memoryview:
-        """The bytes of a slot."""
-
-    def progress(self) -> tuple[int, int]:
-        """First and last row still at work."""
-
-
-class Running(NamedTuple):
-    """The command that runs and whom its reply goes to."""
-
-    peer: bytes
-    header: Header
-    since_ns: int
-    waited_ns: int = 0
-
-
-class Request(NamedTuple):
-    """One message from one peer, whole.
-
-    Attributes:
-        key: The key that the peer has proved to have; empty where none was asked for.
-    """
-
-    peer: bytes
-    header: Header
-    ext: Buffer
-    body: Buffer
-    came_ns: int = 0
-    key: bytes = b""
 
 
 _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceGap, SequenceStale)
@@ -143,7 +52,6 @@ _NUMBER_IS_WRONG: Final = (EpochMismatch, LeaseLost, SequenceConflict, SequenceG
 _STEP: Final = int(Kind.STEP)
 _ANSWER: Final = int(Flag.ANSWER)
 _FRAMES: Final = int(Flag.FRAMES)
-_SEQUENCED: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL), int(Kind.SPLIT), int(Kind.JOIN)})
 _WITH_SLOT: Final = frozenset({_STEP, int(Kind.RESET)})
 _WITH_KEPT: Final = frozenset({_STEP, int(Kind.RESET), int(Kind.CALL)})
 """Kinds whose answer is worth something to a driver that was started anew, and whose ext has values."""
@@ -182,7 +90,7 @@ class Dispatcher:
         self._session = Session(epoch)
         self._tenancy = Tenancy(self._session, host.info.lease_ttl, clock_ns)
         self._running: Running | None = None
-        self._waiting: deque[Request] = deque()
+        self._waiting = Queue()
         self._slowest = (0, 0, 0)  # the request that runs, the row it is at, and when it was first seen there
         self._cached: tuple[Header, bytes, bytes | memoryview] | None = None
         self._handlers: dict[int, Callable[[Request], Reply | None]] = {
@@ -507,20 +415,10 @@ class Dispatcher:
         return self._answer(request, _EMPTY)
 
     def _wait(self, request: Request) -> Reply | None:
-        for i, other in enumerate(self._waiting):
-            # asked again, perhaps from a fresh socket: a sequenced request, or an attach under the same name
-            again = request.header == other.header and request.ext == other.ext
-            if again and (request.header.seq or request.header.kind == Kind.ATTACH):
-                self._waiting[i] = request._replace(came_ns=other.came_ns)
-                return self._progress(request, 0.0, self._clock_ns() - other.came_ns) if request.header.seq else None
-        if len(self._waiting) >= _MAX_WAITING and not self._is_first_sequenced(request):
-            raise StillRunning(f"{_MAX_WAITING} requests wait for this pool already: ask again later")
-        self._waiting.append(request)
-        return None
-
-    def _is_first_sequenced(self, request: Request) -> bool:
-        kinds = [request.header.kind, *(other.header.kind for other in self._waiting)]
-        return kinds[0] in _SEQUENCED and _SEQUENCED.isdisjoint(kinds[1:])
+        since_ns = self._waiting.put(request)
+        if since_ns is None or not request.header.seq:
+            return None
+        return self._progress(request, 0.0, self._clock_ns() - since_ns)
 
     def finished(self, outcome: Outcome) -> list[Reply]:
         """The command that ran has ended: its reply, and those to what had waited for it."""
@@ -566,7 +464,7 @@ class Dispatcher:
             body_length=len(contents),
             clock=self._clock_ns(),
         )
-        if header.kind in _SEQUENCED:
+        if header.kind in SEQUENCED:
             self._session.finish()
             self._tenancy.seen_ns = self._clock_ns()
             self._cached = (answer, ext, contents)

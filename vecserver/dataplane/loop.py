@@ -16,8 +16,8 @@ from vecserver.arena.doorbell import spin_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from vecserver.dataplane.dispatch import Reply
     from vecserver.dataplane.door import Door
+    from vecserver.dataplane.requests import Reply
     from vecserver.dataplane.router import Router
     from vecserver.dataplane.splitting import PoolDispatcher
     from vecserver.pools.host import Host

@@ -21,7 +21,7 @@ from vecserver.wire.frames import FRAME_COUNT, MAX_EXT
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from vecserver.dataplane.dispatch import Reply
+    from vecserver.dataplane.requests import Reply
     from vecserver.dataplane.router import Message
     from vecserver.wire.frames import Buffer
 

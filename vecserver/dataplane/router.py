@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from vecserver.wire.frames import Buffer
 
 if TYPE_CHECKING:
-    from vecserver.dataplane.dispatch import Reply
+    from vecserver.dataplane.requests import Reply
 
 __all__ = ["JoinedRouter", "Message", "Router"]
 

@@ -6,10 +6,11 @@ Each part has a dispatcher, and so a session, a running command and a kept answe
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from vecserver.dataplane.dispatch import Dispatcher, PoolPort, Request, Running
+from vecserver.dataplane.dispatch import Dispatcher
+from vecserver.dataplane.ports import PoolPort
+from vecserver.dataplane.requests import Queue
 from vecserver.dataplane.tenancy import Tenancy
 from vecserver.pools.crew import Outcome
 from vecserver.wire import messages
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from vecserver.dataplane.counts import Counts, Moment
-    from vecserver.dataplane.dispatch import Reply
+    from vecserver.dataplane.requests import Reply, Request, Running
     from vecserver.wire.frames import Buffer
     from vecserver.wire.messages import Stats
     from vecserver.wire.stacks import StackFormat
@@ -265,7 +266,7 @@ class PoolDispatcher(Dispatcher):
         """As of any dispatcher; whoever waited while the pool was being split is looked at as if it came now."""
         replies: list[Reply] = []
         if self.desks and not self._ended:
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting = self._waiting, Queue()
             replies = [reply for request in waiting if (reply := self._handle(request)) is not None]
         return [*replies, *super().resume()]
 

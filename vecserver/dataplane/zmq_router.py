@@ -14,8 +14,8 @@ from vecserver.dataplane.zap import DOMAIN, Zap, judge_by_key, judge_by_ticket
 from vecserver.wire.frames import FRAME_COUNT, HEADER_SIZE, MAX_EXT
 
 if TYPE_CHECKING:
-    from vecserver.dataplane.dispatch import Reply
     from vecserver.dataplane.keyring import Keyring
+    from vecserver.dataplane.requests import Reply
     from vecserver.dataplane.router import Message
     from vecserver.pools.gate import Gate
 

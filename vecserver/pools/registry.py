@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vecserver.engine.limits import WorkerLimits
 from vecserver.pools.access import access_through
 from vecserver.pools.admission import Admission
 from vecserver.pools.conversations import Conversations, longest_batch_s
-from vecserver.pools.handshake import EXPIRED
-from vecserver.pools.hosts import HostProcess, NoHost
+from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
-from vecserver.pools.keeping import Keeper
 from vecserver.pools.listing import Listing, Made
 from vecserver.pools.making import Maker
-from vecserver.pools.results import Grant, PoolView, unmade
+from vecserver.pools.results import Grant, PoolView
 from vecserver.pools.rules import TRUSTING, EnvRules
 from vecserver.pools.spec import Caps, check_pool_name
 from vecserver.pools.starting import for_environments
-from vecserver.pools.supervision import Supervisor
+from vecserver.pools.upkeep import Upkeep
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import (
-    CapExceeded,
-    DeadlineExceeded,
-    EpochMismatch,
-    PoolLost,
-    PoolStopping,
-    StateUnavailable,
-    VecServerError,
-)
+from vecserver.wire.errors import DeadlineExceeded, EpochMismatch, PoolLost, PoolStopping
 from vecserver.wire.frames import Kind
 from vecserver.wire.messages import Reset, pack_options
 from vecserver.wire.session import ResumePoint
@@ -46,7 +33,6 @@ if TYPE_CHECKING:
 
     from vecserver.pools.access import Access
     from vecserver.pools.curve import KeyPair
-    from vecserver.pools.listing import Reservation
     from vecserver.pools.results import Batch
     from vecserver.pools.spec import PoolSpec
     from vecserver.pools.store import DurablePool, PoolStore
@@ -127,10 +113,9 @@ class Registry:
             keys=keys,
         )
         self._start_timeout = start_timeout
-        self._keeping = threading.Lock()
         self._admission = Admission(self.caps.max_creations)
-        self._supervisor = Supervisor(self._note_end)
-        self._keeper = Keeper(store, self._supervisor, self._make_again)
+        self._upkeep = Upkeep(self._listing, self._maker, self._admission, store=store, rules=rules, caps=self.caps)
+        self._keeper = self._upkeep.keeper
         self._conversations = Conversations(self._keeper.prospect)
 
     @property
@@ -163,48 +148,13 @@ class Registry:
             self._keeper.check()
         if name is not None:
             check_pool_name(name)
-        self._bury()
+        self._upkeep.bury()
         reservation = self._listing.reserve(name, spec.num_envs)
-        pool = reservation.pool
         try:
-            with self._admission.turn(self._start_timeout):
-                made = replace(self._make(reservation, spec), durable=durable)
-            self._publish(reservation, made)
+            made = self._upkeep.create(reservation, spec, self._start_timeout, durable=durable)
         finally:
             self._listing.give_up(reservation)
-        self._log_made(pool, made)
-        return self._view(pool, made)
-
-    def _make(self, reservation: Reservation, spec: PoolSpec) -> Made:
-        began = time.monotonic()
-        process, ready = self._maker.make(reservation, spec)
-        return Made(process, spec, ready, time.time(), time.monotonic() - began)
-
-    def _publish(self, reservation: Reservation, made: Made, instead_of: Made | None = None) -> None:
-        """List a pool that was made, if it is still wanted and there is memory for it; keep it where it is durable."""
-        process = made.process
-        assert isinstance(process, HostProcess)
-        try:
-            if made.durable and instead_of is None:
-                self._publish_kept(reservation, made)
-            else:
-                self._listing.publish(reservation, made, instead_of)
-        except VecServerError:
-            self._maker.end([process])
-            raise
-        self._supervisor.watch(process)
-
-    def _publish_kept(self, reservation: Reservation, made: Made) -> None:
-        # one at a time, and with the name in hand: else what is forgotten could be what another has kept under it since
-        with self._keeping:
-            if not self._listing.holds(reservation):
-                raise PoolStopping("the pool was given up while its environments were made")
-            self._keeper.keep(reservation.pool, made.spec)
-            try:
-                self._listing.publish(reservation, made, None)
-            except VecServerError:
-                self._keeper.forget(reservation.pool)
-                raise
+        return self._view(reservation.pool, made)
 
     def restore(self, declared: Sequence[DurablePool] = ()) -> None:
         """Begin to make the durable pools; returns at once. ``restoring`` has those that were not tried yet.
@@ -212,80 +162,12 @@ class Registry:
         Args:
             declared: Those of the server's settings.
         """
-        for number, each in enumerate(self._keeper.load(declared)):
-            is_allowed = number < self.caps.max_pools
-            why = "the pool was not made yet since the server started"
-            if not is_allowed:
-                most = self.caps.max_pools
-                why = f"the pool is one too many: max_pools is {most}; delete others, and start the server again"
-                _log.error("not made: %s", why, extra={"pool": each.name, "code": CapExceeded.code})
-            nobody = NoHost(each.name, why)
-            made = Made(nobody, each.spec, unmade(each), time.time(), 0.0, durable=True, restored=True)
-            self._listing.put(each.name, made)
-            if is_allowed:
-                self._keeper.lacks_host(each.name)
-            else:
-                self._keeper.leave_out(each.name)
+        self._upkeep.restore(declared)
 
     @property
     def restoring(self) -> list[str]:
         """Durable pools that were not made yet since the server started, nor failed to."""
         return sorted(self._keeper.restoring)
-
-    def _note_end(self, process: HostProcess) -> None:
-        """A host process has ended: say so, clear away, and see to it that a durable pool is made again."""
-        if process.exitcode == EXPIRED:
-            self._bury()
-            return
-        found = self._listing.pool_of(process)
-        if found is None:  # it was told to
-            return
-        pool, made = found
-        process.clear_away()
-        about = {"pool": pool, "host_pid": process.pid, "epoch": made.ready.epoch}
-        ending = process.ending()
-        _log.error("lost: the host process %s", ending, extra=about)
-        self._listing.swap(pool, made, replace(made, last_loss=f"The host process {ending}"))
-        if made.durable:
-            self._keeper.lacks_host(pool)
-
-    def _make_again(self, pool: str) -> None:
-        with self._admission.turn(None):
-            reservation, old = self._listing.reserve_again(pool)
-            try:
-                self.rules.check(old.spec)
-                old.spec.check(self.caps)
-                made = replace(
-                    self._make(reservation, old.spec),
-                    durable=True,
-                    created=old.created,
-                    restarts=old.restarts + bool(old.ready.epoch),
-                    last_loss=old.last_loss,
-                    restored=old.restored,
-                    keys=old.keys,
-                )
-                self._publish(reservation, made, instead_of=old)
-            except VecServerError as error:
-                self._note_unmade(pool, old, error)
-                if not self._listing.holds(reservation):
-                    raise PoolStopping("the pool was deleted") from error
-                raise
-            finally:
-                self._listing.give_up(reservation)
-        old.process.end(time.monotonic())
-        self._log_made(pool, made)
-
-    def _note_unmade(self, pool: str, old: Made, error: VecServerError) -> None:
-        nobody = NoHost(pool, f"the pool could not be made: [{error.code}] {error.message}")
-        self._listing.swap(pool, old, replace(old, process=nobody))
-        old.process.end(time.monotonic())
-
-    @staticmethod
-    def _log_made(pool: str, made: Made) -> None:
-        spec, workers = made.spec, made.ready.info.workers
-        text = f"made in {made.creation_s:.2f} s: {spec.num_envs} rows in {workers} workers"
-        about = {"pool": pool, "env_id": spec.env_id, "epoch": made.ready.epoch, "host_pid": made.process.pid}
-        _log.info(text, extra=about)
 
     def get(self, pool: str) -> PoolView:
         """One pool.
@@ -332,29 +214,12 @@ class Registry:
 
     def list(self) -> list[PoolView]:
         """All pools, oldest first."""
-        self._bury()
+        self._upkeep.bury()
         return [self._view(pool, made) for pool, made in self._listing.items()]
-
-    def _bury(self) -> None:
-        """Forget pools that have ended with their drivers' leases, as they were made to."""
-        buried = self._listing.take_expired()
-        self._maker.end([made.process for _, made in buried], 0.0)
-        for pool, made in buried:
-            about = {"pool": pool, "epoch": made.ready.epoch}
-            _log.warning("it has ended with its driver's lease, as lease_expiry says", extra=about)
-            if made.durable:
-                self._forget_ended(pool)
-
-    def _forget_ended(self, pool: str) -> None:
-        try:
-            self._keeper.forget(pool)
-        except StateUnavailable as error:
-            about = {"pool": pool, "code": error.code}
-            _log.error("it has ended and comes back with the next start: %s", error.message, extra=about)
 
     def _find(self, pool: str, epoch: int | None = None) -> Made:
         """A pool; with an epoch, the incarnation that is meant and no other."""
-        self._bury()
+        self._upkeep.bury()
         made = self._listing.find(pool)
         if epoch is not None and epoch != made.ready.epoch:
             raise EpochMismatch(
@@ -546,8 +411,7 @@ class Registry:
             process.ask_to_stop()
         self._maker.end(processes)
         if first:
-            self._keeper.close()
-            self._supervisor.close()
+            self._upkeep.close()
             self._conversations.close()
 
     def kill(self) -> None:

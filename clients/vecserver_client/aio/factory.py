@@ -22,17 +22,12 @@ from vecserver_client.aio.transport import LoopTransport
 from vecserver_client.aio.vector_env import AsyncRemoteVectorEnv
 from vecserver_client.control import ControlClient
 from vecserver_client.direct import DirectTransport
-from vecserver_client.factory import (
-    check_epoch,
-    check_not_lost,
-    check_way,
-    driver_name,
-    reachable_endpoint,
-    verdict_on_pool,
-)
+from vecserver_client.factory import driver_name
 from vecserver_client.local_server import LocalServer
 from vecserver_client.passes import credentials_of, fresh_keys
 from vecserver_client.transport import ZmqTransport
+from vecserver_client.verdicts import check_epoch, check_not_lost, verdict_on_pool
+from vecserver_client.ways import check_way, reachable_endpoint
 
 if TYPE_CHECKING:
     from vecserver_client.aio.transport import AsyncTransport
@@ -251,7 +246,7 @@ async def _drive(
             endpoint = reachable_endpoint(name, pool["endpoints"], control.url)
             credentials = await _let_in(control, pool["pool"]) if name == "tcp" else None
             if transport == "auto":
-                await asyncio.to_thread(check_way, name, pool["endpoints"], control.url, credentials)
+                await asyncio.to_thread(check_way, name, endpoint, control.url, credentials)
             ways = _Ways(name, endpoint, int(pool["layout"]["slot_size"]), control.headers, credentials, made)
             check_pool = partial(_check_pool, control, pool["pool"], pool["epoch"], credentials)
             connection = AsyncConnection(driver, ways.open, check_pool)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from vecserver.wire import zmtp
 from vecserver.wire.errors import MalformedMessage, ServerUnreachable, VecServerError
 from vecserver.wire.frames import HEADER_SIZE, MAX_EXT
 from vecserver.wire.opening import ClientOpening
+from vecserver_client.aio.waited import Waited
 from vecserver_client.direct import address_of, checked_message, unreachable
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class LoopTransport:
             wire.abort()
 
 
-class _Wire(asyncio.BufferedProtocol):
+class _Wire(Waited, asyncio.BufferedProtocol):
     """The bytes of one connection: what the loop calls when they come, and what a transport waits for.
 
     Args:
@@ -143,22 +144,18 @@ class _Wire(asyncio.BufferedProtocol):
     """
 
     def __init__(self, limits: tuple[int, ...], opening: ClientOpening) -> None:
+        super().__init__()
         self._opening = opening
         self._greeting = bytearray(len(opening.greeting))
         self._heard = 0  # of the peer's greeting
         self._incoming = zmtp.Incoming(limits)
         self._inbox: deque[Sequence[Buffer]] = deque()
-        self._failure: Exception | None = None
-        self.took = False
-        """Whether bytes of the last message were handed to the loop: the peer may have them all, whatever came then."""
         self._moved = False
-        self._is_full = False  # the loop holds as much unsent as it likes to
-        self._waiter: asyncio.Future[None] | None = None
 
     # Called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._loop, self._transport = asyncio.get_running_loop(), cast("asyncio.Transport", transport)
+        super().connection_made(transport)
         # the rest later: a peer that demands another mechanism hangs up on it before it has said which
         self._transport.write(self._opening.greeting[: zmtp.OPENING_SIZE])
 
@@ -179,18 +176,6 @@ class _Wire(asyncio.BufferedProtocol):
         except VecServerError as error:
             self._fail(error)
             self._transport.abort()
-        self._wake()
-
-    def pause_writing(self) -> None:
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        self._is_full = False
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._fail(ConnectionResetError("the connection was lost"))
         self._wake()
 
     # What came
@@ -217,10 +202,6 @@ class _Wire(asyncio.BufferedProtocol):
         self._incoming.commands.clear()
         if len(self._inbox) == _MAX_WAITING:
             self._transport.pause_reading()
-
-    def _fail(self, error: Exception) -> None:
-        if self._failure is None:
-            self._failure = error
 
     # What a transport waits for
 
@@ -267,25 +248,3 @@ class _Wire(asyncio.BufferedProtocol):
             self._transport.resume_reading()
             self.buffer_updated(0)  # what was received with the last ones
         return frames
-
-    async def _change(self, timeout: float | None = None) -> None:
-        """Wait until the loop has called, at most so many seconds."""
-        if timeout is None and self._failure is not None:
-            raise self._failure
-        waiter = self._waiter = self._loop.create_future()
-        timer = None if timeout is None else self._loop.call_later(timeout, self._wake)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def abort(self) -> None:
-        """End the connection; any thread may do so."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._transport.abort)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeVar
 from gymnasium.error import AlreadyPendingCallError, ClosedEnvironmentError
 
 from vecserver.wire.errors import LocalError, VecServerError
-from vecserver_client.vector_env import RemoteVectorEnv, warn_of_end, warn_of_pending
+from vecserver_client.remote_vector_env import RemoteVectorEnv
+from vecserver_client.vector_env import warn_of_end, warn_of_pending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
     from vecserver.wire.frames import Buffer, Kind
     from vecserver.wire.session import ResumePoint
     from vecserver_client.aio.connection import AsyncConnection
+    from vecserver_client.arguments import Options
     from vecserver_client.link import PartMessenger
     from vecserver_client.transport import Frames
-    from vecserver_client.vector_env import Options, StepReturn
+    from vecserver_client.vector_env import StepReturn
 
 __all__ = ["AsyncRemoteVectorEnv", "Belongings"]
 

@@ -6,9 +6,10 @@ import asyncio
 import ssl
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from vecserver.wire.errors import ServerUnreachable, TransportUnavailable, VecServerError
+from vecserver_client.aio.waited import Waited
 from vecserver_client.direct import unreachable
 from vecserver_client.ws import KNOCK_S, WebSocketWire, address_of, checked_request
 
@@ -102,7 +103,7 @@ class LoopWebSocket:
             connection.abort()
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(Waited, asyncio.Protocol):
     """What the loop calls when bytes come, and what a transport waits for.
 
     Args:
@@ -110,19 +111,16 @@ class _Connection(asyncio.Protocol):
     """
 
     def __init__(self, wire: WebSocketWire) -> None:
+        super().__init__()
         self._wire = wire
-        self._failure: Exception | None = None
-        self.took = False
-        """Whether bytes of the last message were handed to the loop: the peer may have them all, whatever came then."""
-        self._is_full = self._is_paused = False
-        self._waiter: asyncio.Future[None] | None = None
+        self._is_paused = False
 
     def moved(self) -> bool:
         """As ``Transport.moved``."""
         return self._wire.moved()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._loop, self._transport = asyncio.get_running_loop(), cast("asyncio.Transport", transport)
+        super().connection_made(transport)
         self._transport.write(self._wire.to_send())
 
     def data_received(self, data: bytes) -> None:
@@ -146,27 +144,9 @@ class _Connection(asyncio.Protocol):
             self._fail(error)
         self._wake()
 
-    def pause_writing(self) -> None:
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        self._is_full = False
-        self._wake()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._fail(ConnectionResetError("the connection was lost"))
-        self._wake()
-
-    def _fail(self, error: Exception) -> None:
-        if self._failure is None:
-            self._failure = error
-
     async def opened(self) -> None:
         """Wait until messages may be sent."""
         while not self._wire.is_open:
-            if self._failure is not None:
-                raise self._failure
             await self._change()
 
     async def write(self, message: bytes, deadline: float) -> bool:
@@ -195,23 +175,3 @@ class _Connection(asyncio.Protocol):
             self._is_paused = False
             self._transport.resume_reading()
         return frames
-
-    async def _change(self, seconds: float | None = None) -> None:
-        """Wait until the loop has called, at most so many seconds."""
-        waiter = self._waiter = self._loop.create_future()
-        timer = None if seconds is None else self._loop.call_later(seconds, self._wake)
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def abort(self) -> None:
-        """End the connection; any thread may do so."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._transport.abort)

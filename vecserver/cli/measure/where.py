@@ -31,12 +31,12 @@ from vecserver.pools.handshake import HostStart
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.spec import Caps
 from vecserver.pools.starting import for_environments
+from vecserver_client.borrowed import BorrowedArena
 from vecserver_client.connection import Connection
 from vecserver_client.direct import DirectTransport
 from vecserver_client.factory import driver_name
 from vecserver_client.passes import Credentials
-from vecserver_client.shm import BorrowedArena
-from vecserver_client.vector_env import RemoteVectorEnv
+from vecserver_client.remote_vector_env import RemoteVectorEnv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
