@@ -25,5 +25,4 @@ EXPOSE 8000 9000-9063
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python3", "-c", "import http.client; c = http.client.HTTPConnection('127.0.0.1', 8000, timeout=2); c.request('GET', '/health'); assert c.getresponse().status == 200"]
 ENTRYPOINT ["tini", "-g", "--", "vecserver", "serve", "--host", "0.0.0.0", "--port", "8000", "--data-ports", "9000-9063", "--print-token"]
-# HTTP takes a token; the pools' ports encrypt nothing: publish those to this machine alone, or to a network that you trust
-CMD ["--insecure"]
+CMD []
