@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
@@ -34,6 +34,12 @@ def of_which(names: str, cases: Sequence[Any], *default: int) -> pytest.MarkDeco
         values = case if isinstance(case, tuple) else (case,)
         params.append(pytest.param(*values, marks=() if place in chosen else pytest.mark.slow))
     return pytest.mark.parametrize(names, params, ids=_short)
+
+
+def by_turns(names: str, cases: Sequence[Any]) -> Callable[[Callable[..., Any]], pytest.MarkDecorator]:
+    """All cases; by default one, the next at each use: the tests of a file show them all together."""
+    uses = itertools.count()
+    return lambda test: of_which(names, cases, next(uses))(test)
 
 
 def _short(value: Any) -> str | None:

@@ -9,11 +9,12 @@ from tests.chaos.driving import attached, behind, drive, network
 from tests.chaos.faults import Faults
 from tests.chaos.oracle_environment import OracleVectorEnv
 from tests.chaos.proxy import FaultProxy
-from tests.sampling import of_which
+from tests.sampling import by_turns, of_which
 from vecserver.wire.errors import DeadlineExceeded, ServerUnreachable
 from vecserver_client import ControlClient
 
 ROWS = 1024
+over_either = by_turns("transport", ["tcp", "ws"])
 BAD_NETWORK = Faults(
     lose=0.01, double=0.005, delay=0.01, repeat_old=0.005, cut=0.001, cut_inside=0.001, half_close=0.0005, stall=0.0002
 )
@@ -36,7 +37,7 @@ def test_a_million_oracle_steps_through_a_bad_network(control, make_pool):
     assert max(record.times) < 30.0
 
 
-@of_which("client", ["tcp", "ipc", "ws", "asyncio tcp", "asyncio ipc", "asyncio ws"], 0, 2, 4)
+@of_which("client", ["tcp", "ipc", "ws", "asyncio tcp", "asyncio ipc", "asyncio ws"], 0, 5)
 def test_every_client_survives_a_worse_network(server, control, make_pool, client):
     """Over tcp, ipc and WebSockets, by blocking calls and from an event loop."""
     pool, seed = make_pool(8), 2
@@ -49,7 +50,7 @@ def test_every_client_survives_a_worse_network(server, control, make_pool, clien
     assert record.late == 0
 
 
-@pytest.mark.parametrize("transport", ["tcp", "ws"])
+@over_either
 def test_a_partition_leaves_the_step_pending_and_is_survived_when_it_heals(server, control, make_pool, transport):
     """While it lasts each wait ends at its deadline with a name; afterwards the same step's result comes."""
     pool = make_pool(8)
@@ -69,7 +70,7 @@ def test_a_partition_leaves_the_step_pending_and_is_survived_when_it_heals(serve
         assert envs.stats().batches == 2
 
 
-@pytest.mark.parametrize("transport", ["tcp", "ws"])
+@over_either
 def test_an_answer_on_a_slow_link_is_waited_for_and_not_asked_for_again(server, control, make_pool, transport):
     """As long as bytes of it come nothing is lost, and to begin again would never come to an end."""
     pool = make_pool(64, padding=636)  # 330 kB

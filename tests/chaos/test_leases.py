@@ -16,7 +16,7 @@ import pytest
 
 import vecserver_client as vs
 from tests.chaos.oracle_environment import OracleVectorEnv
-from tests.sampling import in_turn
+from tests.sampling import in_turn, of_which
 from vecserver.wire.errors import (
     InvalidSpec,
     LeaseHeld,
@@ -81,7 +81,7 @@ def gone(control, pool: dict) -> bool:
     return pool["pool"] not in [each["pool"] for each in control.list_pools()]
 
 
-@pytest.mark.parametrize("client", ["sync", "asyncio"])
+@of_which("client", ["sync", "asyncio"], 0)
 def test_a_trainer_that_computes_keeps_its_pool(server, control, make_pool, client):
     """For longer than its lease lasts; the thread that sees to it ends with the environment."""
     pool = make_pool(ROWS, lease_ttl=1.5, lease_expiry="destroy")["pool"]

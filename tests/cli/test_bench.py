@@ -99,6 +99,7 @@ class TestAFixedRate:
         assert pool["median"] <= 30.1
         assert (pool["of_ceiling"], pool["of_async"]) == (None, None)
 
+    @pytest.mark.slow
     def test_a_rate_that_is_too_high_is_reported_as_not_kept(self):
         """The table says how many of the batches that were due were begun."""
         done = run(*TINY, "--no-peers", "--transport", "ipc", "--rate", "10000000")
@@ -131,6 +132,7 @@ class TestSeveralRuns:
         assert done.returncode == 1
         assert done.stdout.count("not measured [unknown_env]") == 2
 
+    @pytest.mark.slow
     def test_a_pool_that_cannot_be_made_is_left_out_with_its_reason(self):
         """The others of the same run are measured; their names tell them apart."""
         options = ("--no-peers", "--transport", "ipc", "--workers", "1", "--workers", "9", "--engine", "envs")

@@ -228,6 +228,7 @@ class CurveContract(ShortContract):
         self.url = curve_server.url
 
 
+@pytest.mark.slow
 class TestCurveInShort(CurveContract):
     """Encrypted: samples of what could depend on it."""
 

@@ -24,7 +24,7 @@ from tests.contract.compare import assert_same, assert_same_batch, run_both
 from tests.contract.vector_contract import make_oracle
 from tests.environments import env_id
 from tests.pools.processes import Watched
-from tests.sampling import in_turn, of_which
+from tests.sampling import by_turns, in_turn, of_which
 from vecserver.wire.errors import (
     DeadlineExceeded,
     EnvFault,
@@ -44,7 +44,7 @@ from vecserver_client import factory, link, local_link, shm, vector_env
 COUNT = env_id("Count-v0")
 NEXT_STEP = AutoresetMode.NEXT_STEP
 FORMS = ("local", "tcp", "shm")
-in_every_form = of_which("form", FORMS, 0, 2)
+in_every_form = by_turns("form", FORMS)
 """By default in this process and in shared memory; over tcp a part has a contract, and tests of its own."""
 
 Maker = Callable[..., Any]
@@ -328,7 +328,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-@pytest.mark.parametrize("form", ["tcp", "shm"])
+@of_which("form", ["tcp", "shm"], 1)
 def test_who_takes_the_pool_ends_its_parts(make, server, form):
     """Their leases are fenced off, in the middle of a step too; the new driver has a whole pool, with every row's step."""
     envs = make(form, num_envs=4)
@@ -350,7 +350,7 @@ def test_who_takes_the_pool_ends_its_parts(make, server, form):
         assert other.step(actions_of(other, 0))[0][:, 2].tolist() == [3.0] * 4
 
 
-@pytest.mark.parametrize("form", ["tcp", "shm"])
+@of_which("form", ["tcp", "shm"], 1)
 def test_a_pool_that_is_given_back_split_is_whole_for_the_next(make, server, form):
     """Closing gives back the parts with it."""
     envs = make(form, num_envs=4)

@@ -16,6 +16,7 @@ import pytest
 import vecserver_client as vs
 from tests.bearer import headers
 from tests.e2e.test_leftovers import family
+from tests.sampling import of_which
 from vecserver.control.access.tokens import digest_of, new_token
 from vecserver.wire.errors import Forbidden, ServerUnreachable, Unauthorized
 from vecserver_client.openenv import GymAction, GymEnvironment
@@ -81,7 +82,7 @@ def everywhere(pids: list[int]) -> dict[str, bytes]:
     return found
 
 
-@pytest.mark.parametrize("source", ["variable", "file"])
+@of_which("source", ["variable", "file"], 1)
 def test_a_token_is_nowhere_but_where_it_belongs(tmp_path, source):
     """Not in logs, metrics, errors, command lines, nor in what hosts, workers and sessions are given."""
     token = new_token()
