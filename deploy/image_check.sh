@@ -138,10 +138,12 @@ trap 'exit 1' INT TERM
 # buildah runs what it is given: the image's own entry point, with another port, for it shares this machine's
 words=$($build inspect --format '{{.OCIv1.Config.Entrypoint}} {{.OCIv1.Config.Cmd}}' "$container" | tr -d '[]')
 # shellcheck disable=SC2086 # words of a command line
-$build run --isolation chroot --network host --env VECSERVER_TOKEN "$container" -- ${words/--port 8000/--port $port} &
+$build run --isolation chroot --network host --env "VECSERVER_TOKEN=$VECSERVER_TOKEN" "$container" -- ${words/--port 8000/--port $port} &
 server=$!
 try "$port"
 kill -0 "$server" # it was this image's server that answered
+user=$(ps -o uid= -p "$(inside)" | tr -d ' ')
+[ "$user" = 1000 ] || { echo "image-check: the server runs as user $user" >&2; exit 1; }
 end
 if [ "$(python3 -c 'import socket, sys; print(socket.socket().connect_ex(("127.0.0.1", int(sys.argv[1]))))' "$port")" = 0 ]; then
     echo "image-check: the server goes on after SIGTERM" >&2
