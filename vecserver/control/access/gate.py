@@ -146,16 +146,18 @@ class Gate:
 
     def _of_token(self, given: list[str], peer: str, *, tolerant: bool) -> Scope | None:
         attempts = self._access.attempts
-        # others of this machine share its loopback address, and must not lock anybody out: there a right token is
-        # always looked at, and a wrong one is refused all the same
-        wait = 0.0 if tolerant or _is_loopback(peer) else attempts.wait_for(peer)
+        # others of this machine share its loopback address, and must not lock anybody out: there every token is looked
+        # at, so that to count them would keep nobody from guessing
+        is_shared = _is_loopback(peer)
+        wait = 0.0 if tolerant or is_shared else attempts.wait_for(peer)
         if wait:
             raise _too_many(wait)
         token = _token_in(given[0]) if len(given) == 1 else ""
         found = self._access.tokens.scope_of(token) if token else None
         if found is not None or tolerant:
             return found
-        count_failure(attempts, peer)
+        if not is_shared:
+            count_failure(attempts, peer)
         raise Unauthorized("this token is none of this server's: one that was made at its start ended with it")
 
 
