@@ -34,7 +34,10 @@ def check_descriptors(settings: Settings) -> Finding:
     )
     if hard == resource.RLIM_INFINITY or hard >= max(wanted, _FILES_OF_HOST):
         return ok(name, found)
-    advice = f"raise it (`ulimit -Hn {wanted}`, or LimitNOFILE={wanted} in systemd), or lower --max-pools or VECSERVER_MAX_CONNECTIONS"
+    advice = (
+        f"raise it (`ulimit -Hn {wanted}`, or LimitNOFILE={wanted} in systemd), or lower --max-pools or "
+        "VECSERVER_MAX_CONNECTIONS"
+    )
     return (fail if hard < _FILES_OF_HOST else warn)(name, found, advice)
 
 
