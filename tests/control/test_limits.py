@@ -267,3 +267,43 @@ def test_so_many_connections_are_open_and_no_more():
                 third.sendall(HEAD + b"Connection: close\r\n\r\n")
                 if rest_of(third).startswith(b"HTTP/1.1 200 "):
                     break
+
+
+def test_the_bodies_of_all_requests_have_a_limit():
+    """The one with which they are too many is refused, by its name, and there is room again when another is done."""
+
+    async def run():
+        release, statuses = asyncio.Event(), []
+
+        async def app(scope, receive, send):
+            await receive()
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        limited = BodyLimit(app, total=10)
+
+        async def ask(size):
+            sent = []
+
+            async def receive():
+                return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+            async def send(message):
+                sent.append(message)
+
+            await limited({"type": "http", "method": "POST", "path": "/x", "headers": []}, receive, send)
+            statuses.append(sent[0]["status"])
+            return sent
+
+        first = asyncio.create_task(ask(8))
+        await asyncio.sleep(0)
+        start, body = await ask(3)
+        assert (b"retry-after", b"1") in start["headers"]
+        problem = json.loads(body["body"])
+        assert (problem["code"], problem["cap"], problem["limit"]) == ("too_many_requests", "max_total_body_bytes", 10)
+        release.set()
+        await first
+        await ask(10)
+        assert statuses == [429, 200, 200]
+
+    asyncio.run(run())
