@@ -77,7 +77,7 @@ def test_nobody_is_locked_out_of_their_own_machine():
 
 def test_a_limit_is_told_with_its_end(guarded):
     """In the answer and in the header."""
-    with serving(guarded.app) as client:
+    with serving(guarded.app, peer=FAR) as client:
         answers = [client.get("/v1", headers=WRONG) for _ in range(MOST_ATTEMPTS + 1)]
     assert (answers[-1].json()["code"], answers[-1].json()["retry_after_s"]) == ("too_many_attempts", WINDOW_S)
     assert answers[-1].headers["retry-after"] == str(int(WINDOW_S))
