@@ -8,13 +8,14 @@ import socket
 import threading
 from contextlib import closing, contextmanager
 
+import h11
 import pytest
 import uvicorn
 
 from tests.control.conftest import serving as in_process
 from tests.control.fakes import FakeRegistry
 from vecserver.control.app import create_app
-from vecserver.control.connections import connection_class
+from vecserver.control.connections import Connection, connection_class
 from vecserver.control.guards import BodyLimit
 from vecserver.control.limits import HttpLimits, Rates, WebSocketLimit
 from vecserver.pools.rules import EnvRules
@@ -307,3 +308,53 @@ def test_the_bodies_of_all_requests_have_a_limit():
         assert statuses == [429, 200, 200]
 
     asyncio.run(run())
+
+
+class Seen:
+    """A transport, a loop and what is done with them."""
+
+    def __init__(self) -> None:
+        self.rests, self.read_paused, self.paused = [], False, False
+
+    def pause_reading(self):
+        self.paused = True
+
+    def resume_reading(self):
+        self.paused = False
+
+    def is_closing(self):
+        return False
+
+    def call_later(self, seconds, _function):
+        self.rests.append(seconds)
+
+
+def test_a_request_that_trickles_is_read_ever_more_rarely():
+    """Its first pieces come as they are; large ones never wait, and the next request begins anew."""
+    connection, seen = Connection.__new__(Connection), Seen()
+    connection.conn = h11.Connection(h11.SERVER)
+    connection.transport = connection.loop = connection.flow = seen
+
+    def come(data):
+        connection.conn.receive_data(data)
+        while connection.conn.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+            pass
+        connection._pace(len(data))
+        if seen.paused:
+            connection._read_on()
+        assert not seen.paused
+
+    come(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100012\r\n")
+    for _ in range(7):
+        come(b"X")
+    assert seen.rests == []
+    for _ in range(9):
+        come(b"X")
+    assert seen.rests == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0, 1.0]
+    come(b": a\r\n\r\n")
+    come(b"x" * 100_000)
+    assert len(seen.rests) == 11
+    come(b"x" * 12)
+    assert len(seen.rests) == 11
+    connection._pace(1)
+    assert (connection._pieces, connection._rest_s) == (0, 0.01)

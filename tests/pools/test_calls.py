@@ -10,7 +10,7 @@ from vecserver.wire.errors import ForbiddenEnv, InvalidSpec
 from vecserver.wire.messages import Call
 
 
-def call(name, *args, assign=False, **kwargs):
+def call(name, /, *args, assign=False, **kwargs):
     return Call(name, pack([1.0] if assign else [list(args), kwargs]), assign=assign)
 
 

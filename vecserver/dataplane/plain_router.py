@@ -35,8 +35,8 @@ _MAX_STRANGERS: Final = 32
 nothing keep nobody out who says at once what it is."""
 
 _MAX_FRUITLESS: Final = 64
-"""Connections by tcp in a second that end without having been let in: then nobody is let in there until it is over. Each
-costs a sixth of a millisecond, and who opens thousands would have them from other pools' workers."""
+"""Connections by tcp in a second that end without having been let in: then nobody is let in there until it is over.
+Each costs a sixth of a millisecond, and who opens thousands would have them from other pools' workers."""
 
 _MAX_HELD: Final = 2 * MAX_EXT
 """Bytes of large unfinished messages, in and out, of all peers together: as many as one legal message may have. Beyond

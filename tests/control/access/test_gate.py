@@ -8,7 +8,7 @@ from tests.control.access.conftest import guarding
 from tests.control.access.test_routes import FAR, NEAR, ask
 from tests.control.conftest import serving
 from tests.control.fakes import FakeRegistry
-from vecserver.control.access.attempts import MOST_ATTEMPTS, WINDOW_S, Attempts
+from vecserver.control.access.attempts import MOST_ATTEMPTS, WINDOW_S, Attempts, Refusals
 from vecserver.control.access.logins import CODE_S, SESSION_S
 from vecserver.control.access.scopes import WEBSOCKET, Scope
 from vecserver.control.app import create_app
@@ -204,3 +204,16 @@ def test_an_app_without_access_asks_for_nothing():
     with serving(create_app(registry)) as client:
         assert client.get("/v1/pools").status_code == 200
     registry.close()
+
+
+def test_many_who_are_refused_wait_for_it():
+    """A hundred at once do not, and then a hundred a second; nobody for longer than five seconds."""
+    now = [10.0]
+    refusals = Refusals(lambda: now[0])
+    assert [refusals.rest() for _ in range(100)] == [0.0] * 100
+    assert refusals.rest() == pytest.approx(0.01)
+    now[0] += 0.5
+    assert [refusals.rest() for _ in range(48)] == [0.0] * 48
+    assert max(refusals.rest() for _ in range(10_000)) == 5.0
+    now[0] += 1000.0
+    assert refusals.rest() == 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
-from vecserver.control.access.attempts import MOST_ATTEMPTS, Attempts
+from vecserver.control.access.attempts import MOST_ATTEMPTS, Attempts, Refusals
 from vecserver.control.access.logins import Logins
 from vecserver.control.access.scopes import WEBSOCKET, Door, Scope, rule_for
 from vecserver.control.access.wording import login_page
@@ -48,6 +49,7 @@ class Access:
         tokens: Those that are good.
         logins: Of browsers.
         attempts: What went wrong.
+        refusals: How many of them there are.
         openenv_public: Whether OpenEnv's routes and the page, to look at, are open to everybody.
         cookie: Name of the browsers' cookie: they keep one jar for all ports of a machine.
         secure: Whether browsers send it back over TLS only.
@@ -57,6 +59,7 @@ class Access:
     tokens: Tokens
     logins: Logins = field(default_factory=Logins)
     attempts: Attempts = field(default_factory=Attempts)
+    refusals: Refusals = field(default_factory=Refusals)
     openenv_public: bool = False
     cookie: str = "vecserver_session"
     secure: bool = False
@@ -89,6 +92,8 @@ class Gate:
         try:
             scope[SCOPE_KEY] = self._admit(scope)
         except VecServerError as error:
+            if rest := self._access.refusals.rest():
+                await asyncio.sleep(rest)
             await _refusal(error, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
