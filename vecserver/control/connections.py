@@ -31,7 +31,7 @@ _FEW: Final = 8
 _FIRST_REST_S: Final = 0.01
 _LONGEST_REST_S: Final = 1.0
 """For how long a connection is not read from after each further piece: twice as long as after the one before. What
-comes meanwhile comes at once then. A byte costs nearly as much as a request: hundreds that trickle would have a core."""
+comes meanwhile comes at once then. A byte costs nearly as much as a request: hundreds of trickles would have a core."""
 
 
 class Connection(H11Protocol):
