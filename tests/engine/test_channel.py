@@ -92,7 +92,7 @@ def test_a_message_that_is_none_is_refused(pair):
 def test_a_payload_that_no_length_can_announce_is_refused(pair, monkeypatch):
     """The sender is told; nothing is sent of it."""
     host, worker = pair
-    monkeypatch.setattr(channel, "_MAX_MESSAGE", 7)
+    monkeypatch.setattr(channel, "UNBOUNDED", 7)
     with pytest.raises(OSError, match="8 bytes"):
         send(host, b"12345678")
     send(host, b"1234567")

@@ -122,6 +122,6 @@ def test_a_servers_host_loads_no_pickle_of_a_worker(tmp_path):
     results = joined([(said, False)])  # not looked at here, and the client looks as little
     with pytest.raises(MalformedMessage, match="extension type"):
         unpack(results)
-    with pytest.raises(KeyError, match="type"):
+    with pytest.raises(MalformedMessage, match="not the description of a space"):
         understood(Ready({}, {}, {}, None, objects=said), own_program=False)
     assert not trap.exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import vecserver_client as vs
 from tests.e2e.test_access import started
-from vecserver.wire.zmtp import GREETING
+from vecserver.wire.zmtp import GREETING, greeting
 from vecserver_client import ControlClient, LocalServer
 from vecserver_client.openenv import GymEnvironment
 
@@ -69,11 +69,11 @@ def test_a_default_server_listens_on_loopback_alone():
 def _mechanism(port: int) -> bytes:
     """What a port speaks, as its greeting in ZeroMQ's protocol has it."""
     with socket.create_connection(("127.0.0.1", port), timeout=30.0) as sock:
-        sock.sendall(GREETING)
-        greeting = b""
-        while len(greeting) < len(GREETING) and (more := sock.recv(len(GREETING) - len(greeting))):
-            greeting += more
-    return greeting[12:32].rstrip(b"\0")
+        sock.sendall(greeting(b"CURVE"))
+        said = b""
+        while len(said) < len(GREETING) and (more := sock.recv(len(GREETING) - len(said))):
+            said += more
+    return said[12:32].rstrip(b"\0")
 
 
 def test_a_server_for_all_addresses_shows_http_and_encrypted_ports_alone():

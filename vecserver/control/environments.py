@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from vecserver.control.problems import problems
+from vecserver.wire.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -63,7 +64,9 @@ def environment_routes(rules: EnvRules) -> APIRouter:
     """
     router = APIRouter(prefix="/v1", tags=["environments"])
 
-    @router.get("/envs", summary="List the registered environments that are allowed here", responses=problems())
+    @router.get(
+        "/envs", summary="List the registered environments that are allowed here", responses=problems(InvalidSpec)
+    )
     def list_envs(asked: Annotated[EnvQuery, Query()]) -> EnvList:
         return registered_envs(rules, asked.q)
 
