@@ -26,10 +26,10 @@ __all__ = ["Connection", "connection_class"]
 
 _TRICKLE: Final = 512
 """Bytes: fewer at a time, of a request that is not whole, are a trickle."""
-_FEW: Final = 8
+_FEW: Final = 4
 """Such pieces of a request that are read as they come: programs send headers and body apart."""
-_FIRST_REST_S: Final = 0.01
-_LONGEST_REST_S: Final = 1.0
+_FIRST_REST_S: Final = 0.05
+_LONGEST_REST_S: Final = 2.0
 """For how long a connection is not read from after each further piece: twice as long as after the one before. What
 comes meanwhile comes at once then. A byte costs nearly as much as a request: hundreds of trickles would have a core."""
 

@@ -90,6 +90,7 @@ class PlainRouter:
         self._line: deque[Connection] = deque()  # to be received from, each once before any of them again
         self._unread: list[Connection] = []  # of whose bytes more than one message may be left
         self._accepted = self._refused = self._fruitless = 0
+        self._flooded = False
         self._next_tidy = 0.0
         self._heard: set[int] = set()  # listeners that are listened to
         self._epoll = select.epoll()
@@ -259,7 +260,8 @@ class PlainRouter:
         if self._refused:
             _log.warning("refused %d connections beyond %d", self._refused, _MAX_CONNECTIONS)
             self._refused = 0
-        if self._fruitless > _MAX_FRUITLESS:
+        flooded, self._flooded = self._flooded, self._fruitless > _MAX_FRUITLESS
+        if self._flooded and not flooded:
             _log.warning("%d connections in a second were none of this pool's clients'", self._fruitless)
         self._fruitless = 0
         self._listen()

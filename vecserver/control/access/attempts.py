@@ -17,7 +17,7 @@ MOST_ATTEMPTS: Final = 10
 """Wrong tokens in a window: a person who mistypes one stays far below."""
 WINDOW_S: Final = 60.0
 _MOST_ADDRESSES: Final = 4096
-_REFUSALS: Final = 100.0
+_REFUSALS: Final = 30.0
 """A second, and at once after a quiet one: each takes the time of many steps, which drivers on this machine need."""
 _LONGEST_REST_S: Final = 5.0
 _HOME_PREFIX: Final = 64
