@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,3 +240,19 @@ def test_at_least_256_sessions_by_default():
     options = load(openenv_idle_timeout=5).sessions
     assert options.limit >= 256
     assert (options.idle_timeout, options.step_timeout) == (5.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    "token", ["its-secret", "its-secret with a blank and of some length", "its-secret" * 5, "its-secret\x1b[0m" * 3]
+)
+@pytest.mark.parametrize(
+    "wrong", [{}, {"port": 99999}, {"grace": "soon"}, {"token_file": "/no/file"}, {"tls_cert": "x"}]
+)
+def test_no_refusal_of_settings_repeats_a_token(monkeypatch, token, wrong):
+    """Whether it is wrong itself or anything else is; nor do the settings show it."""
+    monkeypatch.setenv("VECSERVER_TOKEN", token)
+    try:
+        shown = repr(load(**wrong)) + str(load(**wrong).model_dump())
+    except ValueError as error:
+        shown = "".join(traceback.format_exception(error))
+    assert "its-secret" not in shown

@@ -93,6 +93,7 @@ class Settings(BaseSettings):
         max_ext_bytes: What a request on the data plane may have beside its actions.
         max_kwargs_bytes: An environment's and its wrappers' arguments, as JSON.
         max_body_bytes: The body of a request over HTTP, and a WebSocket's message.
+        max_total_body_bytes: The bodies of all requests over HTTP that are under way.
         max_connections: Open connections of the HTTP port, WebSockets included.
         max_websockets: Open WebSockets.
         request_rate: Requests a second from one address that are no mere reading; WebSockets that are opened count.
@@ -105,7 +106,8 @@ class Settings(BaseSettings):
         max_creations: Pools that are made at the same time; 16 more requests wait for their turn.
         allow_env: Globs of the ids that may be made; ``gymnasium`` stands for all that Gymnasium itself registers.
         allow_module: Globs of the modules that may be named in ``module:Id-v0``.
-        allow_kwarg: ``ENVGLOB:NAME`` each: arguments that are taken although they name files or code.
+        allow_kwarg: ``ENVGLOB:NAME`` each: arguments that are taken although they name files or code, and attributes
+            with a leading underscore that drivers may reach.
         pass_env: Globs of variables that environments have although they look like credentials or settings.
         worker_memory: Bytes of address space of each process of environments.
         worker_files: Files that each may have open.
@@ -156,6 +158,7 @@ class Settings(BaseSettings):
     max_ext_bytes: int = Field(Caps().max_ext_bytes, ge=1024, le=MAX_EXT)
     max_kwargs_bytes: int = Field(EnvRules().max_kwargs_bytes, ge=2)
     max_body_bytes: int = Field(HttpLimits().body_bytes, ge=1024)
+    max_total_body_bytes: int = Field(HttpLimits().total_body_bytes, ge=1024)
     max_connections: int = Field(HttpLimits().connections, ge=1)
     max_websockets: int = Field(HttpLimits().websockets, ge=1)
     request_rate: float = Field(HttpLimits().rate, gt=0, allow_inf_nan=False)
@@ -326,6 +329,7 @@ class Settings(BaseSettings):
             max_arena_bytes=self.max_arena_bytes,
             max_total_arena_bytes=self.max_total_arena_bytes,
             max_creations=self.max_creations,
+            open_names=self.allow_kwarg,
         )
 
     @property
@@ -349,6 +353,7 @@ class Settings(BaseSettings):
         """How much its HTTP callers may have of it."""
         return HttpLimits(
             body_bytes=self.max_body_bytes,
+            total_body_bytes=self.max_total_body_bytes,
             body_timeout=self.body_timeout,
             header_timeout=self.header_timeout,
             connections=self.max_connections,

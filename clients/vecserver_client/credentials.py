@@ -40,7 +40,8 @@ def choose(url: str, token: str | None) -> tuple[str, str | None]:
     try:
         has_user = "@" in urlsplit(url).netloc
     except ValueError as error:
-        raise TransportUnavailable(f"{url!r} is no address: {error}") from None
+        said = "what was given" if "@" in url else f"{url!r}"  # there may be a password in it
+        raise TransportUnavailable(f"{said} is no address{'' if '@' in url else f': {error}'}") from None
     if has_user:
         raise TransportUnavailable(
             "the address has a user or password in it, which ends up in logs: give the token as token=, or as "

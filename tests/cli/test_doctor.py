@@ -64,6 +64,15 @@ def test_open_files_are_held_against_the_caps(monkeypatch, soft, hard, status):
     assert bool(finding.advice) == (status != "ok")
 
 
+def test_open_files_are_held_against_the_connections(monkeypatch):
+    """Each is a file of the server's."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 8192))
+    assert limits.check_descriptors(load()).status == "ok"
+    finding = limits.check_descriptors(load(max_connections=8000))
+    assert finding.status == "warn"
+    assert "8000 connections" in finding.found
+
+
 @pytest.mark.parametrize(("allowed", "status"), [(None, "ok"), (100_000, "ok"), (50, "warn"), (1, "fail")])
 def test_processes_are_held_against_the_caps(monkeypatch, allowed, status):
     """A host and a worker a core for each pool."""

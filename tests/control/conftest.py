@@ -26,8 +26,8 @@ class AppClient:
 
 
 @contextmanager
-def serving(app, base_url=BASE_URL):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+def serving(app, base_url=BASE_URL, peer=("127.0.0.1", 123)):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=peer)
     with start_blocking_portal() as portal:
         client = httpx.AsyncClient(transport=transport, base_url=base_url)
         yield AppClient(portal, client)

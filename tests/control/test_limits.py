@@ -8,13 +8,14 @@ import socket
 import threading
 from contextlib import closing, contextmanager
 
+import h11
 import pytest
 import uvicorn
 
 from tests.control.conftest import serving as in_process
 from tests.control.fakes import FakeRegistry
 from vecserver.control.app import create_app
-from vecserver.control.connections import connection_class
+from vecserver.control.connections import Connection, connection_class
 from vecserver.control.guards import BodyLimit
 from vecserver.control.limits import HttpLimits, Rates, WebSocketLimit
 from vecserver.pools.rules import EnvRules
@@ -267,3 +268,91 @@ def test_so_many_connections_are_open_and_no_more():
                 third.sendall(HEAD + b"Connection: close\r\n\r\n")
                 if rest_of(third).startswith(b"HTTP/1.1 200 "):
                     break
+
+
+def test_the_bodies_of_all_requests_have_a_limit():
+    """The one with which they are too many is refused, by its name, and there is room again when another is done."""
+
+    async def run():
+        release, statuses = asyncio.Event(), []
+
+        async def app(scope, receive, send):
+            await receive()
+            await release.wait()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        limited = BodyLimit(app, total=10)
+
+        async def ask(size):
+            sent = []
+
+            async def receive():
+                return {"type": "http.request", "body": bytes(size), "more_body": False}
+
+            async def send(message):
+                sent.append(message)
+
+            await limited({"type": "http", "method": "POST", "path": "/x", "headers": []}, receive, send)
+            statuses.append(sent[0]["status"])
+            return sent
+
+        first = asyncio.create_task(ask(8))
+        await asyncio.sleep(0)
+        start, body = await ask(3)
+        assert (b"retry-after", b"1") in start["headers"]
+        problem = json.loads(body["body"])
+        assert (problem["code"], problem["cap"], problem["limit"]) == ("too_many_requests", "max_total_body_bytes", 10)
+        release.set()
+        await first
+        await ask(10)
+        assert statuses == [429, 200, 200]
+
+    asyncio.run(run())
+
+
+class Seen:
+    """A transport, a loop and what is done with them."""
+
+    def __init__(self) -> None:
+        self.rests, self.read_paused, self.paused = [], False, False
+
+    def pause_reading(self):
+        self.paused = True
+
+    def resume_reading(self):
+        self.paused = False
+
+    def is_closing(self):
+        return False
+
+    def call_later(self, seconds, _function):
+        self.rests.append(seconds)
+
+
+def test_a_request_that_trickles_is_read_ever_more_rarely():
+    """Its first pieces come as they are; large ones never wait, and the next request begins anew."""
+    connection, seen = Connection.__new__(Connection), Seen()
+    connection.conn = h11.Connection(h11.SERVER)
+    connection.transport = connection.loop = connection.flow = seen
+
+    def come(data):
+        connection.conn.receive_data(data)
+        while connection.conn.next_event() not in (h11.NEED_DATA, h11.PAUSED):
+            pass
+        connection._pace(len(data))
+        if seen.paused:
+            connection._read_on()
+        assert not seen.paused
+
+    come(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100012\r\n")
+    for _ in range(3):
+        come(b"X")
+    assert seen.rests == []
+    for _ in range(7):
+        come(b"X")
+    assert seen.rests == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+    come(b": a\r\n\r\n")
+    assert len(seen.rests) == 8
+    come(b"x" * 100_012)
+    assert len(seen.rests) == 8
+    assert (connection._pieces, connection._rest_s) == (0, 0.05)

@@ -722,6 +722,27 @@ def test_a_unix_socket_asks_the_kernel_and_no_ticket(guarded, monkeypatch, caplo
     assert f"belongs to user {os.geteuid() + 1}" in caplog.text
 
 
+def test_connections_that_come_to_nothing_are_few_in_a_second(guarded, clock, monkeypatch, caplog):
+    """Beyond that nobody comes in by tcp until it is over; those who are in go on, and a Unix socket is open."""
+    driver = guarded.connect(first=shown("a ticket"))
+    guarded.heard()
+    exactly(driver, len(GREETING) + 10 + len(ROUTER_READY))
+    monkeypatch.setattr(plain_router, "_MAX_FRUITLESS", 3)
+    strangers = [guarded.connect(first=shown("another")) for _ in range(4)]
+    assert guarded.heard() == []
+    assert all(read_all(stranger) for stranger in strangers)
+    late = guarded.connect(first=shown("a ticket"))
+    assert guarded.heard() == []
+    assert not select.select([late], [], [], 0)[0]
+    guarded.ask(driver)
+    guarded.ask(guarded.greeted("ipc"))
+    clock.now += 2.0
+    guarded.heard()
+    exactly(late, len(GREETING) + 10 + len(ROUTER_READY))
+    guarded.ask(late)
+    assert "4 connections in a second" in caplog.text
+
+
 def test_connections_that_say_nothing_keep_nobody_out(guarded, clock):
     """Of those that are not let in yet the oldest makes way; those that are let in stay."""
     driver = guarded.connect(first=shown("a ticket"))

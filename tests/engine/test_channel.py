@@ -92,8 +92,33 @@ def test_a_message_that_is_none_is_refused(pair):
 def test_a_payload_that_no_length_can_announce_is_refused(pair, monkeypatch):
     """The sender is told; nothing is sent of it."""
     host, worker = pair
-    monkeypatch.setattr(channel, "_MAX_MESSAGE", 7)
+    monkeypatch.setattr(channel, "UNBOUNDED", 7)
     with pytest.raises(OSError, match="8 bytes"):
         send(host, b"12345678")
     send(host, b"1234567")
     assert receive_bytes(worker) == b"1234567"
+
+
+def test_a_message_beyond_a_limit_is_refused_before_it_comes(pair):
+    """Its length alone says so."""
+    host, worker = pair
+    worker.sendall(b"\xff\xff\xff\xff")
+    with pytest.raises(EOFError, match="it has 4294967295 bytes"):
+        receive(host, 1 << 20)
+
+
+@pytest.mark.parametrize("size", [10, 11, 1_000_000])
+def test_of_bytes_beyond_a_limit_one_is_kept(pair, size):
+    """So that they are known to be too many; the rest is dropped as it comes, and what follows is told from it."""
+    host, worker = pair
+    data = bytes(range(250)) * (size // 250 + 1)
+
+    def say():
+        send(worker, memoryview(data)[:size])
+        send(worker, Render([7]))
+
+    sender = threading.Thread(target=say)
+    sender.start()
+    assert receive_bytes(host, 10) == data[: min(size, 11)]
+    assert receive(host, 1 << 20) == Render([7])
+    sender.join()

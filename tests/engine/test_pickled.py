@@ -12,8 +12,11 @@ import gymnasium
 import msgspec
 import pytest
 
+from vecserver.arena.outcome import joined
 from vecserver.engine.base import fault_of
+from vecserver.engine.channel import Ready
 from vecserver.engine.pickled import Program, RowMaker, by_pickle
+from vecserver.pools.agreement import understood
 from vecserver.pools.handshake import HostStart
 from vecserver.pools.host import Host
 from vecserver.pools.spec import Caps, PoolSpec
@@ -107,3 +110,18 @@ def test_an_environment_that_cannot_be_pickled_hinders_no_other():
         assert RowMaker(Program([lambda: 7]).dump((0, 1)), 0)(0) == 7
     finally:
         del gymnasium.registry["vectest/Unpicklable-v0"]
+
+
+def test_a_servers_host_loads_no_pickle_of_a_worker(tmp_path):
+    """Whatever an environment's code sends in its worker's name: faults, spaces, results of calls."""
+    trap = tmp_path / "sprung"
+    with by_pickle():
+        said = pack([Trap(trap)])
+    with pytest.raises(MalformedMessage, match="extension type"):
+        joined([(said, True)])
+    results = joined([(said, False)])  # not looked at here, and the client looks as little
+    with pytest.raises(MalformedMessage, match="extension type"):
+        unpack(results)
+    with pytest.raises(MalformedMessage, match="not the description of a space"):
+        understood(Ready({}, {}, {}, None, objects=said), own_program=False)
+    assert not trap.exists()

@@ -23,6 +23,7 @@ from vecserver.pools.spec import Caps, PoolSpec
 from vecserver.wire.codec import pack, unpack
 from vecserver.wire.errors import (
     EnvFault,
+    ForbiddenEnv,
     InvalidAction,
     InvalidSpec,
     MalformedMessage,
@@ -442,3 +443,27 @@ def test_a_host_stopped_twice_closes_nothing_of_others():
     host.stop(0.0)
     for fd in (fd for pair in others for fd in pair):
         os.close(fd)  # fails for one that is closed
+
+
+def test_a_server_reaches_no_private_name(host):
+    """Of its environments; what an operator has opened can be reached."""
+    pool = host(COUNT, num_envs=2)
+    for name in ("__init__", "_tag"):
+        with pytest.raises(ForbiddenEnv, match="underscore"):
+            pool.call(name)
+    pool.open_names = ("*:_elapsed_*",)
+    with pytest.raises(EnvFault, match="_elapsed_nothing"):
+        pool.call("_elapsed_nothing")
+
+
+def test_more_than_a_message_takes_is_not_kept(host, monkeypatch):
+    """Of what a worker says beyond its side area: the pool says how it ended, and goes on."""
+    pool = host(odd("LongText-v0"), num_envs=3, workers=2)
+    _reset(pool)
+    monkeypatch.setattr(crew_module, "MAX_EXT", 1 << 20)
+    pool.most_said = 1 << 20
+    pool.begin_step(*pool.actions.encode(pool.actions.coerce(["a" * 3_000_000, "", "b" * 3_000_000])))
+    with pytest.raises(MessageTooLarge, match=f"of {(1 << 20) + 2} bytes"):
+        pool.finish()
+    pool.begin_step(*pool.actions.encode(pool.actions.coerce(["", "c", ""])))
+    assert texts(pool.finish()) == ["", "c", ""]

@@ -32,6 +32,10 @@ def joined(parts: Iterable[tuple[bytes | memoryview, bool]], limit: int | None =
     """
     payloads: list[bytes | memoryview] = []
     faults: list[dict[str, Any]] = []
+    parts = list(parts)
+    size = sum(len(payload) for payload, _ in parts)
+    if limit is not None and size > limit:  # it need not be whole then
+        raise _too_large(size, limit)
     for payload, faulted in parts:
         if faulted:
             faults += unpack(payload)
@@ -44,12 +48,15 @@ def joined(parts: Iterable[tuple[bytes | memoryview, bool]], limit: int | None =
         raise _env_fault(faults)
     ext = join(payloads)
     if limit is not None and len(ext) > limit:
-        raise MessageTooLarge(
-            f"infos, results of calls and observations without a fixed size of {len(ext)} bytes; a message takes "
-            f"{limit}",
-            limit=limit,
-        )
+        raise _too_large(len(ext), limit)
     return ext
+
+
+def _too_large(size: int, limit: int) -> MessageTooLarge:
+    return MessageTooLarge(
+        f"infos, results of calls and observations without a fixed size of {size} bytes; a message takes {limit}",
+        limit=limit,
+    )
 
 
 def _env_fault(faults: list[dict[str, Any]]) -> EnvFault:

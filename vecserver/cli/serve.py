@@ -62,7 +62,8 @@ def serve(
         list[str] | None,
         typer.Option(
             metavar="ENVGLOB:NAME",
-            help="An argument of environments that is taken although it names a file or code; repeat for more.",
+            help="An argument of environments that is taken although it names a file or code, or an attribute that "
+            "drivers may reach although it begins with an underscore; repeat for more.",
         ),
     ] = None,
     pass_env: Annotated[

@@ -92,7 +92,7 @@ def create_app(
     install(app, [*app.routes, *(route for router in routers for route in router.routes)])
     # the middleware added last is the outermost
     limits = limits or HttpLimits()
-    app.add_middleware(BodyLimit, limit=limits.body_bytes, timeout=limits.body_timeout)
+    app.add_middleware(BodyLimit, limit=limits.body_bytes, timeout=limits.body_timeout, total=limits.total_body_bytes)
     app.add_middleware(WebSocketLimit, limit=limits.websockets)
     app.add_middleware(RateLimit, rates=Rates(limits.rate, limits.total_rate))
     if access is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from http import HTTPStatus
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -24,11 +24,24 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "connection_class"]
 
 
+_TRICKLE: Final = 512
+"""Bytes: fewer at a time, of a request that is not whole, are a trickle."""
+_FEW: Final = 4
+"""Such pieces of a request that are read as they come: programs send headers and body apart."""
+_FIRST_REST_S: Final = 0.05
+_LONGEST_REST_S: Final = 2.0
+"""For how long a connection is not read from after each further piece: twice as long as after the one before. What
+comes meanwhile comes at once then. A byte costs nearly as much as a request: hundreds of trickles would have a core."""
+
+
 class Connection(H11Protocol):
-    """uvicorn's connection with a deadline for headers and a limit of their number."""
+    """uvicorn's connection with a deadline for headers, a limit of their number, and rests for those that trickle."""
 
     limits: ClassVar[HttpLimits] = HttpLimits()
     _deadline: asyncio.TimerHandle | None = None
+    _waking: asyncio.TimerHandle | None = None
+    _rest_s = _FIRST_REST_S
+    _pieces = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin, or refuse where there are too many."""
@@ -54,10 +67,30 @@ class Connection(H11Protocol):
             self._forget_deadline()
         elif self._deadline is None:
             self._wait_for_headers()
+        self._pace(len(data))
+
+    def _pace(self, size: int) -> None:
+        """Rest for a while where a request comes in small pieces."""
+        state = self.conn.their_state
+        if state is not h11.SEND_BODY and not (state is h11.IDLE and self.conn.trailing_data[0]):  # it is whole
+            self._pieces, self._rest_s = 0, _FIRST_REST_S
+            return
+        self._pieces += size < _TRICKLE
+        if self._pieces > _FEW and self._waking is None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self._waking = self.loop.call_later(self._rest_s, self._read_on)
+            self._rest_s = min(_LONGEST_REST_S, 2 * self._rest_s)
+
+    def _read_on(self) -> None:
+        self._waking = None
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is over."""
         self._forget_deadline()
+        if self._waking is not None:
+            self._waking.cancel()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import gymnasium
-from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from vecserver.control.problems import problems
+from vecserver.wire.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
@@ -35,6 +36,14 @@ class EnvAnswer(BaseModel):
         return cls(id=spec.id, namespace=spec.namespace, entry_point=entry, max_episode_steps=spec.max_episode_steps)
 
 
+class EnvQuery(BaseModel):
+    """Which of them are wanted."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    q: str = Field("", description="A part of the id, whatever its case")
+
+
 class EnvList(BaseModel):
     """Registered environments, in the order of their ids."""
 
@@ -55,8 +64,10 @@ def environment_routes(rules: EnvRules) -> APIRouter:
     """
     router = APIRouter(prefix="/v1", tags=["environments"])
 
-    @router.get("/envs", summary="List the registered environments that are allowed here", responses=problems())
-    def list_envs(q: str = "") -> EnvList:
-        return registered_envs(rules, q)
+    @router.get(
+        "/envs", summary="List the registered environments that are allowed here", responses=problems(InvalidSpec)
+    )
+    def list_envs(asked: Annotated[EnvQuery, Query()]) -> EnvList:
+        return registered_envs(rules, asked.q)
 
     return router

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from vecserver.control.limits import HttpLimits
 from vecserver.control.problems import answer
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge, RequestTooSlow
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, RequestTooSlow, TooManyRequests
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -132,34 +132,57 @@ class BodyLimit:
     """Middleware that reads a request's body up to a limit and hands it on whole.
 
     It reads ahead of the routes because a refusal in the middle of their reading would come out as theirs.
+
+    Args:
+        app: What is behind it.
+        limit: Bytes of a body.
+        timeout: Seconds for it to arrive.
+        total: Bytes of all bodies, from their first one until the answer is there.
     """
 
-    def __init__(self, app: ASGIApp, limit: int = MAX_BODY_BYTES, timeout: float = HttpLimits().body_timeout) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int = MAX_BODY_BYTES,
+        timeout: float = HttpLimits().body_timeout,
+        total: int = HttpLimits().total_body_bytes,
+    ) -> None:
         self.app = app
         self.limit = limit
         self.timeout = timeout
+        self.total = total
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand on a request with its whole body, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        body = bytearray()
         try:
-            whole = await self._read_in_time(scope, receive)
-        except (MessageTooLarge, RequestTooSlow) as error:
-            await answer(error, scope, {"Connection": "close"})(scope, receive, send)
+            whole = await self._read_in_time(scope, receive, body)
+        except (MessageTooLarge, RequestTooSlow, TooManyRequests) as error:
+            self._held -= len(body)
+            headers = {"Retry-After": "1"} if isinstance(error, TooManyRequests) else {}
+            await answer(error, scope, {"Connection": "close", **headers})(scope, receive, send)
             return
+        except BaseException:
+            self._held -= len(body)
+            raise
         pending: list[Message] = [whole]
 
         async def replay() -> Message:
             return pending.pop() if pending else await receive()
 
-        await self.app(scope, replay, send)
+        try:
+            await self.app(scope, replay, send)
+        finally:
+            self._held -= len(body)
 
-    async def _read_in_time(self, scope: Scope, receive: Receive) -> Message:
+    async def _read_in_time(self, scope: Scope, receive: Receive, body: bytearray) -> Message:
         try:
             async with asyncio.timeout(self.timeout):
-                return await self._read(scope, receive)
+                return await self._read(scope, receive, body)
         except TimeoutError:
             raise RequestTooSlow(
                 f"the body was not all here within {self.timeout:g} s, which is body_timeout of this server",
@@ -167,16 +190,25 @@ class BodyLimit:
                 limit=self.timeout,
             ) from None
 
-    async def _read(self, scope: Scope, receive: Receive) -> Message:
+    async def _read(self, scope: Scope, receive: Receive, body: bytearray) -> Message:
         declared = Headers(scope=scope).get("content-length", "0")
         self._check(int(declared) if declared.isdecimal() else 0)
-        body = bytearray()
         while True:
             message = await receive()
             if message["type"] != "http.request":  # the client went away
                 return message
-            body += message.get("body", b"")
+            part = message.get("body", b"")
+            body += part
+            self._held += len(part)
             self._check(len(body))
+            if self._held > self.total:
+                raise TooManyRequests(
+                    f"the bodies of all requests that are under way have more than {self.total} bytes, which is "
+                    "max_total_body_bytes of this server: come again later, or step over ZeroMQ",
+                    cap="max_total_body_bytes",
+                    limit=self.total,
+                    retry_after=1.0,
+                )
             if not message.get("more_body", False):
                 return {"type": "http.request", "body": bytes(body), "more_body": False}
 

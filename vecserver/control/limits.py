@@ -34,6 +34,7 @@ class HttpLimits:
 
     Attributes:
         body_bytes: Length of a request's body, and of a WebSocket's message.
+        total_body_bytes: Of all bodies that are under way or worked on.
         body_timeout: Seconds for a body to arrive.
         header_timeout: Seconds for a request's headers to arrive, from the first byte of them, and of a new connection.
         connections: Open connections, WebSockets included.
@@ -43,6 +44,7 @@ class HttpLimits:
     """
 
     body_bytes: int = 8 << 20
+    total_body_bytes: int = 256 << 20
     body_timeout: float = 60.0
     header_timeout: float = 10.0
     connections: int = 2048

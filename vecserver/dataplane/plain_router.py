@@ -19,7 +19,7 @@ from vecserver.wire.errors import VecServerError
 from vecserver.wire.frames import FRAME_COUNT, MAX_EXT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from vecserver.dataplane.requests import Reply
     from vecserver.dataplane.router import Message
@@ -33,6 +33,10 @@ _MAX_CONNECTIONS: Final = 128
 _MAX_STRANGERS: Final = 32
 """Of these, such as were not let in yet: a further one takes the place of the oldest, so that connections that say
 nothing keep nobody out who says at once what it is."""
+
+_MAX_FRUITLESS: Final = 64
+"""Connections by tcp in a second that end without having been let in: then nobody is let in there until it is over.
+Each costs a sixth of a millisecond, and who opens thousands would have them from other pools' workers."""
 
 _MAX_HELD: Final = 2 * MAX_EXT
 """Bytes of large unfinished messages, in and out, of all peers together: as many as one legal message may have. Beyond
@@ -85,8 +89,10 @@ class PlainRouter:
         self._blocked: set[Connection] = set()  # they have something to send, and are not read from
         self._line: deque[Connection] = deque()  # to be received from, each once before any of them again
         self._unread: list[Connection] = []  # of whose bytes more than one message may be left
-        self._accepted = self._refused = 0
+        self._accepted = self._refused = self._fruitless = 0
+        self._flooded = False
         self._next_tidy = 0.0
+        self._heard: set[int] = set()  # listeners that are listened to
         self._epoll = select.epoll()
         for listener in listeners:
             listener.setblocking(False)
@@ -94,9 +100,9 @@ class PlainRouter:
         self.fds = (self._epoll.fileno(),)
 
     def _listen(self) -> None:
-        self._deaf = False
-        for listener in self._listeners.values():
-            self._epoll.register(listener, _IN)
+        for fd in self._listeners.keys() - self._heard:
+            self._epoll.register(fd, _IN)
+            self._heard.add(fd)
 
     def has_message(self) -> bool:
         """Whether some peer has sent something."""
@@ -163,7 +169,7 @@ class PlainRouter:
         except OSError as error:
             # no descriptor is free, for example: the listener would be readable for as long as that lasts
             _log.warning("cannot accept a connection: %s", error)
-            self._stop_listening()
+            self._stop_listening(self._listeners)
             return
         sock.setblocking(False)
         is_local = sock.family == socket.AF_UNIX
@@ -173,6 +179,7 @@ class PlainRouter:
         if not self._has_room():
             self._refused += 1
             sock.close()
+            self._note_fruitless(is_local=is_local)
             return
         if not is_local:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -197,11 +204,10 @@ class PlainRouter:
             self._end(min(strangers, key=lambda conn: conn.deadline), "others come")
         return len(self._by_fd) < _MAX_CONNECTIONS
 
-    def _stop_listening(self) -> None:
-        if not self._deaf:
-            self._deaf = True
-            for listener in self._listeners.values():
-                self._epoll.unregister(listener)
+    def _stop_listening(self, fds: Iterable[int]) -> None:
+        for fd in self._heard.intersection(fds):
+            self._epoll.unregister(fd)
+            self._heard.remove(fd)
 
     def send(self, reply: Reply) -> None:
         """Send a reply as far as the socket has room, and the rest when it has."""
@@ -254,19 +260,31 @@ class PlainRouter:
         if self._refused:
             _log.warning("refused %d connections beyond %d", self._refused, _MAX_CONNECTIONS)
             self._refused = 0
-        if self._deaf:
-            self._listen()
+        flooded, self._flooded = self._flooded, self._fruitless > _MAX_FRUITLESS
+        if self._flooded and not flooded:
+            _log.warning("%d connections in a second were none of this pool's clients'", self._fruitless)
+        self._fruitless = 0
+        self._listen()
 
     def _end(self, conn: Connection, why: object) -> None:
         _log.debug("connection %d ends: %s", conn.sock.fileno(), why)
         self._blocked.discard(conn)
         self._epoll.unregister(conn.sock)
         del self._by_fd[conn.sock.fileno()], self._by_peer[conn.peer]
+        if conn.is_stranger:
+            self._note_fruitless(is_local=conn.sock.family == socket.AF_UNIX)
         conn.close()
+
+    def _note_fruitless(self, *, is_local: bool) -> None:
+        if is_local:  # a program of this user's
+            return
+        self._fruitless += 1
+        if self._fruitless > _MAX_FRUITLESS:
+            self._stop_listening(fd for fd, each in self._listeners.items() if each.family != socket.AF_UNIX)
 
     def close(self, linger: float) -> None:
         """Give what could not be sent yet ``linger`` seconds, and close everything."""
-        self._stop_listening()
+        self._stop_listening(self._listeners)
         for listener in self._listeners.values():
             listener.close()
         for conn in [conn for conn in self._by_fd.values() if not conn.unsent]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import socket
 
 __all__ = [
+    "UNBOUNDED",
     "Adopt",
     "Bind",
     "Call",
@@ -40,7 +41,9 @@ __all__ = [
 ]
 
 _LENGTH: Final = struct.Struct("<I")
-_MAX_MESSAGE: Final = (1 << 32) - 1
+UNBOUNDED: Final = (1 << 32) - 1
+"""Bytes: what a length can say. For those who trust each other."""
+
 _CHUNK: Final = 256 << 10
 """Bytes for which memory is taken before they have come."""
 
@@ -277,29 +280,48 @@ def send(sock: socket.socket, message: Message | bytes | memoryview) -> None:
         OSError: The other process is gone or did not take it in time.
     """
     data = message if isinstance(message, bytes | memoryview) else _encoder.encode(message)
-    if len(data) > _MAX_MESSAGE:
+    if len(data) > UNBOUNDED:
         raise OSError(f"a payload of {len(data)} bytes does not fit a message")
     sock.sendall(_LENGTH.pack(len(data)))
     sock.sendall(data)
 
 
-def receive(sock: socket.socket) -> Message:
+def receive(sock: socket.socket, limit: int = UNBOUNDED) -> Message:
     """Receive one message.
 
     Raises:
-        EOFError: The other process is gone, or sends what is no message: environments may write to what they find.
+        EOFError: The other process is gone, or sends what is no message, or one of more bytes than ``limit``:
+            environments may write to what they find.
         OSError: Nothing came in the socket's time.
     """
     try:
-        return _decoder.decode(receive_bytes(sock))
+        return _decoder.decode(_exactly(sock, _length(sock, limit)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise EOFError(f"no message of a host or worker: {error}") from None
 
 
-def receive_bytes(sock: socket.socket) -> bytearray:
-    """Receive the raw bytes of one message; errors as ``receive``."""
+def receive_bytes(sock: socket.socket, limit: int = UNBOUNDED) -> bytearray:
+    """Receive the raw bytes of one message; errors as ``receive``.
+
+    Of one that is longer than ``limit`` one byte more is kept, which says so, and the rest is read and dropped: the
+    next message can be told from it.
+    """
+    length = _length(sock, UNBOUNDED)
+    data = _exactly(sock, min(length, limit + 1))
+    rest, bin_ = length - len(data), memoryview(bytearray(_CHUNK))
+    while rest:
+        taken = min(rest, _CHUNK)
+        _fill(sock, bin_[:taken])
+        rest -= taken
+    return data
+
+
+def _length(sock: socket.socket, limit: int) -> int:
+    length: int
     (length,) = _LENGTH.unpack(_exactly(sock, _LENGTH.size))
-    return _exactly(sock, length)
+    if length > limit:
+        raise EOFError(f"no message of a host or worker: it has {length} bytes")
+    return length
 
 
 def _exactly(sock: socket.socket, size: int) -> bytearray:

@@ -19,10 +19,11 @@ from vecserver.arena.driver import ArenaDriver
 from vecserver.arena.memory import create, map_memory, size_and_seal
 from vecserver.arena.outcome import joined
 from vecserver.arena.views import ArenaViews, WorkerLine
-from vecserver.engine.channel import Call, Died, Lost, Render, Reset, Step
+from vecserver.engine.channel import UNBOUNDED, Call, Died, Lost, Render, Reset, Step
+from vecserver.pools.calls import check_call
 from vecserver.pools.lending import Lending
 from vecserver.wire.codec import pack, unpack
-from vecserver.wire.errors import EnvFault, InvalidSpec, MessageTooLarge, VecServerError, WorkerDied
+from vecserver.wire.errors import InvalidSpec, VecServerError, WorkerDied
 from vecserver.wire.frames import MAX_EXT
 from vecserver.wire.infos import side_values
 
@@ -135,6 +136,10 @@ class Crew:
         self._arena = arena
         self._mode = autoreset_mode
         self.bounded = bounded
+        self.most_said = MAX_EXT if bounded else UNBOUNDED
+        """Bytes that its workers may say together beyond the arena: environments' code may write to their sockets."""
+        self.open_names: Sequence[str] = ()
+        """As of ``Caps``."""
         self.broken: VecServerError | None = None
         self.shards: tuple[tuple[int, int], ...] = ()
         self._over: np.ndarray[Any, Any] | None = (
@@ -288,9 +293,12 @@ class Crew:
         Raises:
             InvalidSpec: Values to set that are not one a row, rows that the pool does not have or that are not
                 ascending, or a name that is a request of its own.
+            ForbiddenEnv: The name is none that a driver may reach: see ``vecserver.pools.calls``.
         """
         if request.name in _REFUSED_CALLS:
             raise InvalidSpec(f"{request.name!r} is a request of its own, and cannot be called", field="name")
+        if self.bounded:  # a program may reach what it likes in its own environments
+            check_call(request, self.info.env_id, self.open_names)
         rows: Sequence[int] = range(self.actions.num_envs)
         if request.rows is not None:
             rows = request.rows
@@ -437,19 +445,31 @@ class Crew:
             return Outcome(slot, b"")
         try:
             ext = joined(self._parts(), MAX_EXT if self.bounded else None)
-        except (EnvFault, MessageTooLarge, WorkerDied) as error:
+        except VecServerError as error:  # a fault, too much, a worker's end, or what no worker of ours says
             return Outcome(slot, b"", error)
         return Outcome(slot, ext)
 
-    def _parts(self) -> Iterator[tuple[bytes | memoryview, bool]]:
+    def _parts(self) -> list[tuple[bytes | memoryview, bool]]:
+        """Each worker's payload and whether it holds faults; of more than a message takes one byte more is kept."""
+        parts: list[tuple[bytes | memoryview, bool]] = []
+        left, died = self.most_said, None
         for worker, result in zip(self._workers, self._driver.collect(), strict=True):
-            payload = result.payload if result.payload is not None else memoryview(self._received_of(worker))
-            yield payload, result.faulted
+            payload = result.payload
+            try:
+                payload = memoryview(self._received_of(worker, left)) if payload is None else payload
+            except WorkerDied as error:
+                died = error  # the others' are taken all the same: they would be in the way of what comes next
+                continue
+            left = max(0, left - len(payload))
+            parts.append((payload, result.faulted))
+        if died is not None:
+            raise died
+        return parts
 
     @staticmethod
-    def _received_of(worker: WorkerProcess) -> bytearray:
+    def _received_of(worker: WorkerProcess, limit: int) -> bytearray:
         try:
-            return worker.receive_bytes()
+            return worker.receive_bytes(limit)
         except WorkerDied:
             worker.kill()  # it may be stuck: its end tells, and another takes its place
             raise

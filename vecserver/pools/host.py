@@ -84,6 +84,7 @@ class Host(Crew):
         self.spec = spec
         self._caps = caps
         self.max_ext = caps.max_ext_bytes
+        self.open_names = caps.open_names
         self._program = program
         self._limits = limits or WorkerLimits(core=None)
         self.parts: list[PartCrew] = []
@@ -123,7 +124,7 @@ class Host(Crew):
         shards = even_shards(self.spec.num_envs, self._worker_count())
         for shard, rows in enumerate(shards):
             finish_fds = (self._arena.tokens_fd, self._arena.done_fd)
-            self._workers.append(WorkerProcess(shard, rows, self._arena.memory_fd, finish_fds, start))
+            self._workers.append(WorkerProcess(shard, rows, self._arena.memory_fd, finish_fds, start, self.most_said))
         for worker in self._workers:
             worker.send(self.start_message(worker.rows), timeout)
         ready = [self._expect_ready(worker, deadline, abort_fd) for worker in self._workers]

@@ -53,6 +53,7 @@ class PartCrew(Crew):
         self._over = over
         self.rows = rows
         self.max_ext = whole.max_ext
+        self.open_names = whole.open_names
         first, end = rows
         each = info.row_observation_spaces
         self.actions = ActionFormat(described.action_space, end - first)

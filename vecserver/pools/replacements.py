@@ -164,7 +164,7 @@ class Replacements:
     def _hear(self, worker: WorkerProcess) -> None:
         making = self._making[worker]
         try:
-            message = receive(worker.sock)
+            message = receive(worker.sock, worker.limit)
             if isinstance(message, Failed):
                 raise _not_made(message)
             assert isinstance(message, Ready)

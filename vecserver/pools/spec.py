@@ -55,6 +55,7 @@ class Caps:
         max_arena_bytes: Shared memory of one pool.
         max_total_arena_bytes: Shared memory of all pools together; None for as much as there is.
         max_creations: Pools that are made at the same time; some more requests wait for their turn.
+        open_names: ``ENVGLOB:NAME`` each: names with a leading underscore that a driver may call, read or set.
     """
 
     max_pools: int = 64
@@ -66,6 +67,7 @@ class Caps:
     max_arena_bytes: int = 8 << 30
     max_total_arena_bytes: int | None = None
     max_creations: int = 8
+    open_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from vecserver.arena.doorbell import Doorbell, make_bell
 from vecserver.engine.channel import receive, receive_bytes, send
 from vecserver.pools.endings import how_it_ended
 from vecserver.wire.errors import HostStartFailed, PoolStopping, WorkerDied
+from vecserver.wire.frames import MAX_EXT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ class WorkerProcess:
         memory_fd: The arena's memory; stays the caller's.
         finish_fds: The tokens and the bell of the finish line; stay the caller's.
         start: How it is started.
+        limit: Bytes of a message of its own: an environment's code may write to its socket.
 
     Raises:
         OSError: The system has no process or descriptor left for it; nothing of it is left.
@@ -52,8 +54,10 @@ class WorkerProcess:
         memory_fd: int,
         finish_fds: tuple[int, int],
         start: Callable[[Sequence[int]], Started],
+        limit: int = MAX_EXT,
     ) -> None:
         self.shard = shard
+        self.limit = limit
         self.rows = rows
         self.exitcode: int | None = None
         """How it ended; None as long as nobody saw its end."""
@@ -180,18 +184,18 @@ class WorkerProcess:
                 rows=list(self.rows),
             )
         try:
-            return receive(self.sock)
+            return receive(self.sock, self.limit)
         except (EOFError, OSError):
             raise self.died() from None
 
-    def receive_bytes(self) -> bytearray:
-        """Take a payload that did not fit the side area.
+    def receive_bytes(self, limit: int) -> bytearray:
+        """Take a payload that did not fit the side area; of one that is longer than a limit one byte more than that.
 
         Raises:
             WorkerDied: The worker is gone, or stuck.
         """
         try:
-            return receive_bytes(self.sock)
+            return receive_bytes(self.sock, limit)
         except (EOFError, OSError):
             raise self.died() from None
 

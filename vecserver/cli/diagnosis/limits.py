@@ -22,17 +22,22 @@ _FILES_OF_HOST: Final = 256
 
 
 def check_descriptors(settings: Settings) -> Finding:
-    """Whether as many files may be open as the caps on pools and sessions need."""
+    """Whether as many files may be open as the caps on pools, sessions and connections need."""
     name = "open files"
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES_OF_SERVER + _FILES_OF_POOL * settings.max_pools + _FILES_OF_SESSION * settings.openenv_sessions
+    wanted += settings.max_connections
     most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
     found = (
-        f"{soft}, and {most} at most; {settings.max_pools} pools and {settings.openenv_sessions} sessions need {wanted}"
+        f"{soft}, and {most} at most; {settings.max_pools} pools, {settings.openenv_sessions} sessions and "
+        f"{settings.max_connections} connections need {wanted}"
     )
     if hard == resource.RLIM_INFINITY or hard >= max(wanted, _FILES_OF_HOST):
         return ok(name, found)
-    advice = f"raise it (`ulimit -Hn {wanted}`, or LimitNOFILE={wanted} in systemd), or lower --max-pools"
+    advice = (
+        f"raise it (`ulimit -Hn {wanted}`, or LimitNOFILE={wanted} in systemd), or lower --max-pools or "
+        "VECSERVER_MAX_CONNECTIONS"
+    )
     return (fail if hard < _FILES_OF_HOST else warn)(name, found, advice)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
 
-from vecserver.control.access.attempts import MOST_ATTEMPTS, Attempts
+from vecserver.control.access.attempts import MOST_ATTEMPTS, Attempts, Refusals
 from vecserver.control.access.logins import Logins
 from vecserver.control.access.scopes import WEBSOCKET, Door, Scope, rule_for
 from vecserver.control.access.wording import login_page
@@ -48,6 +49,7 @@ class Access:
         tokens: Those that are good.
         logins: Of browsers.
         attempts: What went wrong.
+        refusals: How many of them there are.
         openenv_public: Whether OpenEnv's routes and the page, to look at, are open to everybody.
         cookie: Name of the browsers' cookie: they keep one jar for all ports of a machine.
         secure: Whether browsers send it back over TLS only.
@@ -57,6 +59,7 @@ class Access:
     tokens: Tokens
     logins: Logins = field(default_factory=Logins)
     attempts: Attempts = field(default_factory=Attempts)
+    refusals: Refusals = field(default_factory=Refusals)
     openenv_public: bool = False
     cookie: str = "vecserver_session"
     secure: bool = False
@@ -89,6 +92,8 @@ class Gate:
         try:
             scope[SCOPE_KEY] = self._admit(scope)
         except VecServerError as error:
+            if rest := self._access.refusals.rest():
+                await asyncio.sleep(rest)
             await _refusal(error, scope)(scope, receive, send)
             return
         await self.app(scope, receive, send)
@@ -146,16 +151,18 @@ class Gate:
 
     def _of_token(self, given: list[str], peer: str, *, tolerant: bool) -> Scope | None:
         attempts = self._access.attempts
-        # others of this machine share its loopback address, and must not lock anybody out: there a right token is
-        # always looked at, and a wrong one is refused all the same
-        wait = 0.0 if tolerant or _is_loopback(peer) else attempts.wait_for(peer)
+        # others of this machine share its loopback address, and must not lock anybody out: there every token is looked
+        # at, so that to count them would keep nobody from guessing
+        is_shared = _is_loopback(peer)
+        wait = 0.0 if tolerant or is_shared else attempts.wait_for(peer)
         if wait:
             raise _too_many(wait)
         token = _token_in(given[0]) if len(given) == 1 else ""
         found = self._access.tokens.scope_of(token) if token else None
         if found is not None or tolerant:
             return found
-        count_failure(attempts, peer)
+        if not is_shared:
+            count_failure(attempts, peer)
         raise Unauthorized("this token is none of this server's: one that was made at its start ended with it")
 
 
