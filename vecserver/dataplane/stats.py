@@ -41,7 +41,7 @@ def pool_stats(host: Host) -> Callable[[Counts, Moment], Stats]:
             lease=moment.lease,
             driver=moment.driver,
             idle_s=moment.idle_s,
-            arena_bytes=host.arena_bytes,
+            arena_bytes=host.memory_bytes,
             worker_pids=pids,
             rss_bytes=[_rss(pid) for pid in pids],
             host_rss_bytes=_rss(os.getpid()),

@@ -252,7 +252,10 @@ class Shard:
 
     def actions(self) -> list[Any]:
         """The shard's actions row by row, each as ``SyncVectorEnv`` hands it to its environment."""
-        leaves = self._load()
+        return self.rows_of(self._load())
+
+    def rows_of(self, leaves: list[Any]) -> list[Any]:
+        """The same of any batch of the shard's actions, one array a leaf."""
         if not self._nested:
             return list(leaves[0])
         return list(iterate(self._batched_space, assemble(self._format.space, iter(leaves))))
