@@ -29,7 +29,7 @@ class _Drawn(CountEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         gym.Env.reset(self, seed=seed)
-        self.identity, self.episode, self.hash = int(self.np_random.integers(10**6)), -1, 0
+        self.identity, self.episode, self.hash, self.tag = int(self.np_random.integers(1000)), -1, 0, 0.0
         return super().reset(options=options)
 
     def step(self, action: Any):
@@ -62,26 +62,43 @@ class DrawnTextEnv(_Drawn, TextEnv):
 
 
 class DyingEnv(_Drawn):
-    """Ends its process in a step with the action 4 as long as the file ``mark`` is there.
+    """Ends its process in a step with the action 4, a reset or ``touch``, as long as the file ``mark`` is there.
 
     Args:
         mark: A file; not there while the pool is made.
-        how: ``kill``, ``hang``, or ``once``: then the mark is taken away first.
+        where: ``step``, ``reset`` or ``touch``.
+        how: ``kill``, or ``hang``.
+        once: Whether the mark is taken away first.
         **kwargs: As for ``CountEnv``.
     """
 
-    def __init__(self, *, mark: str, how: str = "once", **kwargs: Any) -> None:
+    def __init__(self, *, mark: str, where: str = "step", how: str = "kill", once: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._mark, self._how = Path(mark), how
+        self._mark, self._where, self._how, self._once = Path(mark), where, how, once
+
+    def _come_to(self, where: str) -> None:
+        if where != self._where or not self._mark.exists():
+            return
+        if self._once:
+            self._mark.unlink()
+        if self._how == "hang":
+            threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def step(self, action: Any):
-        if action == 4 and self._mark.exists():
-            if self._how == "once":
-                self._mark.unlink()
-            if self._how == "hang":
-                threading.Event().wait()
-            os.kill(os.getpid(), signal.SIGKILL)
+        if action == 4:
+            self._come_to("step")
         return super().step(action)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        result = super().reset(seed=seed, options=options)
+        self._come_to("reset")
+        return result
+
+    def touch(self) -> int:
+        """A method in which it may end."""
+        self._come_to("touch")
+        return self.identity
 
 
 class CarefulEnv(_Drawn):
@@ -112,14 +129,17 @@ class FickleEnv(_Drawn):
     def step(self, action: Any):
         if self._where == "observation" and self.steps == 1:
             self.tag = float(int(os.urandom(6).hex(), 16))
-        if self._where == "process":
-            self.tag = float(os.getpid())
         observation, reward, terminated, truncated, info = super().step(action)
         if self._where == "reward":
             reward = float(int(os.urandom(6).hex(), 16))
         if self._where == "info":
             info = {**info, "luck": os.urandom(8)}
         return observation, reward, terminated, truncated, info
+
+    def observe(self) -> Any:
+        if self._where == "process":
+            self.tag = float(os.getpid())
+        return super().observe()
 
 
 class OtherGeneratorEnv(_Drawn):

@@ -12,14 +12,19 @@ and of beginnings there are always two, and one word says which is the last.
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from numpy.lib.stride_tricks import as_strided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
+
     from vecserver.wire.actions import ActionFormat
 
-__all__ = ["Beginning", "How", "Record", "Standing", "Why"]
+__all__ = ["Beginning", "Episode", "How", "Record", "Standing", "Why"]
 
 _TICK: Final = 0
 """The number of the last command that was begun, of those that concern rows; from 1."""
@@ -28,17 +33,20 @@ _SETTLED: Final = 1
 _TRYING: Final = 2
 """Whether rows are being rebuilt."""
 _COMMANDS: Final = 4
+_COMMAND: Final = Struct("=6Q")
+"""Who gave it which number (0 for the host, 1 for a driver in another process), batches stepped before, whether it is
+one more, the slot with the results before, how often it was run."""
 _COMMAND_WORDS: Final = 6
-_SEQ, _LENT, _STEPS, _IS_STEP, _SLOT, _RUNS = range(_COMMAND_WORDS)
 _HEAD_WORDS: Final = 16
 
 _ROW_WORDS: Final = 32
 _LAST, _CHANGED, _BEGINNINGS = range(3)
+_BEGINNING: Final = Struct("=6Qd6Q")
+"""The number of its command, and the attributes of ``Beginning``."""
 _BEGINNING_WORDS: Final = 14
-_AT, _HOW, _SPOILT, _FROM, _SEED, _EMPTY_OPTIONS, _BEGAN, _STATE = range(8)
-_STATE_WORDS: Final = 6
+_AT, _SINCE, _WHY, _HOW = range(4)
 assert _BEGINNINGS + 2 * _BEGINNING_WORDS <= _ROW_WORDS
-assert _STATE + _STATE_WORDS <= _BEGINNING_WORDS
+assert _BEGINNING.size <= 8 * _BEGINNING_WORDS
 
 
 class How:
@@ -69,17 +77,27 @@ class Beginning(NamedTuple):
         empty_options: Whether the reset had options without anything in them, instead of None.
         began: When, as ``time.perf_counter`` says.
         state: Of the generator before the reset, six 64-bit words, where it had no seed.
-        since: How many batches were stepped before.
-        why: See ``Why``.
     """
 
     how: int
     seed: int = 0
     empty_options: bool = False
     began: float = 0.0
-    state: tuple[int, ...] = (0,) * _STATE_WORDS
-    since: int = 0
-    why: int = Why.NOTHING
+    state: tuple[int, ...] = (0,) * 6
+
+
+class Episode(NamedTuple):
+    """What is known of a row's episode.
+
+    Attributes:
+        beginning: Of it.
+        since: How many batches were stepped before.
+        why: See ``Why``.
+    """
+
+    beginning: Beginning
+    since: int
+    why: int
 
 
 class Standing(NamedTuple):
@@ -108,12 +126,12 @@ class Record:
     def __init__(self, memory: memoryview, actions: ActionFormat, capacity: int) -> None:
         self._actions = actions
         self.capacity = capacity
-        rows = actions.num_envs
-        self._words = memory[: 8 * (_HEAD_WORDS + _ROW_WORDS * rows)].cast("Q")
-        self._moments = memory[: 8 * (_HEAD_WORDS + _ROW_WORDS * rows)].cast("d")
+        end = 8 * (_HEAD_WORDS + _ROW_WORDS * actions.num_envs)
+        self._bytes, self._ring = memory[:end], memory[end:]
+        self._words = self._bytes.cast("Q")
         self._codes, self._entry = _entry(actions)
-        self._ring = memory[8 * (_HEAD_WORDS + _ROW_WORDS * rows) :]
-        self._steps = 0
+        self._areas: dict[bytes, list[np.ndarray[Any, Any]]] = {}
+        self._steps = self._settled = self._tick = 0
         self._order = (0, False)
 
     @staticmethod
@@ -127,53 +145,62 @@ class Record:
         """Take note of the command that is run next: its number, and whether a driver in another process gave it."""
         self._order = (seq, lent)
 
-    def begin(self, slot: int, actions: Sequence[Any] | None) -> None:
-        """A command begins that concerns rows.
+    def begin_step(self, slot: int, actions: Sequence[np.ndarray[Any, Any]], codes: bytes) -> None:
+        """A step begins.
 
         Args:
             slot: The slot with the last results.
-            actions: The arrays of a step's actions, one a leaf; None for a reset.
+            actions: Its actions, one array a leaf.
+            codes: Their dtype codes.
         """
-        words, steps = self._words, self._steps
-        if actions is not None:
-            at = self._entry * (steps % (self.capacity + 1))
-            area = at + self._codes
-            self._actions.store(actions, self._ring[area : at + self._entry], self._ring[at:area])
-            self._steps = steps + 1
-        tick = words[_SETTLED] + 1
-        command = _COMMANDS + _COMMAND_WORDS * (tick & 1)
-        words[command + _RUNS] = words[command + _RUNS] + 1 if words[_TICK] == tick else 1
-        words[command + _SEQ], words[command + _LENT] = self._order
-        words[command + _STEPS] = steps
-        words[command + _IS_STEP] = actions is not None
-        words[command + _SLOT] = slot
-        words[_TICK] = tick
+        steps = self._steps
+        entry = steps % (self.capacity + 1)
+        at = self._entry * entry
+        self._ring[at : at + len(codes)] = codes
+        for area, array in zip(self._areas.get(codes) or self._areas_of(codes), actions, strict=True):
+            area[entry] = array
+        self._begin(slot, steps, 1)
+        self._steps = steps + 1
+
+    def begin_reset(self, slot: int) -> None:
+        """A reset begins; as ``begin_step``."""
+        self._begin(slot, self._steps, 0)
+
+    def _begin(self, slot: int, steps: int, more: int) -> None:
+        tick, runs = self._settled + 1, 1
+        command = 8 * (_COMMANDS + _COMMAND_WORDS * (tick & 1))
+        if self._tick == tick:  # it was begun by a worker that has ended
+            runs += _COMMAND.unpack_from(self._bytes, command)[-1]
+        _COMMAND.pack_into(self._bytes, command, *self._order, steps, more, slot, runs)
+        self._words[_TICK] = self._tick = tick
+
+    def _areas_of(self, codes: bytes) -> list[np.ndarray[Any, Any]]:
+        """Of all entries of the ring, the arrays of each leaf in the dtypes that the codes name: [C + 1, rows, …]."""
+        first = self._actions.load(self._ring[self._codes : self._entry], codes, slice(None))
+        self._areas[codes] = [
+            as_strided(array, (self.capacity + 1, *array.shape), (self._entry, *array.strides)) for array in first
+        ]
+        return self._areas[codes]
 
     def settle(self) -> None:
         """The end of the last command was told."""
-        self._words[_SETTLED] = self._words[_TICK]
+        if self._settled != self._tick:
+            self._words[_SETTLED] = self._settled = self._tick
 
     def note_beginning(self, row: int, beginning: Beginning) -> None:
-        """An episode begins, in the command that was begun last; ``since`` and ``why`` are known here."""
-        words, at = self._words, self._row(row)
-        other = 1 - words[at + _LAST]
-        place = at + _BEGINNINGS + _BEGINNING_WORDS * other
-        words[place + _AT] = words[_TICK]
-        words[place + _HOW] = beginning.how
-        words[place + _SPOILT] = Why.NOTHING
-        words[place + _FROM] = self._steps
-        words[place + _SEED] = beginning.seed
-        words[place + _EMPTY_OPTIONS] = beginning.empty_options
-        self._moments[place + _BEGAN] = beginning.began
-        for i, word in enumerate(beginning.state):
-            words[place + _STATE + i] = word
-        words[at + _LAST] = other
+        """An episode begins, in the command that was begun last."""
+        how, seed, empty_options, began, state = beginning
+        words, at = self._words, _HEAD_WORDS + _ROW_WORDS * row
+        other = 1 - words[at]
+        place = 8 * (at + _BEGINNINGS + _BEGINNING_WORDS * other)
+        _BEGINNING.pack_into(
+            self._bytes, place, self._tick, self._steps, Why.NOTHING, how, seed, empty_options, began, *state
+        )
+        words[at] = other
 
     def spoil(self, row: int, why: int) -> None:
         """The row's episode cannot be rebuilt from its beginning."""
-        at = self._row(row)
-        words = self._words
-        words[at + _BEGINNINGS + _BEGINNING_WORDS * words[at + _LAST] + _SPOILT] = why
+        self._words[self._last(row) + _WHY] = why
 
     def change(self, row: int) -> None:
         """The row's environment is not any more as it was made."""
@@ -188,37 +215,29 @@ class Record:
             done: The number of the last command that was finished, of the host or of the driver in another process.
         """
         words = self._words
-        tick = words[_TICK]
-        command = _COMMANDS + _COMMAND_WORDS * (tick & 1)
-        seq, lent, steps, is_step, slot, runs = words[command : command + _COMMAND_WORDS].tolist()
-        if tick != words[_SETTLED] and done(bool(lent)) == seq:
-            words[_SETTLED] = tick
-        under_way = tick != words[_SETTLED]
-        self._steps = steps if under_way else steps + is_step
-        self._choose_beginnings(words[_SETTLED])
+        self._tick, self._settled = words[_TICK], words[_SETTLED]
+        command = 8 * (_COMMANDS + _COMMAND_WORDS * (self._tick & 1))
+        seq, lent, steps, more, slot, runs = _COMMAND.unpack_from(self._bytes, command)
+        if self._tick != self._settled and done(bool(lent)) == seq:
+            self.settle()
+        under_way = self._tick != self._settled
+        self._steps = steps if under_way else steps + more
+        self._choose_beginnings()
         return Standing(self._steps, slot if under_way else None, bool(words[_TRYING]) or (under_way and runs > 1))
 
-    def _choose_beginnings(self, settled: int) -> None:
+    def _choose_beginnings(self) -> None:
         """What began in the command that was under way begins anew: the beginning before it counts."""
         words = self._words
         for row in range(self._actions.num_envs):
-            at = self._row(row)
-            if words[at + _BEGINNINGS + _BEGINNING_WORDS * words[at + _LAST] + _AT] > settled:
-                words[at + _LAST] = 1 - words[at + _LAST]
+            if words[self._last(row) + _AT] > self._settled:
+                words[self._row(row) + _LAST] ^= 1
 
-    def beginning(self, row: int) -> Beginning:
-        """How the row's episode began."""
-        words, at = self._words, self._row(row)
-        place = at + _BEGINNINGS + _BEGINNING_WORDS * words[at + _LAST]
-        return Beginning(
-            words[place + _HOW],
-            words[place + _SEED],
-            bool(words[place + _EMPTY_OPTIONS]),
-            self._moments[place + _BEGAN],
-            tuple(words[place + _STATE : place + _STATE + _STATE_WORDS]),
-            words[place + _FROM],
-            words[place + _SPOILT],
+    def episode(self, row: int) -> Episode:
+        """What is known of the row's episode."""
+        _, since, why, how, seed, empty_options, began, *state = _BEGINNING.unpack_from(
+            self._bytes, 8 * self._last(row)
         )
+        return Episode(Beginning(how, seed, bool(empty_options), began, tuple(state)), since, why)
 
     def is_changed(self, row: int) -> bool:
         """Whether the row's environment is not as it was made."""
@@ -226,15 +245,13 @@ class Record:
 
     def forget(self, row: int) -> None:
         """The row has another environment, of whose episode nothing is known."""
-        at = self._row(row)
-        words = self._words
-        words[at + _BEGINNINGS + _BEGINNING_WORDS * words[at + _LAST] + _HOW] = How.NOT
-        words[at + _CHANGED] = 0
+        self._words[self._last(row) + _HOW] = How.NOT
+        self._words[self._row(row) + _CHANGED] = 0
 
     def forget_all(self) -> None:
         """Begin anew: nothing of what was noted is true any more."""
-        self._words[:] = memoryview(bytes(self._words.nbytes)).cast("Q")
-        self._steps = 0
+        self._bytes[:] = bytes(len(self._bytes))
+        self._steps = self._settled = self._tick = 0
 
     def trying(self, *, now: bool) -> None:
         """Rows are being rebuilt from here on, or have been."""
@@ -244,12 +261,17 @@ class Record:
         """The actions of a batch, by how many were stepped before: one array a leaf, the caller's own."""
         at = self._entry * (step % (self.capacity + 1))
         codes = bytes(self._ring[at : at + self._actions.leaf_count])
-        area = self._ring[at + self._codes : at + self._entry]
-        return [array.copy() for array in self._actions.load(area, codes, slice(None))]
+        entry = step % (self.capacity + 1)
+        return [area[entry].copy() for area in self._areas.get(codes) or self._areas_of(codes)]
 
     @staticmethod
     def _row(row: int) -> int:
         return _HEAD_WORDS + _ROW_WORDS * row
+
+    def _last(self, row: int) -> int:
+        """Where the row's last beginning is."""
+        at = self._row(row)
+        return at + _BEGINNINGS + _BEGINNING_WORDS * self._words[at + _LAST]
 
 
 def _entry(actions: ActionFormat) -> tuple[int, int]:

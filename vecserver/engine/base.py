@@ -147,6 +147,11 @@ class ActionArea:
         self._rows = rows
         self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
 
+    @property
+    def codes(self) -> bytes:
+        """The dtype codes of that batch."""
+        return bytes(self._codes)
+
     def views(self) -> list[np.ndarray[Any, Any]]:
         """The arrays of the batch that is there now, one a leaf, of these rows."""
         codes = bytes(self._codes)

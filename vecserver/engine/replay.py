@@ -24,7 +24,7 @@ from vecserver.wire.errors import Unportable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from vecserver.arena.record import Beginning, Record, Standing
+    from vecserver.arena.record import Episode, Record, Standing
     from vecserver.engine.base import ResetCommand, Shard
     from vecserver.engine.infos import InfoOptions
 
@@ -54,14 +54,14 @@ def steps_kept(env: gymnasium.Env[Any, Any]) -> int:
     return min([*limits, _MOST_STEPS]) if limits else _USUAL_STEPS
 
 
-class _Episode:
+class _Play:
     """A row's episode while it is played again."""
 
-    __slots__ = ("env", "gained", "is_over", "length", "observation", "since")
+    __slots__ = ("began", "env", "gained", "is_over", "length", "observation", "since")
 
-    def __init__(self, env: gymnasium.Env[Any, Any], beginning: Beginning) -> None:
-        self.env, self.since = env, beginning.since
-        self.observation, _ = begin_again(env, beginning)
+    def __init__(self, env: gymnasium.Env[Any, Any], episode: Episode) -> None:
+        self.env, self.since, self.began = env, episode.since, episode.beginning.began
+        self.observation, _ = begin_again(env, episode.beginning)
         self.gained, self.length, self.is_over = 0.0, 0, False
 
     def step(self, action: Any) -> None:
@@ -122,7 +122,7 @@ class ReplayEngine(EnvsEngine):
     def step(self, slot: int) -> bytes:
         """Step every row into a slot."""
         area = self._shard.area
-        self._record.begin(self._slot, area.views())
+        self._record.begin_step(self._slot, area.views(), area.codes)
         try:
             return super().step(slot)
         except RowFaults as faults:
@@ -137,7 +137,7 @@ class ReplayEngine(EnvsEngine):
 
     def reset(self, slot: int, command: ResetCommand) -> bytes:
         """Reset rows into a slot."""
-        self._record.begin(self._slot, None)
+        self._record.begin_reset(self._slot)
         return super().reset(slot, command)
 
     def call(self, name: str, args: list[Any], kwargs: dict[str, Any], rows: list[int] | None = None) -> list[Any]:
@@ -173,8 +173,8 @@ class ReplayEngine(EnvsEngine):
         size = len(self._envs)
         whys = [_TWICE] * size if standing.is_tried else [self._obstacle(row, standing.steps) for row in range(size)]
         begun = [row for row, why in enumerate(whys) if not why]
-        for row, episode in self._played(begun, standing.steps, whys).items():
-            whys[row] = self._taken(row, episode, slot)
+        for row, play in self._played(begun, standing.steps, whys).items():
+            whys[row] = self._taken(row, play, slot)
         for row, why in enumerate(whys):
             if why:
                 self._give_up(row, why, used=row in begun)
@@ -183,58 +183,57 @@ class ReplayEngine(EnvsEngine):
 
     def _obstacle(self, row: int, steps: int) -> str:
         """Why a row cannot be rebuilt; empty where nothing is known against it."""
-        beginning = self._record.beginning(row)
+        beginning, since, why = self._record.episode(row)
         if self._record.is_changed(row):
             return _CHANGED
         if beginning.how in _NOT:
             return _NOT[beginning.how]
-        if beginning.why == Why.RAISED:
+        if why == Why.RAISED:
             return "it raised in this episode"
-        if steps - beginning.since > self._record.capacity:
+        if steps - since > self._record.capacity:
             return f"its episode has more than {self._record.capacity} steps"
         return ""
 
-    def _played(self, rows: list[int], steps: int, whys: list[str]) -> dict[int, _Episode]:
+    def _played(self, rows: list[int], steps: int, whys: list[str]) -> dict[int, _Play]:
         """Play the episodes of rows again, up to as many batches; says of each that raises why it is left out."""
-        episodes: dict[int, _Episode] = {}
+        plays: dict[int, _Play] = {}
 
         def attempt(row: int, do: Callable[[], Any]) -> None:
             try:
                 do()
             except BaseException as error:  # noqa: BLE001 - an environment may raise anything
                 whys[row] = f"it raised {type(error).__name__} while it was rebuilt"
-                episodes.pop(row, None)
+                plays.pop(row, None)
 
         def begin(row: int) -> None:
-            episodes[row] = _Episode(self._lost(row).env, self._record.beginning(row))
+            plays[row] = _Play(self._lost(row).env, self._record.episode(row))
 
         for row in rows:
             attempt(row, partial(begin, row))
-        for step in range(min((episode.since for episode in episodes.values()), default=steps), steps):
+        for step in range(min((play.since for play in plays.values()), default=steps), steps):
             actions = self._shard.rows_of(self._record.actions(step))
-            for row, episode in tuple(episodes.items()):
-                if step >= episode.since:
-                    attempt(row, partial(episode.step, actions[row]))
-        return episodes
+            for row, play in tuple(plays.items()):
+                if step >= play.since:
+                    attempt(row, partial(play.step, actions[row]))
+        return plays
 
-    def _taken(self, row: int, episode: _Episode, slot: int) -> str:
+    def _taken(self, row: int, play: _Play, slot: int) -> str:
         """Have a row go on with what was rebuilt, if it shows what the slot shows; else says so."""
         shown = self._shard.slots[slot]
         mine = shown._replace(observations=tuple(np.zeros_like(leaf) for leaf in shown.observations))
         try:
-            observation_writer(self.info.observation_space, mine, self._aside)(row, episode.observation)
+            observation_writer(self.info.observation_space, mine, self._aside)(row, play.observation)
         except (ValueError, TypeError, Unportable):
             return _DIFFERENT
         pairs = zip(mine.observations, shown.observations, strict=True)
         if any(leaf[row].tobytes() != was[row].tobytes() for leaf, was in pairs):
             return _DIFFERENT
-        if self._mode != "SameStep" and episode.is_over != (shown.terminated[row] or shown.truncated[row]):
+        if self._mode != "SameStep" and play.is_over != (shown.terminated[row] or shown.truncated[row]):
             return _DIFFERENT
-        self._envs[row], self._steps[row] = episode.env, episode.env.step
-        self._done[row] = episode.is_over
+        self._envs[row], self._steps[row] = play.env, play.env.step
+        self._done[row] = play.is_over
         self._note_resets(row)
-        began = self._record.beginning(row).began
-        self._episodes.go_on(row, episode.gained, episode.length, began, is_over=episode.is_over)
+        self._episodes.go_on(row, play.gained, play.length, play.began, is_over=play.is_over)
         return ""
 
     def _lost(self, row: int) -> LostRow:
