@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, suppress
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -114,10 +111,8 @@ class Rows:
             self.engine._publish = self._stop  # type: ignore[method-assign]
             self.engine._episodes.restart = self._stop  # type: ignore[method-assign]
         try:
-            if isinstance(command, ResetCommand):
-                payload = self.engine.reset(slot, command)
-            else:
-                payload = self.engine.step(slot)
+            is_reset = isinstance(command, ResetCommand)
+            payload = self.engine.reset(slot, command) if is_reset else self.engine.step(slot)
         except RowFaults as faults:
             payload = pack([[fault["row"], fault["type"]] for fault in faults.faults])
         self.line[WorkerLine.SLOT] = slot
@@ -177,3 +172,124 @@ def test_whoever_goes_on_shows_what_would_have_been_shown(mode, env):
     for number, (command, stop) in enumerate(commands(stopped, mode, 4, 250)):
         assert_same(stopped.run(command, stop), undisturbed.run(command), f"command {number}, stopped {stop!r}")
         assert stopped.whys == [""] * ROWS
+
+
+def played(env: type = DrawnEnv, mode: str = "NextStep", steps: int = 2, **options: Any) -> Rows:
+    """Rows that were reset and stepped."""
+    rows = Rows(env, mode, **{"length": 30, **options})
+    rows.run(ResetCommand([1, 2, 3], None, None))
+    for _ in range(steps):
+        rows.run(np.zeros(FIRST + ROWS, int))
+    return rows
+
+
+def test_a_row_that_cannot_be_rebuilt_ends_and_begins_anew():
+    """With the reason behind the cause; its neighbours go on, and so does it in its next episode."""
+    rows = played()
+    rows.run(ResetCommand([None] * ROWS, [True, False, False], {"size": 3}))
+    rows.engine.assign("tag", [1.0], [FIRST + 1])
+    rows.engine.call("tag", [], {})
+    rows.replace()
+    assert rows.whys == ["its episode began with options", "a method of it was called, or an attribute set", ""]
+    *_, truncated, _, infos = rows.run(np.zeros(FIRST + ROWS, int))
+    assert truncated.tolist() == [True, True, False]
+    assert f"{CAUSE}; it was not rebuilt: its episode began with options" in repr(infos)
+    observations = rows.run(np.zeros(FIRST + ROWS, int))[0][0]
+    assert observations[:2, 2].tolist() == [0, 0]
+    rows.replace()
+    assert rows.whys == [""] * ROWS
+    assert rows.run(np.zeros(FIRST + ROWS, int))[0][0][:2, 2].tolist() == [1, 1]
+
+
+def test_what_a_method_does_is_not_known():
+    """Pictures and attributes change nothing, nor does a name that is none."""
+    rows = played()
+    rows.engine.call("render", [], {})
+    with pytest.raises(RowFaults):
+        rows.engine.call("nothing_of_this_name", [], {})
+    rows.engine.call("add", [1], {}, [FIRST + 2])
+    rows.replace()
+    assert rows.whys[:2] == ["", ""]
+    assert rows.whys[2].startswith("a method of it was called")
+
+
+def test_a_row_is_rebuilt_from_as_many_steps_as_are_kept():
+    """One more is too many; also where the ring has gone round."""
+    rows = played(capacity=5, steps=5)
+    rows.replace()
+    assert rows.whys == [""] * ROWS
+    rows.run(ResetCommand([None] * ROWS, [False, True, False], None))
+    for _ in range(2):
+        rows.run(np.ones(FIRST + ROWS, int))
+    rows.replace()
+    assert rows.whys == ["its episode has more than 5 steps", "", "its episode has more than 5 steps"]
+
+
+def test_a_row_that_raised_is_not_rebuilt(tmp_path):
+    """Nor one that raises when it is."""
+    mark = tmp_path / "mark"
+    rows = played(CarefulEnv, mark=str(mark))
+    actions = np.zeros(FIRST + ROWS, int)
+    actions[FIRST + 1] = 4
+    rows.run(actions)
+    mark.touch()
+    actions[:] = 0
+    actions[FIRST] = 4
+    rows.run(actions)
+    rows.replace()
+    assert rows.whys == ["it raised in this episode", "it raised ValueError while it was rebuilt", ""]
+
+
+def test_a_reset_that_raised_is_not_known():
+    """The row can be reset again."""
+    rows = played()
+    with pytest.raises(RowFaults):
+        rows.engine.reset(0, ResetCommand([-1, None, None], [True, False, False], None))
+    rows.replace()
+    assert [bool(why) for why in rows.whys] == [True, False, False]
+
+
+def test_a_command_in_which_two_were_stopped_is_not_tried_a_third_time():
+    """Its rows end; what was rebuilt before it counts for nothing, and the count begins anew with the next command."""
+    rows = played()
+    rows.seq += 1
+    for _ in range(2):
+        with pytest.raises(_Stopped):
+            rows._run(np.zeros(FIRST + ROWS, int), 1, "behind")
+        rows.line[WorkerLine.SLOT] = 0
+        before = rows.whys
+        rows.replace()
+    assert before == [""] * ROWS
+    assert all("two workers ended in the same command" in why for why in rows.whys)
+    assert rows.run(np.zeros(FIRST + ROWS, int))[2 + 1].all()
+    rows.run(np.zeros(FIRST + ROWS, int))
+    rows.run(np.zeros(FIRST + ROWS, int), "behind")
+    assert rows.whys == [""] * ROWS
+
+
+def test_rows_that_stopped_a_worker_while_they_were_rebuilt_are_not_tried_again():
+    """Whatever they did to it."""
+    rows = played()
+    rows.record.trying(now=True)
+    rows.replace()
+    assert all("while its rows were rebuilt" in why for why in rows.whys)
+    rows.run(ResetCommand([None] * ROWS, None, None))
+    rows.replace()
+    assert rows.whys == [""] * ROWS
+
+
+@pytest.mark.parametrize("change", ["observations", "truncated"])
+def test_what_does_not_show_the_same_is_not_taken(change):
+    """The last results tell."""
+    rows = played()
+    shown = getattr(rows.shard.slots[rows.line[WorkerLine.SLOT]], change)
+    (shown[0][1] if change == "observations" else shown)[1:2] = True
+    rows.replace()
+    assert rows.whys == ["", "rebuilt, it did not show what it had shown before", ""]
+
+
+def test_the_record_holds_an_episode():
+    """As long as the environment's limit says, the shortest of them; not without end."""
+    assert steps_kept(DrawnEnv()) == 10_000
+    assert steps_kept(TimeLimit(TimeLimit(DrawnEnv(), 500), 70)) == 70
+    assert steps_kept(TimeLimit(DrawnEnv(), 10**9)) == 100_000

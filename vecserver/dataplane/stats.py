@@ -65,6 +65,7 @@ def pool_stats(host: Host) -> Callable[[Counts, Moment], Stats]:
             lent=moment.lent,
             restarts=dict(host.restarts),
             infos_dropped=sum(tally.infos_dropped for tally in tallies),
+            rebuilt_rows=host.replacements.rebuilt_rows,
         )
 
     return gather
