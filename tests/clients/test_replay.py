@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
 import vecserver_client as vs
-from tests.clients.surviving import waste
+from tests.clients.twins import DRAWN, ROWS, Twins, outlive
 from tests.contract.compare import assert_same, assert_same_batch
 from tests.contract.vector_contract import in_every_mode, make_oracle
 from tests.pools.processes import wait_for
@@ -23,8 +23,6 @@ from vecserver.wire.errors import EnvFault, InvalidSpec, WorkerDied
 from vecserver_client import LocalVectorEnv
 
 FORMS = ("tcp", "ipc", "shm", "ws", "local")
-DRAWN = replayed("Drawn-v0")
-ROWS = 6
 
 
 @pytest.fixture
@@ -64,69 +62,8 @@ def kill(pids) -> Callable[[VectorEnv, int], None]:
     return lambda envs, worker: os.kill(pids(envs)[worker], signal.SIGKILL)
 
 
-class Twins:
-    """A pool beside Gymnasium's vector environment, compared to the bit in everything that is done.
-
-    Args:
-        envs: The pool.
-        name: Of the environment.
-        seed: Of the first reset.
-        **kwargs: Of the environment.
-    """
-
-    def __init__(self, envs: VectorEnv, name: str = DRAWN, seed: int = 50, **kwargs: Any) -> None:
-        self.envs, self.mode = envs, envs.metadata["autoreset_mode"]
-        self.oracle = make_oracle(name, ROWS, autoreset_mode=self.mode, **kwargs)
-        self.number, self.over = 0, np.zeros(ROWS, np.bool_)
-        self.oracle.action_space.seed(seed)
-        self.reset(seed=seed)
-
-    def close(self) -> None:
-        """Close the oracle."""
-        self.oracle.close()
-
-    def reset(self, **given: Any) -> None:
-        """Reset both."""
-        assert_same(self.envs.reset(**given), self.oracle.reset(**given), f"reset before step {self.number}")
-
-    def step(self, actions: Any = None, meanwhile: Callable[[], None] = lambda: None) -> Any:
-        """Step both, and reset what is over by mask where nobody else does."""
-        actions = self.oracle.action_space.sample() if actions is None else actions
-        self.number += 1
-        self.envs.step_async(actions)
-        meanwhile()
-        batch = self.envs.step_wait()
-        expected = self.oracle.step(actions)
-        assert_same_batch(batch, expected, f"step {self.number}")
-        over = expected[2] | expected[3]
-        if self.mode is AutoresetMode.DISABLED and over.any():
-            self.reset(options={"reset_mask": over})
-        return batch
-
-
-def survive(twins: Twins, kills: int, kill: Callable[[VectorEnv, int], None]) -> None:
-    """Kill workers at random moments of random steps; nothing may show."""
-    rng = np.random.default_rng(kills)
-    for _ in range(kills):
-        for _ in range(int(rng.integers(0, 12))):
-            twins.step()
-        worker, moment = int(rng.integers(3)), int(rng.integers(3))
-
-        def strike(worker: int = worker, moment: int = moment) -> None:
-            if moment == 1:
-                waste(rng)
-            kill(twins.envs, worker)
-
-        if moment == 0:
-            kill(twins.envs, worker)
-        twins.step(meanwhile=strike if moment else lambda: None)
-        twins.step()
-    for _ in range(12):
-        twins.step()
-
-
-@pytest.mark.parametrize(
-    ("form", "mode"),
+@of_which(
+    "form, mode",
     [
         ("tcp", "NextStep"),
         ("ipc", "SameStep"),
@@ -136,12 +73,16 @@ def survive(twins: Twins, kills: int, kill: Callable[[VectorEnv, int], None]) ->
         ("ws", "Disabled"),
         ("local", "NextStep"),
     ],
+    0,
+    2,
+    3,
+    6,
 )
 def test_nobody_hears_of_a_killed_worker(make, kill, form, mode):
     """Observations, rewards, flags and infos are those of an undisturbed run, to the bit."""
     envs = make(form, autoreset_mode=mode)
     with closing(Twins(envs)) as twins:
-        survive(twins, 6, kill)
+        outlive(twins, 2 if form == "local" else 5, kill)
 
 
 @pytest.mark.slow
@@ -150,7 +91,7 @@ def test_nobody_hears_of_a_killed_worker(make, kill, form, mode):
 def test_nobody_hears_of_many_killed_workers(make, kill, form, mode):
     """The same for longer."""
     with closing(Twins(make(form, autoreset_mode=mode))) as twins:
-        survive(twins, 10 if form == "local" else 40, kill)
+        outlive(twins, 10 if form == "local" else 40, kill)
 
 
 @of_which(
@@ -161,8 +102,6 @@ def test_nobody_hears_of_many_killed_workers(make, kill, form, mode):
         for mode in ("NextStep", "SameStep", "Disabled")
     ],
     0,
-    4,
-    8,
     11,
     13,
 )
@@ -171,7 +110,7 @@ def test_every_kind_of_environment_goes_on(make, kill, name, mode):
     with closing(Twins(make("tcp", name, autoreset_mode=mode), name)) as twins:
         for _ in range(70):
             twins.step()
-        survive(twins, 3, kill)
+        outlive(twins, 3, kill)
 
 
 def test_actions_keep_the_dtype_in_which_they_were_sent(make, kill):
@@ -185,7 +124,7 @@ def test_actions_keep_the_dtype_in_which_they_were_sent(make, kill):
             twins.step()
 
 
-@of_which("form, mode", [(form, mode) for form in FORMS for mode in ("NextStep", "SameStep")], 0, 5)
+@of_which("form, mode", [(form, mode) for form in FORMS for mode in ("NextStep", "SameStep")], 5)
 def test_resets_of_some_rows_are_part_of_it(make, kill, form, mode):
     """With seeds and without, of rows in the middle of an episode."""
     with closing(Twins(make(form, autoreset_mode=mode))) as twins:
@@ -204,7 +143,7 @@ def test_resets_of_some_rows_are_part_of_it(make, kill, form, mode):
             twins.step()
 
 
-@of_which("form", FORMS, 0, 2)
+@of_which("form", FORMS, 2)
 def test_all_workers_may_end_at_once_and_again(make, kill, pids, form):
     """Also while nobody steps, and before another has done anything."""
     with closing(Twins(make(form))) as twins:
@@ -221,7 +160,7 @@ def test_all_workers_may_end_at_once_and_again(make, kill, pids, form):
             twins.step()
 
 
-@of_which("form, mode", [(form, mode) for form in FORMS for mode in ("SameStep", "NextStep")], 1, 4)
+@of_which("form, mode", [(form, mode) for form in FORMS for mode in ("SameStep", "NextStep")], 4)
 def test_parts_go_on_too(make, kill, form, mode):
     """Where rows are in the arena of a part when their worker ends, and after they have come home."""
     with closing(Twins(make(form, autoreset_mode=mode))) as twins:
@@ -265,8 +204,6 @@ def test_http_steps_go_on_too(server, kill):
     "form, where, how",
     [(form, *end) for form in FORMS for end in (("step", "kill"), ("reset", "kill"), ("step", "hang"))],
     0,
-    1,
-    6,
     7,
 )
 def test_the_command_under_way_is_completed(make, tmp_path, form, where, how):
@@ -298,7 +235,7 @@ def test_the_command_under_way_is_completed(make, tmp_path, form, where, how):
             twins.step()
 
 
-@of_which("form", FORMS, 0, 2)
+@of_which("form", FORMS, 2)
 def test_an_action_that_kills_again_ends_the_episode(make, tmp_path, form):
     """Of the rows of its worker, with the cause; the others go on, and so do these."""
     mark = tmp_path / "mark"
