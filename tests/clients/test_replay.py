@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from tests.clients.twins import DRAWN, ROWS, Twins, outlive
 from tests.contract.compare import assert_same, assert_same_batch
 from tests.contract.vector_contract import in_every_mode, make_oracle
 from tests.pools.processes import wait_for
-from tests.replay_environments import replayed
+from tests.replay_environments import DrawnEnv, FickleEnv, replayed
 from tests.sampling import of_which
 from vecserver.wire.errors import EnvFault, InvalidSpec, WorkerDied
 from vecserver_client import LocalVectorEnv
@@ -349,3 +350,22 @@ def test_an_environment_that_draws_from_elsewhere_is_refused(make, form):
     with pytest.raises(InvalidSpec, match=r"the observation of a copy .* at step 2.*on_failure='truncate'") as caught:
         make(form, replayed("Fickle-v0"), where="observation")
     assert caught.value.details["field"] == "on_failure"
+
+
+def test_a_programs_own_rows_are_each_tried(kill):
+    """Of every worker the first, as they may be of different kinds; they go on like any others."""
+    luck = partial(FickleEnv, where="reward")
+    with pytest.raises(InvalidSpec, match="the reward of a copy"):
+        LocalVectorEnv([DrawnEnv, DrawnEnv, luck, luck], workers=2, on_failure="replay")
+    with (
+        closing(LocalVectorEnv([DrawnEnv] * ROWS, workers=3, on_failure="replay")) as envs,
+        closing(Twins(envs)) as twins,
+    ):
+        outlive(twins, 1, kill)
+
+
+def test_the_record_counts_as_memory_of_the_pool(make):
+    """8 bytes for each number of an action and each step that is kept, and a page or so a worker."""
+    bare = make("tcp", "CartPole-v1", on_failure="truncate").stats().arena_bytes
+    kept = make("tcp", "CartPole-v1").stats().arena_bytes
+    assert ROWS * 500 * 8 < kept - bare < ROWS * 500 * 8 + 3 * 16384

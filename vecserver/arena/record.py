@@ -41,7 +41,7 @@ _HEAD_WORDS: Final = 16
 
 _ROW_WORDS: Final = 32
 _LAST, _CHANGED, _BEGINNINGS = range(3)
-_BEGINNING: Final = Struct("=6Qd6Q")
+_BEGINNING: Final = Struct("=6Qd40s")
 """The number of its command, and the attributes of ``Beginning``."""
 _BEGINNING_WORDS: Final = 14
 _AT, _SINCE, _WHY, _HOW = range(4)
@@ -76,14 +76,14 @@ class Beginning(NamedTuple):
         seed: Of its reset, where it had one.
         empty_options: Whether the reset had options without anything in them, instead of None.
         began: When, as ``time.perf_counter`` says.
-        state: Of the generator before the reset, six 64-bit words, where it had no seed.
+        state: Of the generator before the reset, 40 bytes, where it had no seed.
     """
 
     how: int
     seed: int = 0
     empty_options: bool = False
     began: float = 0.0
-    state: tuple[int, ...] = (0,) * 6
+    state: bytes = b""
 
 
 class Episode(NamedTuple):
@@ -193,9 +193,7 @@ class Record:
         words, at = self._words, _HEAD_WORDS + _ROW_WORDS * row
         other = 1 - words[at]
         place = 8 * (at + _BEGINNINGS + _BEGINNING_WORDS * other)
-        _BEGINNING.pack_into(
-            self._bytes, place, self._tick, self._steps, Why.NOTHING, how, seed, empty_options, began, *state
-        )
+        _BEGINNING.pack_into(self._bytes, place, self._tick, self._steps, 0, how, seed, empty_options, began, state)
         words[at] = other
 
     def spoil(self, row: int, why: int) -> None:
@@ -234,10 +232,8 @@ class Record:
 
     def episode(self, row: int) -> Episode:
         """What is known of the row's episode."""
-        _, since, why, how, seed, empty_options, began, *state = _BEGINNING.unpack_from(
-            self._bytes, 8 * self._last(row)
-        )
-        return Episode(Beginning(how, seed, bool(empty_options), began, tuple(state)), since, why)
+        _, since, why, how, seed, empty_options, began, state = _BEGINNING.unpack_from(self._bytes, 8 * self._last(row))
+        return Episode(Beginning(how, seed, bool(empty_options), began, state), since, why)
 
     def is_changed(self, row: int) -> bool:
         """Whether the row's environment is not as it was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,18 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["begin_again", "beginning_of"]
 
-_WORD: Final = (1 << 64) - 1
+_LARGEST: Final = (1 << 64) - 1
+_STATE: Final = Struct("=16s16sII")
 _GENERATOR: Final = "PCG64"
 """Gymnasium's: the only one whose state has a place in a record."""
 
 
 def beginning_of(
-    env: gymnasium.Env[Any, Any], seed: int | None = None, options: dict[str, Any] | None = None
+    unwrapped: gymnasium.Env[Any, Any], seed: int | None = None, options: dict[str, Any] | None = None
 ) -> Beginning:
     """What there is to know of an environment before it is reset.
 
     Args:
-        env: The environment.
+        unwrapped: The environment, without wrappers.
         seed: Of the reset.
         options: Of the reset.
     """
@@ -33,16 +35,16 @@ def beginning_of(
     empty = options is not None
     if seed is not None:
         # what is no seed is the environment's to refuse
-        return Beginning(How.SEED, seed, empty, now) if 0 <= seed <= _WORD else Beginning(How.NOT)
+        return Beginning(How.SEED, seed, empty, now) if 0 <= seed <= _LARGEST else Beginning(How.NOT)
     try:
-        state = env.unwrapped.np_random.bit_generator.state
+        state = unwrapped.np_random.bit_generator.state
     except AttributeError:  # an environment with a generator of its own kind, or none
         return Beginning(How.OTHER_GENERATOR)
     if state["bit_generator"] != _GENERATOR:
         return Beginning(How.OTHER_GENERATOR)
-    value, step = state["state"]["state"], state["state"]["inc"]
-    words = (value >> 64, value & _WORD, step >> 64, step & _WORD, state["has_uint32"], state["uinteger"])
-    return Beginning(How.STATE, 0, empty, now, words)
+    numbers = state["state"]
+    value, step = numbers["state"].to_bytes(16), numbers["inc"].to_bytes(16)
+    return Beginning(How.STATE, 0, empty, now, _STATE.pack(value, step, state["has_uint32"], state["uinteger"]))
 
 
 def begin_again(env: gymnasium.Env[Any, Any], beginning: Beginning) -> tuple[Any, dict[str, Any]]:
@@ -59,10 +61,10 @@ def begin_again(env: gymnasium.Env[Any, Any], beginning: Beginning) -> tuple[Any
     if beginning.how == How.SEED:
         return env.reset(seed=beginning.seed, options=options)
     env.reset(seed=0)  # its generator is there from then on
-    value_high, value_low, step_high, step_low, has_half, half = beginning.state
+    value, step, has_half, half = _STATE.unpack(beginning.state)
     env.unwrapped.np_random.bit_generator.state = {
         "bit_generator": _GENERATOR,
-        "state": {"state": value_high << 64 | value_low, "inc": step_high << 64 | step_low},
+        "state": {"state": int.from_bytes(value), "inc": int.from_bytes(step)},
         "has_uint32": has_half,
         "uinteger": half,
     }

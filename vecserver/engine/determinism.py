@@ -148,7 +148,7 @@ def _run(first: _Copy) -> _Run:
     """Step with random actions; two episodes at least are over in between, or broken off."""
     actions = deepcopy(first.env.action_space)  # the environment may draw from its own
     actions.seed(_SEED)
-    run = _Run([], [], {0: beginning_of(first.env, _SEED)})
+    run = _Run([], [], {0: beginning_of(first.env.unwrapped, _SEED)})
     run.shown.append(first.show(*first.env.reset(seed=_SEED)))
     began = perf_counter()
     for part in range(1, _PARTS + 1):
@@ -164,7 +164,7 @@ def _run(first: _Copy) -> _Run:
 def _go_on(run: _Run, first: _Copy, action: Any) -> None:
     run.actions.append(action)
     if action is None:
-        beginning = beginning_of(first.env)
+        beginning = beginning_of(first.env.unwrapped)
         if beginning.how == How.OTHER_GENERATOR:
             raise _refused("it has no `np_random` of Gymnasium's kind (PCG64), so that it is not known what it draws")
         run.beginnings[len(run.actions)] = beginning

@@ -107,14 +107,14 @@ class ReplayEngine(EnvsEngine):
             self._resets[row] = self._noted(row, env)
 
     def _noted(self, row: int, env: gymnasium.Env[Any, Any]) -> Callable[..., Any]:
-        record, reset = self._record, env.reset
+        note, reset, unwrapped = self._record.note_beginning, env.reset, env.unwrapped
 
         def noted(**given: Any) -> Any:
-            record.note_beginning(row, beginning_of(env, **given))
+            note(row, beginning_of(unwrapped, **given))
             try:
                 return reset(**given)
             except BaseException:
-                record.spoil(row, Why.RAISED)
+                self._record.spoil(row, Why.RAISED)
                 raise
 
         return noted
