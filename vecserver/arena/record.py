@@ -255,9 +255,9 @@ class Record:
 
     def actions(self, step: int) -> list[Any]:
         """The actions of a batch, by how many were stepped before: one array a leaf, the caller's own."""
-        at = self._entry * (step % (self.capacity + 1))
-        codes = bytes(self._ring[at : at + self._actions.leaf_count])
         entry = step % (self.capacity + 1)
+        at = self._entry * entry
+        codes = bytes(self._ring[at : at + self._actions.leaf_count])
         return [area[entry].copy() for area in self._areas.get(codes) or self._areas_of(codes)]
 
     @staticmethod

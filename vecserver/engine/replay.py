@@ -65,7 +65,7 @@ class _Play:
         self.gained, self.length, self.is_over = 0.0, 0, False
 
     def step(self, action: Any) -> None:
-        """As it was stepped before; its sums are those of ``EpisodeStatistics``."""
+        """Step as before; the sums are those of ``EpisodeStatistics``."""
         self.observation, reward, terminated, truncated, _ = self.env.step(action)
         if self.is_over:  # in Disabled, where nobody has reset it
             self.gained, self.length = 0.0, 0
