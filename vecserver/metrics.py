@@ -86,6 +86,7 @@ POOL_FAMILIES: Final = (
         "worker_last", "Batches that a worker was the last to finish.", lambda s: _by_worker(s.worker_last), "worker"
     ),
     _counter("restarts", "Workers that were replaced, by cause.", lambda s: s.restarts, "cause"),
+    _counter("rebuilt_rows", "Rows that went on as they were with another worker.", lambda s: s.rebuilt_rows),
     _counter("leases", "Drivers that were given the lease.", lambda s: s.lease),
     _gauge("driven", "1 while a driver holds the lease.", lambda s: bool(s.driver)),
     _gauge("lent", "1 while a driver on this machine steps in the arena itself.", lambda s: s.lent),

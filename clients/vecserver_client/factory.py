@@ -118,7 +118,10 @@ def make_vec(
             silent, whatever it computes.
         lease_expiry: What else becomes of the pool then: ``keep``, ``reset`` (all rows) or ``destroy``.
         on_failure: What the death of a worker means: ``truncate``, its rows come back truncated, with the cause under
-            ``infos["env_failure"]``, and go on with new environments; or ``raise``, ``step`` raises WorkerDied, once.
+            ``infos["env_failure"]``, and go on with new environments; ``raise``, ``step`` raises WorkerDied, once; or
+            ``replay``, its rows are rebuilt from their seeds and actions and go on as if nothing had happened. That is
+            for separate environments of which all comes from their seeds and actions: it is tried before the pool is
+            made.
         restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
         render_mode: Passed to ``gymnasium.make``.
         pool: Id of the pool; None for one made up.

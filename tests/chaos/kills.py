@@ -18,6 +18,7 @@ from gymnasium.vector import VectorEnv
 import vecserver_client as vs
 from tests.chaos.oracle_environment import ORACLE
 from tests.clients.surviving import COUNT, SOON_S, survive
+from tests.clients.twins import DRAWN, ROWS, Twins, outlive
 from tests.test_serve import PATIENCE_S, Trainer
 from tests.test_serve import server as own_server
 from vecserver_client import ControlClient, LocalServer
@@ -68,6 +69,35 @@ def worker_kills(say: Say, server: LocalServer, control: ControlClient, kills: i
         f"worker was the undisturbed run's, to the bit."
     )
     assert np.quantile(everything, 0.99) < RECOVERY_S, "workers are not replaced soon enough"
+
+
+def replay_kills(say: Say, server: LocalServer, control: ControlClient, kills: int) -> None:
+    """The same for pools that replay: not a row of any worker may show that it was killed."""
+    each = -(-kills // (len(TRANSPORTS) * len(MODES)))
+
+    def kill(envs: VectorEnv, worker: int) -> None:
+        os.kill(control.get_pool(envs.pool)["stats"]["worker_pids"][worker], signal.SIGKILL)
+
+    say("| transport | workers killed | p50 | p99 | worst |")
+    say("|---|---|---|---|---|")
+    everything: list[float] = []
+    for transport in TRANSPORTS:
+        times: list[float] = []
+        for mode in MODES:
+            options = {"workers": 3, "autoreset_mode": mode, "restart_budget": None, "on_failure": "replay"}
+            with (
+                closing(vs.make_vec(DRAWN, ROWS, url=server.url, transport=transport, **options)) as envs,
+                closing(Twins(envs)) as twins,
+            ):
+                times += outlive(twins, each, kill)
+                assert envs.stats().restarts == {"killed": each}
+        everything += times
+        say(_recovery(transport, times))
+    say(_recovery("all", everything))
+    say("")
+    say(
+        f"{len(everything):,} workers were killed, and no row was truncated: all were the undisturbed run's, to the bit."
+    )
 
 
 def _recovery(what: str, times: list[float]) -> str:

@@ -24,7 +24,7 @@ from tests.chaos import soak
 from tests.chaos.driving import behind, drive, network
 from tests.chaos.faults import Faults
 from tests.chaos.full_disk import endure
-from tests.chaos.kills import Say, client_kills, ends_under_load, pool_of_oracles, worker_kills
+from tests.chaos.kills import Say, client_kills, ends_under_load, pool_of_oracles, replay_kills, worker_kills
 from tests.chaos.small_disk import server_on_a_small_disk, why_not
 from vecserver_client import ControlClient, LocalServer
 
@@ -151,6 +151,7 @@ def main() -> None:
         with closing(LocalServer()) as server, ControlClient(server.url) as control:
             report.part("Exactly once", exactly_once, server, control, options.steps, options.seed)
             report.part("Workers", worker_kills, server, control, options.workers)
+            report.part("Workers whose rows are rebuilt", replay_kills, server, control, options.workers)
             report.part("Trainers", client_kills, server, control, options.kills)
         report.part("Servers", ends_under_load, options.servers)
         report.part("Disk", disk_full)

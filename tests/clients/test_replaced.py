@@ -465,9 +465,7 @@ def test_the_same_death_leads_to_the_same_run(make, tmp_path):
     assert len(set(runs[0][-1][:, 0])) == 6
 
 
-@pytest.mark.parametrize(
-    "options", [{"on_failure": "replay"}, {"on_failure": "ignore"}, {"restart_budget": -1}, {"restart_budget": 2.5}]
-)
+@pytest.mark.parametrize("options", [{"on_failure": "ignore"}, {"restart_budget": -1}, {"restart_budget": 2.5}])
 @pytest.mark.parametrize("form", ["tcp", "local"])
 def test_options_out_of_range_are_refused(make, form, options):
     """By name."""

@@ -31,6 +31,7 @@ def spec(**options) -> PoolSpec:
         {"episode_statistics": True, "info": "none"},
         {"on_failure": "raise", "restart_budget": None},
         {"on_failure": "truncate", "restart_budget": 0},
+        {"on_failure": "replay", "engine": "envs"},
         {"wrappers": ["TimeAwareObservation", {"id": "ClipReward", "kwargs": {"max_reward": 1}}]},
     ],
 )
@@ -53,8 +54,11 @@ def test_what_fits_is_taken(options):
         ({"info": [1]}, "info", "a list of keys"),
         ({"wrappers": ["ClipActions"]}, "wrappers", "did you mean ClipAction"),
         ({"wrappers": ["RecordVideo"]}, "wrappers", "writes files on the server"),
-        ({"on_failure": "ignore"}, "on_failure", "truncate, raise"),
-        ({"on_failure": "replay"}, "on_failure", "which this release does not have"),
+        ({"on_failure": "ignore"}, "on_failure", "truncate, raise, replay"),
+        *(
+            ({"on_failure": "replay", "engine": engine}, "on_failure", "cannot be rebuilt one by one")
+            for engine in ("sync", "async", "native")
+        ),
         *(({"restart_budget": value}, "restart_budget", "at least 0, or None") for value in (-1, 2.5, "many", True)),
         ({"autoreset_mode": "NEXT_STEP"}, "autoreset_mode", "NextStep, SameStep, Disabled"),
         *(

@@ -125,7 +125,7 @@ GOLDEN = [
             restarts={"exit": 1},
         ),
         (
-            "de001e a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
+            "de001f a5'state' a5'ready' a6'reason' a0 a7'batches' 09 a9'env_steps' 24 a8'episodes' 01 a6'resets' 02"
             "a7'refused' 00 a5'lease' 01 a6'driver' a6'host:1' a6'idle_s' cb3fe0000000000000"
             "ab'arena_bytes' cd1000 ab'worker_pids' 91 05 a9'rss_bytes' 91 06 ae'host_rss_bytes' 07"
             "ab'worker_rows' 91 92 00 04 ae'worker_batches' 91 09 ad'worker_busy_s' 91 cb3fe0000000000000"
@@ -135,7 +135,7 @@ GOLDEN = [
             "a6'recent' 91 93 cb3fe0000000000000 c0 03 a8'requests' 81 a4'STEP' 09"
             "a8'refusals' 81 aa'lease_held' 01 a8'replayed' 01 ab'in_progress' 00 a7'waiting' 00"
             "ae'received_bytes' 00 aa'sent_bytes' 00 a4'lent' c2 a8'restarts' 81 a4'exit' 01"
-            "ad'infos_dropped' 00"
+            "ad'infos_dropped' 00 ac'rebuilt_rows' 00"
         ),
     ),
 ]

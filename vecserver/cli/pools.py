@@ -77,7 +77,7 @@ def create_pool(
     ] = None,
     lease_ttl: Annotated[float | None, typer.Option(help="Seconds of silence that end a driver's lease.")] = None,
     on_failure: Annotated[
-        str | None, typer.Option(help="What a worker's death means for the batch: truncate or raise.")
+        str | None, typer.Option(help="What a worker's death means for the batch: truncate, raise or replay.")
     ] = None,
     restart_budget: Annotated[
         str | None, typer.Option(help="Workers that may be replaced a minute: a number, or 'none' for any number.")

@@ -78,7 +78,9 @@ class PoolRequest(_Request):
     episode_statistics: bool = Field(False, description="Send return, length and time of each episode that ends")
     step_timeout: float = Field(60.0, description="Seconds that a worker may take for a batch before it is replaced")
     lease_ttl: float = Field(60.0, description="Seconds of silence after which another driver may take the pool")
-    on_failure: str = Field("truncate", description="What a worker's death means for the batch: `truncate` or `raise`")
+    on_failure: str = Field(
+        "truncate", description="What a worker's death means for the batch: `truncate`, `raise` or `replay`"
+    )
     restart_budget: int | None = Field(30, description="Workers that may be replaced a minute; null for any number")
     lease_expiry: str = Field("keep", description="What else becomes of it then: `keep`, `reset` or `destroy`")
     name: str | None = Field(None, description="Its id; null for one made up")
@@ -201,6 +203,7 @@ class StatsAnswer(BaseModel):
     infos_dropped: int = Field(
         description="Values of infos that were left out: too large, or of a class without a place"
     )
+    rebuilt_rows: int = Field(description="Rows that went on as they were with another worker")
 
     @classmethod
     def of(cls, view: PoolView) -> StatsAnswer:

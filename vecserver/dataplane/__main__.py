@@ -145,7 +145,7 @@ def _serve(host: Host, start: HostStart, control: socket.socket) -> int:
         message = f"a host process could not make its pool: {error}"
         send_line(control, HostFailed(HostStartFailed.code, message, {}))
         return 0
-    send_line(control, HostReady(host.info, endpoints, epoch, host.arena_bytes, host.row_us))
+    send_line(control, HostReady(host.info, endpoints, epoch, host.memory_bytes, host.row_us))
     gc.collect()
     gc.freeze()
     door = None if listener is None else Door(listener, host, dispatcher)

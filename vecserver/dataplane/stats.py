@@ -41,7 +41,7 @@ def pool_stats(host: Host) -> Callable[[Counts, Moment], Stats]:
             lease=moment.lease,
             driver=moment.driver,
             idle_s=moment.idle_s,
-            arena_bytes=host.arena_bytes,
+            arena_bytes=host.memory_bytes,
             worker_pids=pids,
             rss_bytes=[_rss(pid) for pid in pids],
             host_rss_bytes=_rss(os.getpid()),
@@ -65,6 +65,7 @@ def pool_stats(host: Host) -> Callable[[Counts, Moment], Stats]:
             lent=moment.lent,
             restarts=dict(host.restarts),
             infos_dropped=sum(tally.infos_dropped for tally in tallies),
+            rebuilt_rows=host.replacements.rebuilt_rows,
         )
 
     return gather

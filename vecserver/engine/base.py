@@ -147,6 +147,11 @@ class ActionArea:
         self._rows = rows
         self._views: dict[bytes, list[np.ndarray[Any, Any]]] = {}
 
+    @property
+    def codes(self) -> bytes:
+        """The dtype codes of that batch."""
+        return bytes(self._codes)
+
     def views(self) -> list[np.ndarray[Any, Any]]:
         """The arrays of the batch that is there now, one a leaf, of these rows."""
         codes = bytes(self._codes)
@@ -252,7 +257,10 @@ class Shard:
 
     def actions(self) -> list[Any]:
         """The shard's actions row by row, each as ``SyncVectorEnv`` hands it to its environment."""
-        leaves = self._load()
+        return self.rows_of(self._load())
+
+    def rows_of(self, leaves: list[Any]) -> list[Any]:
+        """The same of any batch of the shard's actions, one array a leaf."""
         if not self._nested:
             return list(leaves[0])
         return list(iterate(self._batched_space, assemble(self._format.space, iter(leaves))))

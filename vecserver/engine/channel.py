@@ -31,6 +31,7 @@ __all__ = [
     "Move",
     "Pause",
     "Ready",
+    "Records",
     "Render",
     "Reset",
     "Start",
@@ -80,6 +81,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
         program: What ``engine.pickled.Program`` wrote: callables that make the rows, in the place of ``env_id``.
             Only a program that drives workers of its own sends it; a server's host never does, see ``engine.pickled``.
         lost: What became of the rows, where this worker takes the place of one that has ended.
+        replay: Whether it keeps a record of its rows, and rebuilds those.
     """
 
     env_id: str
@@ -95,6 +97,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     info: str | list[str] = "all"
     episode_statistics: bool = False
     lost: Lost | None = None
+    replay: bool = False
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
@@ -115,6 +118,9 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     Attributes:
         objects: In answer to a program's own callables both spaces and the metadata themselves, as codec bytes.
         row_observation_spaces: One a row of the shard where the pool's rows may differ; None where they may not.
+        steps_kept: How many batches of actions its record is to hold, where it keeps one.
+        rebuilt: In answer to Bind, why each row could not be rebuilt, empty for one that was; nothing where no rows
+            were lost, or no record is kept.
     """
 
     observation_space: dict[str, Any]
@@ -123,6 +129,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     render_mode: str | None
     row_observation_spaces: list[dict[str, Any]] | None = None
     objects: bytes = b""
+    steps_kept: int = 0
+    rebuilt: list[str] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -138,6 +146,20 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     details: dict[str, Any] = {}
 
 
+class Records(msgspec.Struct, frozen=True):
+    """The memory where the workers keep records of their rows; its descriptor comes behind the message, first of all.
+
+    Attributes:
+        size: Of all records, in bytes.
+        begins: Where this worker's begins.
+        steps: How many batches of actions it holds.
+    """
+
+    size: int
+    begins: int
+    steps: int
+
+
 class Bind(msgspec.Struct, frozen=True, tag=True):
     """The arena has its size: map it.
 
@@ -149,6 +171,7 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
         adopt: Whom that one obeys besides; their descriptors come last.
         obeyed: Whether it still does.
         death: The fault with which the next step ends; None where it is like any other.
+        records: Where it keeps a record of its rows; None where it keeps none.
     """
 
     shards: tuple[tuple[int, int], ...]
@@ -159,6 +182,7 @@ class Bind(msgspec.Struct, frozen=True, tag=True):
     adopt: Adopt | None = None
     obeyed: bool = True
     death: dict[str, Any] | None = None
+    records: Records | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

@@ -62,6 +62,20 @@ class EpisodeStatistics:
         self._begin(reset)
         self._over = [row for row in self._over if row not in reset]
 
+    def go_on(self, row: int, gained: float, length: int, began: float, *, is_over: bool) -> None:
+        """Take up a row's episode as it was with another worker.
+
+        Args:
+            row: Of the shard.
+            gained: Its return so far.
+            length: Its steps so far.
+            began: When it began.
+            is_over: Whether it has ended, and was counted.
+        """
+        self._returns[row], self._before[row], self._starts[row] = gained, self._steps - length, began
+        self._unknown.discard(row)
+        self._over = [each for each in self._over if each != row] + [row] * is_over
+
     def _begin(self, rows: Iterable[int]) -> None:
         now, steps, before, starts, returns = perf_counter(), self._steps, self._before, self._starts, self._returns
         for row in rows:

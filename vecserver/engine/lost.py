@@ -49,6 +49,13 @@ class LostRow(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._seed = lost.seeds[index]
         self._is_lost = lost.under_way
         self._tells = False
+        self._cause = lost.cause
+        self.renew: Callable[..., Any] = env.reset
+        """Resets the environment; whoever takes note of its resets puts another one here."""
+
+    def was_not_rebuilt(self, why: str) -> None:
+        """The row was to go on as it was, and cannot: the cause says why."""
+        self._cause = f"{self._lost.cause}; it was not rebuilt: {why}"
 
     def step(self, action: Any) -> Any:
         """Step the environment, or end what was lost."""
@@ -63,7 +70,7 @@ class LostRow(gymnasium.Wrapper[Any, Any, Any, Any]):
                 0.0,
                 False,
                 True,
-                {ENV_FAILURE: lost.cause},
+                {ENV_FAILURE: self._cause},
             )
         if lost.autoreset_mode == "Disabled":
             return self.env.step(action)  # as a row is stepped whose episode is over
@@ -74,9 +81,9 @@ class LostRow(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Reset the environment, which is then the row's."""
         self._is_lost = False
         given, self._seed = self._seed, None
-        observation, info = self.env.reset(seed=given if seed is None else seed, options=options)
+        observation, info = self.renew(seed=given if seed is None else seed, options=options)
         if self._tells:
-            self._tells, info = False, {**info, ENV_FAILURE: self._lost.cause}
+            self._tells, info = False, {**info, ENV_FAILURE: self._cause}
         return observation, info
 
 

@@ -14,13 +14,16 @@ if TYPE_CHECKING:
 
     from vecserver.engine.base import Engine
 
-__all__ = ["VECTORISED", "WHOLE_POOL", "make_engine", "resolve"]
+__all__ = ["REPLAY", "VECTORISED", "WHOLE_POOL", "make_engine", "resolve"]
 
+REPLAY: Final = "replay"
+"""The engine ``envs`` of a pool whose lost rows are rebuilt; no name that a pool can ask for."""
 _ENGINES: Final = {
     "envs": "vecserver.engine.envs:EnvsEngine",
     "async": "vecserver.engine.gymnasium:AsyncEngine",
     "sync": "vecserver.engine.gymnasium:SyncEngine",
     "native": "vecserver.engine.native:NativeEngine",
+    REPLAY: "vecserver.engine.replay:ReplayEngine",
 }
 WHOLE_POOL: Final = frozenset({"async", "sync"})
 """Engines that run all rows of a pool in one worker."""

@@ -29,7 +29,6 @@ from vecserver.engine.channel import (
     Call,
     Died,
     Drop,
-    Failed,
     Fetch,
     Home,
     Measure,
@@ -44,24 +43,20 @@ from vecserver.engine.channel import (
     receive,
     send,
 )
-from vecserver.engine.infos import InfoOptions
-from vecserver.engine.lost import LostVectorMaker, makes_lost_rows
-from vecserver.engine.make import EnvMaker
+from vecserver.engine.making import made, measured
 from vecserver.engine.orphans import die_with_parent, keep_orphans
 from vecserver.engine.place import Place
-from vecserver.engine.table import VECTORISED, make_engine
-from vecserver.engine.wrappers import wrap
+from vecserver.wire.actions import ActionFormat
 from vecserver.wire.codec import pack, portable, unpack
-from vecserver.wire.errors import EnvCreationFailed, Unportable, VecServerError
-from vecserver.wire.spaces import space_to_json
+from vecserver.wire.errors import Unportable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
 
-    import gymnasium
-
+    from vecserver.arena.record import Record
     from vecserver.engine.base import Engine
+    from vecserver.engine.channel import Lost, Records
     from vecserver.engine.place import Driver
 
 __all__ = ["main"]
@@ -97,10 +92,10 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
     with socket.socket(fileno=socket_fd) as sock, suppress(EOFError, BrokenPipeError, ConnectionResetError):
         start = receive(sock)
         if isinstance(start, Measure):
-            send(sock, Measured(_measured(start.start)))
+            send(sock, Measured(measured(start.start)))
             return
         assert isinstance(start, Start)
-        engine = _make(start, sock)
+        engine = made(start, sock)
         if engine is None:
             return
         try:
@@ -108,97 +103,18 @@ def main(host_pid: int, socket_fd: int, memory_fd: int, bell_fd: int, tokens_fd:
             assert isinstance(bind, Bind)
             finish = FinishLine(tokens_fd, Doorbell(done_fd))
             worker = _Worker(sock, engine, start, bind, memory_fd, bell_fd, finish)
+            rebuilt: list[str] = []
             if start.lost is not None:
                 worker.take_up(bind)
+                rebuilt = worker.rebuild(start.lost)
             gc.collect()
             gc.freeze()  # what exists now lives as long as the worker: the collector need not look at it again
-            send(sock, Ready({}, {}, {}, None))
+            send(sock, Ready({}, {}, {}, None, rebuilt=rebuilt))
             if bind.core is not None:
                 os.sched_setaffinity(0, {bind.core})
             worker.run()
         finally:
             engine.close()
-
-
-def _measured(start: Start) -> float | None:
-    from vecserver.engine.measuring import row_us
-
-    try:
-        return row_us(_maker(start))
-    except BaseException as error:  # noqa: BLE001 - an environment may raise anything, and raises it again in the pool
-        _log.debug("an environment that was made to time its steps raised: %r", error)
-        return None
-
-
-def _maker(start: Start) -> Any:
-    """How rows are made, also in the place of lost ones: what the engine takes."""
-    make: Any = _plain_maker(start)
-    if start.lost is None:
-        return make
-    if start.engine in VECTORISED:
-        return LostVectorMaker(make, start.lost)
-    return makes_lost_rows(make, start.lost, start.rows[0])
-
-
-def _plain_maker(start: Start) -> Callable[[int], gymnasium.Env[Any, Any]]:
-    """Pickles are loaded only where a program started this worker for callables of its own."""
-    if not start.program:
-        return EnvMaker(start.env_id, start.env_kwargs, start.render_mode, start.wrappers)
-    from vecserver.engine.pickled import RowMaker, pickle_infos
-
-    pickle_infos()
-    try:
-        made = RowMaker(start.program, start.rows[0])
-    except Exception as error:  # a module that cannot be imported here, say
-        raise RowFaults([fault_of(start.rows[0], error)]) from error
-    if start.engine in VECTORISED:
-        return made.first
-    return lambda row: wrap(made(row), start.wrappers)
-
-
-def _make(start: Start, sock: socket.socket) -> Engine | None:
-    try:
-        infos = InfoOptions(start.info, start.episode_statistics, start.lost)
-        engine = make_engine(
-            start.engine, _maker(start), start.rows, start.autoreset_mode, infos, start.observation_mode
-        )
-    except RowFaults as faults:
-        send(sock, Failed(faults.faults[0]))
-        return None
-    except VecServerError as error:  # what the environments are and what the pool is to be do not go together
-        send(sock, Failed(fault_of(start.rows[0], error), error.code, error.details))
-        return None
-    try:
-        info = engine.info
-        each = info.row_observation_spaces
-        if start.program:
-            objects = pack([info.observation_space, info.action_space, info.metadata, each])
-            ready = Ready({}, {}, {}, info.render_mode, objects=objects)
-        else:
-            ready = Ready(
-                space_to_json(info.observation_space),
-                space_to_json(info.action_space),
-                _json_only(info.metadata),
-                info.render_mode,
-                None if each is None else [space_to_json(space) for space in each],
-            )
-    except Exception as error:  # noqa: BLE001 - an unsupported space, or a metadata of the wrong type
-        engine.close()
-        code = error.code if isinstance(error, VecServerError) else EnvCreationFailed.code
-        send(sock, Failed(fault_of(start.rows[0], error), code))
-        return None
-    send(sock, ready)
-    return engine
-
-
-def _json_only(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The entries of an environment's metadata that a description can carry."""
-    plain = (str, int, float, bool, type(None))
-
-    def carried(value: Any) -> bool:
-        return isinstance(value, plain) or (isinstance(value, list) and all(isinstance(item, plain) for item in value))
-
-    return {str(key): value for key, value in metadata.items() if carried(value)}
 
 
 class _Worker:
@@ -233,6 +149,7 @@ class _Worker:
         self._away_fds: list[int] = []  # of the arena of a part
         self._drivers: tuple[Driver, ...] = (self._home.host,)
         engine.bind(self._place.shard, self._place.line[_LAST_SLOT])
+        self._record = None if bind.records is None else self._keep_record(bind.records)
         self._death: dict[str, Any] | None = None  # with which the next step ends
         self._handlers: dict[type, Callable[[Any, int], bytes]] = {
             Step: self._step,
@@ -260,6 +177,37 @@ class _Worker:
             driver.seen = driver.words[driver.done_word]
             # it may have ended between its word and its crossing: one too many is a ring for nothing, one too few none
             driver.finish.cross()
+
+    def _keep_record(self, records: Records) -> Record:
+        from vecserver.arena.record import Record
+        from vecserver.engine.replay import ReplayEngine
+
+        _, (fd,), _ = receive_fds(self._sock, 1)  # behind the message a byte that carries it
+        try:
+            memory = memoryview(map_memory(fd, records.size))
+        finally:
+            os.close(fd)  # it is mapped
+        actions = ActionFormat(self._engine.info.action_space, self._place.shard.size)
+        end = records.begins + Record.size(actions, records.steps)
+        record = Record(memory[records.begins : end], actions, records.steps)
+        assert isinstance(self._engine, ReplayEngine)
+        self._engine.keep(record)
+        return record
+
+    def rebuild(self, lost: Lost) -> list[str]:
+        """Make the rows what they were with the worker whose place this one takes; as ``ReplayEngine.rebuild``."""
+        record = self._record
+        if record is None:
+            return []
+        if not lost.under_way:
+            record.forget_all()
+            return []
+        words, place = self._place.line, self._place
+        standing = record.take_up(lambda lent: words[WorkerLine.LENT_DONE if lent else WorkerLine.DONE])
+        slot = words[_LAST_SLOT] if standing.slot is None else standing.slot
+        engine: Any = self._engine
+        whys: list[str] = engine.rebuild(place.shard, standing, slot)
+        return whys
 
     def run(self) -> None:
         """Obey until the host says no more.
@@ -311,6 +259,8 @@ class _Worker:
     def _finish(self, driver: Driver, seq: int, run: Callable[..., bytes], *arguments: Any) -> None:
         status, began_ns = Status.OK, monotonic_ns()
         tally = self._place.tally  # of the arena that the command was found in
+        if self._record is not None:
+            self._record.order(seq, lent=driver is self._lent)
         try:
             payload = run(*arguments)
         except RowFaults as faults:

@@ -18,6 +18,7 @@ from vecserver.engine.table import VECTORISED, WHOLE_POOL, resolve
 from vecserver.pools.agreement import agreed, understood
 from vecserver.pools.crew import Crew, Outcome, OwnedArena
 from vecserver.pools.part import PartCrew
+from vecserver.pools.recordings import Recordings
 from vecserver.pools.replacements import Replacements
 from vecserver.pools.sizing import best_workers, is_measured, most_workers
 from vecserver.pools.starting import Forks, by_exec
@@ -95,6 +96,7 @@ class Host(Crew):
         """Runs what starts a worker in a thread that lives as long as the pool; set where there is another one."""
         self.row_us = row_us
         """Microseconds of a row's step, as far as they were needed and could be measured."""
+        self._recordings: Recordings | None = None
 
     def start(self, timeout: float, abort_fd: int, *, fork: bool = False) -> None:
         """Start the workers, make the environments and the arena.
@@ -131,10 +133,10 @@ class Host(Crew):
         described = [understood(message, own_program=self._program is not None) for message in ready]
         firsts = [first for first, _ in shards]
         self._describe(ready[0], agreed([*zip(firsts, described, strict=True)]))
-        self._make_arena(shards)
+        self._make_arena(shards, max(message.steps_kept for message in ready))
         self._core_of = self._cores()
         for worker in self._workers:
-            worker.send(self._bind_message(worker))
+            worker.send(self._bind_message(worker), fds=self._record_fds)
         for worker in self._workers:
             self._expect_ready(worker, deadline, abort_fd)
         self.last_core = self._core_of[-1]
@@ -195,10 +197,21 @@ class Host(Crew):
             info=spec.info,
             episode_statistics=spec.episode_statistics,
             lost=lost,
+            replay=spec.on_failure == "replay",
         )
 
     def _bind_message(self, worker: WorkerProcess) -> Bind:
-        return Bind(self.shards, worker.shard, self.layout.hash, self._core_of[worker.shard])
+        records = None if self._recordings is None else self._recordings.of(worker.shard)
+        return Bind(self.shards, worker.shard, self.layout.hash, self._core_of[worker.shard], records=records)
+
+    @property
+    def _record_fds(self) -> list[int]:
+        return [] if self._recordings is None else self._recordings.fds
+
+    @property
+    def memory_bytes(self) -> int:
+        """Shared memory of the pool: its arena, and the records of its rows where there are such."""
+        return self.arena_bytes + (0 if self._recordings is None else self._recordings.size)
 
     # What replaces a worker
 
@@ -270,7 +283,7 @@ class Host(Crew):
             WorkerDied: It is gone.
         """
         crew, index = self.place_of(worker)
-        fds: list[Sequence[int]] = []
+        fds: list[Sequence[int]] = [self._record_fds] if self._record_fds else []
         move = adopt = None
         if isinstance(crew, PartCrew):
             move = Move(crew.shards, index, crew.layout.hash)
@@ -350,16 +363,22 @@ class Host(Crew):
                 asked=size,
             )
 
-    def _make_arena(self, shards: tuple[tuple[int, int], ...]) -> None:
+    def _make_arena(self, shards: tuple[tuple[int, int], ...], steps_kept: int) -> None:
         plan = ArenaPlan.of(self.layout, self.actions, shards)
-        if plan.size > self._caps.max_arena_bytes:
+        records = Recordings(self.described.action_space, shards, steps_kept) if steps_kept else None
+        size = plan.size + (0 if records is None else records.size)
+        if size > self._caps.max_arena_bytes:
+            kept = "" if records is None else f", {records.size} of them for the actions of {steps_kept} steps"
             raise CapExceeded(
-                f"the arena of {self.spec.num_envs} rows would have {plan.size} bytes; max_arena_bytes of this server "
+                f"the arena of {self.spec.num_envs} rows would have {size} bytes{kept}; max_arena_bytes of this server "
                 f"is {self._caps.max_arena_bytes}",
                 cap="max_arena_bytes",
                 limit=self._caps.max_arena_bytes,
-                asked=plan.size,
+                asked=size,
             )
+        if records is not None:
+            self._recordings = records
+            records.lay_out(f"vecserver-{self.pool}-records")
         self._man(plan)
 
     def begin_split(self, count: int) -> None:
@@ -400,7 +419,7 @@ class Host(Crew):
         self.begin_messages(moves, fds)
 
     def _check_size(self, more: int) -> None:
-        asked = self.arena_bytes + more
+        asked = self.memory_bytes + more
         if asked > self._caps.max_arena_bytes:
             raise CapExceeded(
                 f"split, this pool would have arenas of {asked} bytes; max_arena_bytes of this server is "
@@ -484,4 +503,6 @@ class Host(Crew):
             self._workers.pop()
         while self.parts:
             self.parts.pop().disband()
+        if self._recordings is not None:
+            self._recordings.close()
         self.disband()

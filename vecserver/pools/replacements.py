@@ -27,6 +27,9 @@ _MINUTE_S: Final = 60.0
 _MOST_FRUITLESS: Final = 30
 """Replacements of one worker in a row that never were ready, where the budget has no limit: the next would not be."""
 
+_MOST_NAMED: Final = 8
+"""Rows in one line of the log."""
+
 _LOOK_S: Final = 1.0
 """Longest time between two looks at commands that may take too long."""
 
@@ -62,6 +65,7 @@ class Replacements:
     Attributes:
         counts: How many were replaced, by what had become of them: ``killed`` (by a signal), ``exited``, ``hung``, or
             ``not_made`` (it took another's place and its environments could not be made).
+        rebuilt_rows: How many rows went on as they were, with another worker.
         look_s: Seconds between two calls of ``look``.
         changes: Another number whenever there are other descriptors of workers to be watched.
     """
@@ -76,6 +80,7 @@ class Replacements:
         self._making: dict[WorkerProcess, _Making] = {}
         self._since: dict[tuple[Crew, bool], tuple[int, float]] = {}  # commands that had not ended at the last look
         self.counts: Counter[str] = Counter()
+        self.rebuilt_rows = 0
         self.look_s = min(_LOOK_S, self._timeout / 4)
         self.changes = 0
 
@@ -168,7 +173,9 @@ class Replacements:
             if isinstance(message, Failed):
                 raise _not_made(message)
             assert isinstance(message, Ready)
-            if not making.bound:
+            if making.bound:
+                self._note_rebuilt(worker, message.rebuilt)
+            else:
                 self._host.check_alike(worker, message)
                 making.bound = True
                 self._host.bind_again(worker, making.death)
@@ -189,6 +196,20 @@ class Replacements:
             crew.tell_again(index)
         worker.bell.ring()
         _log.info("pool %s: worker %d (pid %d) is ready", self._host.pool, worker.shard, worker.pid)
+
+    def _note_rebuilt(self, worker: WorkerProcess, whys: list[str]) -> None:
+        if not whys:
+            return
+        self.rebuilt_rows += whys.count("")
+        lost = [f"row {row}: {why}" for row, why in enumerate(whys, worker.rows[0]) if why]
+        _log.info(
+            "pool %s: worker %d has rebuilt %d of %d rows%s",
+            self._host.pool,
+            worker.shard,
+            whys.count(""),
+            len(whys),
+            "".join(f"; {each}" for each in lost[:_MOST_NAMED]),
+        )
 
     def look(self) -> None:
         """Kill what takes too long; called every ``look_s`` seconds or so."""

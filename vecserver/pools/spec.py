@@ -12,6 +12,7 @@ import gymnasium
 import msgspec
 
 from vecserver.engine.providers import spec_of
+from vecserver.engine.table import resolve
 from vecserver.engine.wrappers import check_wrappers
 from vecserver.registration import NAMESPACE
 from vecserver.wire.errors import CapExceeded, InvalidSpec, UnknownEnv
@@ -35,7 +36,7 @@ ENGINES: Final = ("auto", "envs", "async", "sync", "native")
 AUTORESET_MODES: Final = ("NextStep", "SameStep", "Disabled")
 OBSERVATION_MODES: Final = ("same", "different")
 INFOS: Final = ("all", "episode", "none")
-ON_FAILURE: Final = ("truncate", "raise")
+ON_FAILURE: Final = ("truncate", "raise", "replay")
 LEASE_EXPIRIES: Final = ("keep", "reset", "destroy")
 _POOL_NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.IGNORECASE | re.ASCII)
 _NEAREST: Final = 5
@@ -96,7 +97,9 @@ class PoolSpec:
         step_timeout: Seconds that a worker may take for a step, a reset or a call before it is killed and replaced.
         lease_ttl: Seconds of silence after which another driver may take the pool.
         on_failure: What a worker's death means for the batch: ``truncate`` (the episodes of its rows are truncated, and
-            the batch is like any other) or ``raise`` (the batch ends with WorkerDied). Another worker is started.
+            the batch is like any other), ``raise`` (the batch ends with WorkerDied) or ``replay`` (its rows are rebuilt
+            from their seeds and actions, and go on as if nothing had happened; only with separate environments that
+            can be rebuilt, which is tried when the pool is made). Another worker is started.
         restart_budget: How many workers may be replaced within a minute before the pool is broken; None for any number.
         lease_expiry: What else becomes of the pool then: ``keep`` it as it is, so that its driver may come back,
             ``reset`` all rows, or ``destroy`` it; with these two the lease ends.
@@ -158,13 +161,13 @@ class PoolSpec:
         self._check_info()
 
     def _check_failures(self) -> None:
-        if self.on_failure == "replay":
+        _check_choice("on_failure", self.on_failure, ON_FAILURE)
+        if self.on_failure == "replay" and resolve(self.engine) != "envs":
             raise InvalidSpec(
-                "on_failure is 'replay', which this release does not have: rows cannot be rebuilt from their seeds and "
-                "actions; choose 'truncate' or 'raise'",
+                f"on_failure is 'replay', and rows of engine {self.engine!r} cannot be rebuilt one by one: choose "
+                "engine 'envs', or on_failure 'truncate' or 'raise'",
                 field="on_failure",
             )
-        _check_choice("on_failure", self.on_failure, ON_FAILURE)
         budget = self.restart_budget
         if budget is not None and (type(budget) is not int or budget < 0):
             raise InvalidSpec(

@@ -276,6 +276,7 @@ class Stats(msgspec.Struct, frozen=True):
         lent: Whether a driver on this machine steps in the arena itself.
         restarts: How many workers were replaced, by what had become of them.
         infos_dropped: Values of environments' infos that were left out, for their size or as they cannot travel.
+        rebuilt_rows: Rows that went on as they were when another worker took the place of theirs.
     """
 
     state: str
@@ -308,6 +309,7 @@ class Stats(msgspec.Struct, frozen=True):
     lent: bool = False
     restarts: dict[str, int] = {}
     infos_dropped: int = 0
+    rebuilt_rows: int = 0
 
 
 T = TypeVar("T")

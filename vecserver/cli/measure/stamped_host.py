@@ -17,7 +17,7 @@ from vecserver.arena.doorbell import FinishLine
 from vecserver.cli.measure.stamps import HOST, Stamps, worker_line
 from vecserver.dataplane.__main__ import main
 from vecserver.dataplane.dispatch import Dispatcher
-from vecserver.engine import worker
+from vecserver.engine import making
 from vecserver.pools.host import Host
 from vecserver.wire.frames import Kind
 
@@ -64,7 +64,7 @@ def note_host(stamps: Stamps) -> None:
 
 def note_workers(stamps: Stamps) -> None:
     """Have the workers that are copied from this process note each step of their shards."""
-    make, cross = vars(worker)["make_engine"], FinishLine.cross
+    make, cross = vars(making)["make_engine"], FinishLine.cross
 
     def noted_make(engine: str, maker: Any, rows: tuple[int, int], *arguments: Any) -> Any:
         made = make(engine, maker, rows, *arguments)
@@ -88,7 +88,7 @@ def note_workers(stamps: Stamps) -> None:
         _replace(FinishLine, "cross", noted_cross)
         return made
 
-    _replace(worker, "make_engine", noted_make)
+    _replace(making, "make_engine", noted_make)
 
 
 def _replace(owner: object, name: str, function: Callable[..., Any]) -> None:
