@@ -53,6 +53,9 @@ _LEAST_KEY_TTL_S = 60.0
 _LAST_REPLY_S = 0.2
 """How long the answer to the last batch may take to leave."""
 
+_SERVERS_END_MS = 1000
+"""How long a server that has closed its sockets may take to be gone."""
+
 
 def _heed_signals(control: socket.socket) -> None:
     """Take SIGTERM for the server's word to stop: every wait ends as it does when that word comes."""
@@ -68,6 +71,7 @@ def _heed_signals(control: socket.socket) -> None:
 
 def main(control_fd: int) -> int:
     """Run a host process; returns its exit status."""
+    server = os.getppid()
     with socket.socket(fileno=control_fd) as control:
         _heed_signals(control)
         try:
@@ -84,7 +88,7 @@ def main(control_fd: int) -> int:
             for path in (start.ipc_path, start.shm_path):
                 Path(path).unlink(missing_ok=True)
             if _is_closed(control):
-                _clear_away(Path(start.log_path))
+                _clear_away(Path(start.log_path), server)
 
 
 def _is_closed(control: socket.socket) -> bool:
@@ -94,8 +98,9 @@ def _is_closed(control: socket.socket) -> bool:
     return bool(poll.poll(0))
 
 
-def _clear_away(log_path: Path) -> None:
-    """Remove what the server would have removed: it is gone."""
+def _clear_away(log_path: Path, server: int) -> None:
+    """Remove what the server would have removed: it is gone, or about to be."""
+    _await_end(server)
     log_path.unlink(missing_ok=True)
     directory = log_path.parent
     with suppress(OSError):  # other pools of that server are still leaving; the last one succeeds
@@ -103,6 +108,18 @@ def _clear_away(log_path: Path) -> None:
             (directory / OWNER_FILE).unlink(missing_ok=True)
         directory.rmdir()
     connection_file.sweep()
+
+
+def _await_end(server: int) -> None:
+    """Wait for the end of a process: until then it holds the locks of its files."""
+    with suppress(ProcessLookupError):
+        end = os.pidfd_open(server)
+        try:
+            poll = select.poll()
+            poll.register(end, select.POLLIN)
+            poll.poll(_SERVERS_END_MS)
+        finally:
+            os.close(end)
 
 
 def _open(host: Host, start: HostStart, keyring: Keyring) -> tuple[Router, socket.socket | None, dict[str, str]]:
