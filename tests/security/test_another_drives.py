@@ -39,7 +39,7 @@ def server():
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # a client may connect anew at any time, which a test must not be blamed for
 def driven(server):
     with vs.make_vec("CartPole-v1", 2, url=server.url, transport="ipc", render_mode="rgb_array") as envs:
         envs.reset(seed=1)
