@@ -2,7 +2,8 @@
 
 A driver steps a pool as fast as it can. In turns nobody looks, and somebody does: a process that asks for what a
 browser on the pool's page asks for, the page, its socket with every update, and one frame after the other. It draws
-nothing: a browser runs on its person's machine. The figure is the median of the ratios of neighbouring turns.
+nothing and has what the others leave of the cores (``SCHED_IDLE``): a browser runs on its person's machine. The figure
+is the median of the ratios of neighbouring turns.
 
     --env, --rows   the pool; it has render mode rgb_array
     --turns         pairs of turns
@@ -67,6 +68,7 @@ async def look(client, pool: str) -> None:
 
 def run_watcher(url: str, pool: str) -> None:
     """The process of somebody who looks."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     asyncio.run(watch(url, pool))
 
 

@@ -1,7 +1,7 @@
 """Floods of one kind each, against a pool or against HTTP, while somebody drives another pool.
 
-A flood is a process of the lowest priority, as others would come from other machines, that runs until its standard
-input ends: so the driver's rate with it and without it can be taken in turns.
+A flood is a process that has what the others leave of the cores (``SCHED_IDLE``), as it would come from other machines;
+it runs until its standard input ends: so the driver's rate with it and without it can be taken in turns.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ FLOODS: dict[str, Callable[[str, str, ExitStack], _Many | _Refused]] = {
 
 def main(name: str, endpoint: str, url: str) -> None:
     """Flood until the standard input ends; say how many connections or requests there were."""
-    os.nice(19)
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     poll = select.poll()
     poll.register(sys.stdin, select.POLLIN)
     with ExitStack() as undo:

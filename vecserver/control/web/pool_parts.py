@@ -275,6 +275,7 @@ def options_of(view: PoolView) -> None:
         "render mode": info.render_mode or "none",
         "parameters": json.dumps(spec.env_kwargs) if spec.env_kwargs else "none",
         "wrappers": json.dumps(spec.wrappers) if spec.wrappers else "none",
+        "when a worker dies": spec.on_failure,
         "infos": spec.info if isinstance(spec.info, str) else ", ".join(spec.info),
         "shared memory": f"{view.arena_bytes / _MEBI:.1f} MiB",
         "host": f"pid {view.host_pid}",

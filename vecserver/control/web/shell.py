@@ -28,6 +28,7 @@ __all__ = ["Banner", "Place", "address_of", "code", "heading", "section", "shell
 _TABS: Final = (("Pools", "/"), ("New pool", "/new"), ("Play", "/play"), ("Help", "/help"))
 _THEMES: Final[dict[str, bool]] = {"dark": True, "light": False}
 _COOKIE: Final = "vecserver_theme"
+_REFRESH_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +147,15 @@ class Banner:
             self.say(error.message)
 
 
-def while_seen(place: Place, refresh: Callable[[], Any], period: float = 1.0) -> None:
+def while_seen(place: Place, refresh: Callable[[], Any]) -> None:
     """Keep a page fresh while its tab is there and shown, and have the pools looked at for it meanwhile.
 
     Args:
         place: The server.
         refresh: Called now and then; writes what is known into the page.
-        period: Seconds in between.
     """
     client = ui.context.client
-    timer = ui.timer(period, refresh)
+    timer = ui.timer(_REFRESH_S, refresh)
 
     def seen() -> None:
         place.sampler.watch(client.id)
