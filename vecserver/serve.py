@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -189,6 +190,8 @@ def run(
             parent.watch(server.stop)
         try:
             registry.restore(settings.declared)
+            # beside all that was imported the collector would let the garbage of thousands of connections grow old
+            gc.freeze()
             server.run(sockets=[listener])
         finally:
             registry.close()

@@ -42,9 +42,9 @@ class Endured(NamedTuple):
 def endure(disk: SmallDisk) -> Endured:
     """Environments print all the while; a durable pool is refused and not there; with room again everything goes on."""
     wanted = {"name": "kept", "env_id": "CartPole-v1", "num_envs": 1, "workers": 1, "durable": True}
-    with ControlClient(disk.url) as control, closing(make_oracle(COUNT, ROWS)) as oracle:
+    with ControlClient(disk.url, disk.token) as control, closing(make_oracle(COUNT, ROWS)) as oracle:
         pool = control.create_pool(env_id=odd("Talkative-v0"), num_envs=ROWS, workers=2)["pool"]
-        with closing(vs.attach(disk.url, pool, transport="tcp")) as envs:
+        with closing(vs.attach(disk.url, pool, transport="tcp", token=disk.token)) as envs:
             envs.reset(seed=1)
             oracle.reset(seed=1)
 

@@ -96,10 +96,10 @@ class Report:
         self.say(f"\n## {title}\n")
         try:
             run(self.say, *arguments)
-        except AssertionError as error:
+        except Exception as error:  # whatever it is, the other parts and the report go on
             traceback.print_exc()
             self.failed.append(title)
-            self.say(f"\n**FAILED**: {error}")
+            self.say(f"\n**FAILED**: {type(error).__name__}: {error}")
 
     def text(self) -> str:
         """All of it."""

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vecserver.control.access.tokens import new_token
+
 SIZE = 1 << 20
 PATIENCE_S = 30.0
 _OWN = ("unshare", "--user", "--map-root-user", "--mount")
@@ -34,11 +36,13 @@ class SmallDisk:
     Attributes:
         process: The server.
         url: Its address.
+        token: Its token: the file that has it lies where no other process looks.
         path: The disk, as this process sees it.
     """
 
     process: subprocess.Popen
     url: str
+    token: str
     path: Path
 
     def fill(self) -> None:
@@ -68,10 +72,12 @@ def server_on_a_small_disk(mount: Path) -> Iterator[SmallDisk]:
         mount: Where the disk is, for the server alone; made, and removed.
     """
     mount.mkdir()
-    serve = f"{sys.executable} -m vecserver serve --port 0 --log-format json"
+    serve = f"{sys.executable} -m vecserver serve --port 0 --log-format json --allow-module 'tests.*'"
     script = f'mount -t tmpfs -o size={SIZE} none "$DISK" && mkdir "$DISK/run" && exec {serve} 2>>"$DISK/server.log"'
+    token = new_token()
     environment = {
         **os.environ,
+        "VECSERVER_TOKEN": token,
         "DISK": str(mount),
         "VECSERVER_RUNTIME_DIR": f"{mount}/run",
         "VECSERVER_STATE_DIR": f"{mount}/state",
@@ -80,7 +86,7 @@ def server_on_a_small_disk(mount: Path) -> Iterator[SmallDisk]:
     with subprocess.Popen([*_OWN, "sh", "-c", script], stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             url = process.stdout.readline().split()[2]
-            yield SmallDisk(process, url, Path(f"/proc/{process.pid}/root{mount}"))
+            yield SmallDisk(process, url, token, Path(f"/proc/{process.pid}/root{mount}"))
             process.terminate()
             assert process.wait(PATIENCE_S) == 0
         finally:

@@ -12,10 +12,10 @@ import socket
 import statistics
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -27,7 +27,8 @@ from vecserver.wire.zmtp import GREETING, READY
 from vecserver_client.direct import address_of
 
 HALF_OPEN = 2_000
-REFUSED = 10_000
+REFUSED = 1_000
+"""Connections on which requests are refused, each again and again."""
 SLOW = 200
 """Connections of a flood of slow requests."""
 PAUSE_MS = 1
@@ -120,22 +121,46 @@ def slow_bodies(url: str, undo: ExitStack) -> _Many:
 
 
 class _Refused:
-    """Requests that are refused, one behind the other on one connection."""
+    """Requests without a token, on many connections at a time: the next one goes out when one was refused."""
 
     def __init__(self, url: str, undo: ExitStack) -> None:
-        self._connection = HTTPConnection(*_http(url), timeout=30)
-        undo.callback(self._connection.close)
+        self._address = _http(url)
+        self._connections: deque[socket.socket] = deque()
+        self._open = 0
         self.count = 0
+        undo.callback(self._close)
 
     def step(self) -> None:
-        """Ask ten times."""
-        for _ in range(10):
-            body = b'{"env_id": "nothing there", "num_envs": 1}'
-            self._connection.request("POST", "/v1/pools", body, {"Content-Type": "application/json"})
-            answer = self._connection.getresponse()
-            answer.read()
-            assert 400 <= answer.status < 500, answer.status
+        """Open up to ten, look at up to forty."""
+        for _ in range(min(10, REFUSED - self._open)):
+            self._ask(_opened(self._address))
+            self._open += 1
+        for _ in range(min(40, len(self._connections))):
+            sock = self._connections.popleft()
+            try:
+                answer = sock.recv(1 << 16)
+            except BlockingIOError:
+                self._connections.append(sock)
+                continue
+            except OSError:
+                answer = b""
+            if not answer:
+                sock.close()
+                self._open -= 1
+                continue
+            assert answer[9:12] in (b"401", b"503"), answer
             self.count += 1
+            self._ask(sock)
+
+    def _ask(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        with suppress(OSError):
+            sock.send(b"GET /v1/pools HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        self._connections.append(sock)
+
+    def _close(self) -> None:
+        for sock in self._connections:
+            sock.close()
 
 
 FLOODS: dict[str, Callable[[str, str, ExitStack], _Many | _Refused]] = {
@@ -144,7 +169,7 @@ FLOODS: dict[str, Callable[[str, str, ExitStack], _Many | _Refused]] = {
     f"{HALF_OPEN:,} half-open handshakes": lambda endpoint, _, undo: half_open(endpoint, undo),
     f"{SLOW} slow headers": lambda _, url, undo: slow_headers(url, undo),
     f"{SLOW} slow bodies": lambda _, url, undo: slow_bodies(url, undo),
-    "refused requests": lambda _, url, undo: _Refused(url, undo),
+    f"{REFUSED:,} refused requests at a time": lambda _, url, undo: _Refused(url, undo),
 }
 """What a flood is called → makes it, given the flooded pool's endpoint and the server's URL."""
 
@@ -187,12 +212,14 @@ class Ratio:
 
     Attributes:
         kept: The driver's rate with it, as a part of that without: the median of pairs taken in turns.
+        middle: Between which two the middle half of these pairs is.
         growth: Bytes by which the flooded host's and the server's own memory had grown at most, together.
         batches: Of the driver.
         count: Connections that were opened, or requests refused.
     """
 
     kept: float
+    middle: tuple[float, float]
     growth: int
     batches: int
     count: int
@@ -238,7 +265,8 @@ def flooded_rate(name: str, server: vs.LocalServer, control: vs.ControlClient, *
             batches += stepped
             count += came[0]
         assert control.get_pool(pool["pool"])["state"] == "ready", "the flooded pool is gone"
-    return Ratio(statistics.median(ratios), max(0, most - before), batches, count)
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    return Ratio(median, (low, high), max(0, most - before), batches, count)
 
 
 if __name__ == "__main__":

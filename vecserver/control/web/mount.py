@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
@@ -67,6 +68,7 @@ class WebPage:
             if self._site is None:
                 # a quarter of a second in which the loop has others to answer
                 module = await asyncio.to_thread(import_module, "vecserver.control.web.site")
+                gc.freeze()  # as the server does with what it has imported itself
                 self._site = await module.Site.start(
                     self._registry, self._sessions, everybody_plays=self._everybody_plays
                 )
