@@ -13,7 +13,7 @@ from vecserver.control.access.routes import access_routes
 from vecserver.control.access.scopes import Door, rule_for
 from vecserver.control.environments import environment_routes
 from vecserver.control.frames import frame_routes
-from vecserver.control.guards import LOOPBACK_NAMES, AllowedHosts, BodyLimit, OwnFrames, SameOrigin
+from vecserver.control.guards import LOOPBACK_NAMES, AllowedHosts, BodyLimit, LastAnswers, OwnFrames, SameOrigin
 from vecserver.control.limits import HttpLimits, RateLimit, Rates, WebSocketLimit
 from vecserver.control.observe import HttpMetrics, RequestObserver, observe_routes
 from vecserver.control.openenv.http import http_routes
@@ -102,6 +102,7 @@ def create_app(
         app.add_middleware(OwnFrames)
     names = {name.lower() for name in allowed_hosts} | (LOOPBACK_NAMES if loopback_only or allowed_hosts else set())
     app.add_middleware(AllowedHosts, names=names or None)
+    app.add_middleware(LastAnswers)
     app.add_middleware(RequestObserver, metrics=HttpMetrics(metrics))
     _describe(app, asks_for_tokens=access is not None)
     return app

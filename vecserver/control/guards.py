@@ -12,14 +12,23 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from vecserver.control.limits import HttpLimits
 from vecserver.control.problems import answer
-from vecserver.wire.errors import MalformedMessage, MessageTooLarge, RequestTooSlow, TooManyRequests
+from vecserver.wire.errors import MalformedMessage, MessageTooLarge, PoolStopping, RequestTooSlow, TooManyRequests
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["LOOPBACK_NAMES", "MAX_BODY_BYTES", "AllowedHosts", "BodyLimit", "OwnFrames", "SameOrigin", "without_port"]
+__all__ = [
+    "LOOPBACK_NAMES",
+    "MAX_BODY_BYTES",
+    "AllowedHosts",
+    "BodyLimit",
+    "LastAnswers",
+    "OwnFrames",
+    "SameOrigin",
+    "without_port",
+]
 
 MAX_BODY_BYTES: Final = HttpLimits().body_bytes
 """4096 rows of 100 numbers fit, and parsing them takes tenths of a second; larger batches belong on the data plane."""
@@ -64,6 +73,30 @@ class AllowedHosts:
 
     def _expected(self) -> str:
         return "one" if self._names is None else ", ".join(sorted(self._names))
+
+
+class LastAnswers:
+    """Middleware that answers the requests that the end of the server interrupts, by cancelling them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand on a request; it is answered in any case, and nothing is raised where the server ends."""
+        has_begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noting if scope["type"] == "http" else send)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            if not has_begun:
+                await answer(PoolStopping("the server has ended before this was done"), scope)(scope, receive, send)
 
 
 class OwnFrames:

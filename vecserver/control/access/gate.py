@@ -92,11 +92,13 @@ class Gate:
         try:
             scope[SCOPE_KEY] = self._admit(scope)
         except VecServerError as error:
-            if rest := self._access.refusals.rest():
-                await asyncio.sleep(rest)
-            await _refusal(error, scope)(scope, receive, send)
+            refusal = _refusal(error, scope)
+        else:
+            await self.app(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        if rest := self._access.refusals.rest():  # without the error, which holds what it passed through
+            await asyncio.sleep(rest)
+        await refusal(scope, receive, send)
 
     def _admit(self, scope: AsgiScope) -> Scope:
         """What a request is granted.
