@@ -148,6 +148,24 @@ def test_requests_are_answered_while_the_server_drains(tmp_path):
     assert len(answers) == 1
 
 
+def test_requests_that_wait_are_answered_when_the_server_ends():
+    """Refused ones that rest, and one whose body does not come: each has an answer, and the log has no traceback."""
+    with server() as running, contextlib.ExitStack() as stack:
+        address = running.url.removeprefix("http://").split(":")
+        waiting = [stack.enter_context(socket.create_connection((address[0], int(address[1])))) for _ in range(200)]
+        body = f"POST /v1/pools HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {running.ready['token']}\r\n"
+        waiting[0].sendall(f"{body}Content-Length: 9\r\n\r\n".encode())
+        for each in waiting[1:]:
+            each.sendall(b"GET /v1/pools HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        waiting[1].recv(1, socket.MSG_PEEK)  # the first refusals do not wait
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait() == 0
+        statuses = {each.makefile("rb").read()[:13].split()[-1] for each in waiting}
+        printed = running.end()
+    assert statuses <= {b"401", b"503"}
+    assert "Traceback" not in printed
+
+
 def test_a_second_signal_ends_a_server_at_once():
     """A second signal does not wait for a pool that hangs, and leaves no directory."""
     with server() as running, ControlClient(running.url) as client:

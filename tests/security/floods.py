@@ -149,11 +149,11 @@ class _Refused:
                 self._open -= 1
                 continue
             assert answer[9:12] in (b"401", b"503"), answer
-            self.count += 1
             self._ask(sock)
 
     def _ask(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        self.count += 1
         with suppress(OSError):
             sock.send(b"GET /v1/pools HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         self._connections.append(sock)
@@ -181,6 +181,7 @@ def main(name: str, endpoint: str, url: str) -> None:
     poll.register(sys.stdin, select.POLLIN)
     with ExitStack() as undo:
         flood = FLOODS[name](endpoint, url, undo)
+        flood.step()
         sys.stdout.write("begun\n")
         sys.stdout.flush()
         while not poll.poll(PAUSE_MS):

@@ -9,6 +9,7 @@ from vecserver.engine.limits import WorkerLimits
 from vecserver.pools.access import access_through
 from vecserver.pools.admission import Admission
 from vecserver.pools.conversations import Conversations, longest_batch_s
+from vecserver.pools.heap import give_back
 from vecserver.pools.hosts import HostProcess
 from vecserver.pools.json_actions import batch_from_json
 from vecserver.pools.listing import Listing, Made
@@ -401,6 +402,7 @@ class Registry:
             if force:
                 made.process.kill()
             self._maker.end([made.process])
+            give_back()
             _log.info("deleted", extra={"pool": pool})
 
     def close(self) -> None:
