@@ -25,8 +25,7 @@ from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.finals import FinalCopies
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode, key_filter
 from vecserver.engine.orphans import die_with_parent
-from vecserver.engine.rows import side_rows
-from vecserver.wire.errors import Unportable
+from vecserver.engine.rows import side_rows, write_aside
 from vecserver.wire.infos import encode_merged, travelling
 from vecserver.wire.layout import leaf_values
 from vecserver.wire.side import SideLeaves
@@ -262,19 +261,9 @@ class _VectorEngine:
         parts: Iterable[Any] = leaf_values(self.info.observation_space, observations)
         if self._aside is not None:
             parts, side = self._side.split(parts)
-            self._write_aside(self._aside, side)
+            write_aside(self._side, side, self._aside, self._first)
         for leaf, part in zip(self._shard.slots[slot].observations, parts, strict=True):
             leaf[:] = part
-
-    def _write_aside(self, rows: list[bytes], parts: list[tuple[Any, ...]]) -> None:
-        faults = []
-        for row, values in enumerate(zip(*parts, strict=True)):
-            try:
-                rows[row] = self._side.pack_row(values, "the observation")
-            except Unportable as error:
-                faults.append(fault_of(self._first + row, error))
-        if faults:
-            raise RowFaults(faults)
 
     def settle(self) -> None:
         """Count the episodes of the last step."""

@@ -19,9 +19,9 @@ from gymnasium.vector import AutoresetMode
 from vecserver.engine.base import EngineInfo, RowFaults, fault_of
 from vecserver.engine.episodes import EpisodeStatistics
 from vecserver.engine.infos import ALL_INFOS, InfoOptions, claims_of_episode
-from vecserver.engine.rows import side_rows
+from vecserver.engine.rows import side_rows, write_aside
 from vecserver.wire.actions import ActionFormat
-from vecserver.wire.errors import InvalidAction, InvalidSpec, Unportable, VecServerError
+from vecserver.wire.errors import InvalidAction, InvalidSpec, VecServerError
 from vecserver.wire.infos import encode_merged
 from vecserver.wire.layout import assemble, has_slot, leaf_spaces, leaf_values
 from vecserver.wire.side import SideLeaves
@@ -194,19 +194,9 @@ class NativeEngine:
         parts: Iterable[Any] = leaf_values(self.info.observation_space, observations)
         if self._aside is not None:
             parts, side = self._side.split(parts)
-            self._write_aside(self._aside, side)
+            write_aside(self._side, side, self._aside, self._first)
         for leaf, part in zip(self._shard.slots[slot].observations, parts, strict=True):
             self._put(leaf, part, "observations")
-
-    def _write_aside(self, rows: list[bytes], parts: list[tuple[Any, ...]]) -> None:
-        faults = []
-        for row, values in enumerate(zip(*parts, strict=True)):
-            try:
-                rows[row] = self._side.pack_row(values, "the observation")
-            except Unportable as error:
-                faults.append(fault_of(self._first + row, error))
-        if faults:
-            raise RowFaults(faults)
 
     def _encode(self, infos: dict[str, Any], episodes: dict[str, list[Any]] | None = None) -> bytes:
         shard = None if self._shard.is_whole else (self._first, self._first + self._size)

@@ -7,21 +7,45 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gymnasium import spaces
 
+from vecserver.engine.base import RowFaults, fault_of
+from vecserver.wire.errors import Unportable
 from vecserver.wire.layout import leaf_values
 from vecserver.wire.side import SideLeaves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
 
     from vecserver.wire.layout import SlotViews
 
-__all__ = ["observation_writer", "side_rows"]
+__all__ = ["observation_writer", "side_rows", "write_aside"]
 
 
 def side_rows(space: spaces.Space[Any], size: int) -> list[bytes] | None:
     """Make the place for the side values of ``size`` rows, nil in every row; None where a space has no side leaves."""
     side = SideLeaves(space)
     return [side.pack_row([None] * len(side), "")] * size if side else None
+
+
+def write_aside(side: SideLeaves, values: Iterable[Sequence[Any]], aside: list[bytes], first: int) -> None:
+    """Put the side values of a shard's rows where they belong.
+
+    Args:
+        side: Which leaves of the observation they are.
+        values: Of each of these leaves the rows' values.
+        aside: Takes them, a row each.
+        first: The shard's first row.
+
+    Raises:
+        RowFaults: Some cannot travel; the other rows are written.
+    """
+    faults = []
+    for row, parts in enumerate(zip(*values, strict=True)):
+        try:
+            aside[row] = side.pack_row(parts, "the observation")
+        except Unportable as error:
+            faults.append(fault_of(first + row, error))
+    if faults:
+        raise RowFaults(faults)
 
 
 def observation_writer(

@@ -89,18 +89,17 @@ class Group:
 Field = Choice | Number | Text | Json | Group
 
 
-def action_field(schema: _Schema, label: str = "action") -> Field:
+def action_field(schema: _Schema) -> Field:
     """The form of an action.
 
     Args:
         schema: The action's JSON schema, as an OpenEnv session tells it.
-        label: What it is called.
 
     Returns:
         A field; of an action with very many numbers one for JSON, which begins with an action that fits.
     """
-    found = _field(schema, label)
-    return found if _count(found) <= _MOST_NUMBERS else Json(label, starting_value(found))
+    found = _field(schema, "action")
+    return found if _count(found) <= _MOST_NUMBERS else Json("action", starting_value(found))
 
 
 def _field(schema: _Schema, label: str) -> Field:
