@@ -284,9 +284,9 @@ class Relay:
         sink.close()
 
 
-def survive(url: str, control: Any, directory: Path, updates: int) -> dict[str, Any]:
+def survive(server: Any, control: Any, directory: Path, updates: int) -> dict[str, Any]:
     """Run the trainer to its end, and kill what it needs all the while; returns its last line."""
-    address = urlsplit(url)
+    address = urlsplit(server.url)
     relay = Relay(address.port or 80)
     pool = control.create_pool(env_id=ENV_ID, num_envs=NUM_ENVS, workers=WORKERS, restart_budget=None)["pool"]
     dice = random.Random(SEED)  # noqa: S311 - of what dies when
@@ -308,8 +308,9 @@ def survive(url: str, control: Any, directory: Path, updates: int) -> dict[str, 
     acts: Iterator[Callable[[], str]] = itertools.cycle((kill_worker, cut_network, kill_trainer))
     command = [sys.executable, __file__, "--updates", str(updates), "--trainer"]
     command += [f"http://127.0.0.1:{relay.port}", pool, str(directory)]
+    environment = {**os.environ, "VECSERVER_TOKEN": server.token}  # by the address of the relay it is not found
     for life in itertools.count(1):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trainer:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
             print(f"life {life} of the trainer begins (pid {trainer.pid})", flush=True)
             assert trainer.stdout is not None
             for line in trainer.stdout:
@@ -342,7 +343,7 @@ def main() -> None:
         contextlib.closing(LocalServer()) as server,
         ControlClient(server.url) as control,
     ):
-        survived = survive(server.url, control, Path(directory), args.updates)
+        survived = survive(server, control, Path(directory), args.updates)
     print("the same again, undisturbed …", flush=True)
     oracle = Training(Undisturbed(survived["lost"]))
     while oracle.update < args.updates:
